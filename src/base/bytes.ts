@@ -1,0 +1,201 @@
+/**
+ * Bytes in and out: one growing writer and one bounds-checked reader, used by every codec of our own. All integers are
+ * big-endian; `varint` is unsigned LEB128 of at most 53 bits, so that it is an exact JavaScript number.
+ */
+import { assert, TokaidoError } from './errors.js';
+
+export const EMPTY: Buffer = Buffer.alloc(0);
+
+/** Largest encoded varint: 53 bits in groups of seven. */
+const MAX_VARINT_BYTES = 8;
+
+/** Appends to one buffer that grows by doubling. `take()` hands the bytes over without copying them. */
+export class ByteWriter {
+  #buffer: Buffer;
+  #length = 0;
+
+  constructor(initialBytes = 256) {
+    this.#buffer = Buffer.allocUnsafe(initialBytes);
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  #grow(bytes: number): number {
+    const at = this.#length;
+    const needed = at + bytes;
+    if (needed > this.#buffer.length) {
+      const larger = Buffer.allocUnsafe(Math.max(needed, this.#buffer.length * 2));
+      this.#buffer.copy(larger, 0, 0, at);
+      this.#buffer = larger;
+    }
+    this.#length = needed;
+    return at;
+  }
+
+  u8(value: number): this {
+    const at = this.#grow(1);
+    this.#buffer[at] = value;
+    return this;
+  }
+
+  u16(value: number): this {
+    const at = this.#grow(2);
+    this.#buffer.writeUInt16BE(value, at);
+    return this;
+  }
+
+  u32(value: number): this {
+    const at = this.#grow(4);
+    this.#buffer.writeUInt32BE(value, at);
+    return this;
+  }
+
+  /** 48 bits: milliseconds since 1970 fit until the year 10889. */
+  u48(value: number): this {
+    const at = this.#grow(6);
+    this.#buffer.writeUIntBE(value, at, 6);
+    return this;
+  }
+
+  u64(value: bigint): this {
+    const at = this.#grow(8);
+    this.#buffer.writeBigUInt64BE(value, at);
+    return this;
+  }
+
+  varint(value: number): this {
+    assert(Number.isSafeInteger(value) && value >= 0, 'varint of a safe non-negative integer');
+    let rest = value;
+    while (rest >= 0x80) {
+      this.u8((rest % 0x80) | 0x80);
+      rest = Math.floor(rest / 0x80);
+    }
+    return this.u8(rest);
+  }
+
+  bytes(value: Uint8Array): this {
+    const at = this.#grow(value.length);
+    this.#buffer.set(value, at);
+    return this;
+  }
+
+  /** A varint length, then the bytes. */
+  sized(value: Uint8Array): this {
+    return this.varint(value.length).bytes(value);
+  }
+
+  /** A varint length in bytes, then UTF-8. */
+  text(value: string): this {
+    return this.sized(Buffer.from(value, 'utf8'));
+  }
+
+  /** Overwrites four bytes written before, for a length or a checksum known only at the end. */
+  patchU32(at: number, value: number): this {
+    assert(at + 4 <= this.#length, 'patch inside what was written');
+    this.#buffer.writeUInt32BE(value, at);
+    return this;
+  }
+
+  /** A view of what was written so far; valid until the next write. */
+  view(from = 0): Buffer {
+    return this.#buffer.subarray(from, this.#length);
+  }
+
+  /** Hands the bytes over and starts anew. */
+  take(): Buffer {
+    const out = this.#buffer.subarray(0, this.#length);
+    this.#buffer = Buffer.allocUnsafe(256);
+    this.#length = 0;
+    return out;
+  }
+}
+
+/** Reads views out of one buffer; everything that does not fit is `CORRUPT`, never a partial result. */
+export class ByteReader {
+  readonly #buffer: Buffer;
+  #at: number;
+
+  constructor(buffer: Buffer, at = 0) {
+    this.#buffer = buffer;
+    this.#at = at;
+  }
+
+  get offset(): number {
+    return this.#at;
+  }
+
+  get remaining(): number {
+    return this.#buffer.length - this.#at;
+  }
+
+  #advance(bytes: number): number {
+    const at = this.#at;
+    if (bytes > this.#buffer.length - at) {
+      throw new TokaidoError('CORRUPT', `need ${bytes} more bytes at ${at}, have ${this.#buffer.length - at}`);
+    }
+    this.#at = at + bytes;
+    return at;
+  }
+
+  u8(): number {
+    return this.#buffer[this.#advance(1)] as number;
+  }
+
+  u16(): number {
+    return this.#buffer.readUInt16BE(this.#advance(2));
+  }
+
+  u32(): number {
+    return this.#buffer.readUInt32BE(this.#advance(4));
+  }
+
+  u48(): number {
+    return this.#buffer.readUIntBE(this.#advance(6), 6);
+  }
+
+  u64(): bigint {
+    return this.#buffer.readBigUInt64BE(this.#advance(8));
+  }
+
+  varint(): number {
+    let value = 0;
+    let scale = 1;
+    for (let i = 0; i < MAX_VARINT_BYTES; i++) {
+      const byte = this.u8();
+      value += (byte & 0x7f) * scale;
+      if (byte < 0x80) {
+        if (!Number.isSafeInteger(value)) break;
+        return value;
+      }
+      scale *= 0x80;
+    }
+    throw new TokaidoError('CORRUPT', `varint before ${this.#at} exceeds 53 bits`);
+  }
+
+  /** A view, not a copy. */
+  bytes(count: number): Buffer {
+    const at = this.#advance(count);
+    return this.#buffer.subarray(at, at + count);
+  }
+
+  /** A varint length, then that many bytes as a view. */
+  sized(): Buffer {
+    return this.bytes(this.varint());
+  }
+
+  text(): string {
+    return this.sized().toString('utf8');
+  }
+
+  /** Everything that is left, as a view. */
+  rest(): Buffer {
+    return this.bytes(this.remaining);
+  }
+
+  /** Every structure of ours ends exactly where its bytes end. */
+  end(what: string): void {
+    if (this.remaining !== 0) throw new TokaidoError('CORRUPT', `${this.remaining} stray bytes after ${what}`);
+  }
+}

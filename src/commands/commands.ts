@@ -1,0 +1,154 @@
+/**
+ * The operations of the key-value store, each defined once, whatever protocol called it. A protocol's server parses
+ * bytes into a call of one of these and renders the result or the `TokaidoError` in its own form.
+ */
+import { TokaidoError } from '../base/errors.js';
+import type { Database, Durability, RecordView, Store, Written } from '../store/types.js';
+
+/** `set` stores whatever was there; `add` only a new record; `replace` only an existing one. */
+export type SetMode = 'set' | 'add' | 'replace';
+
+export interface KeyRef {
+  readonly database: Database;
+  readonly key: Buffer;
+}
+
+export interface RecordWrite extends KeyRef {
+  readonly value: Buffer;
+  /** Expiration time, ms since 1970, or `NEVER_EXPIRES`. */
+  readonly xtMs: number;
+}
+
+export interface CommandLimits {
+  /** Longest key accepted, in bytes. */
+  readonly keyBytes: number;
+  /** Largest value accepted, in bytes. */
+  readonly valueBytes: number;
+}
+
+/** Why this node takes no writes right now, or `undefined` when it does. Asked before every write. */
+export type WriteGate = () => TokaidoError | undefined;
+
+export interface CommandsOptions {
+  /** The current store, or `undefined` while the node has no data to serve. Swapped when a snapshot was loaded. */
+  readonly store: () => Store | undefined;
+  readonly writeGate: WriteGate;
+  readonly limits: CommandLimits;
+  /** What an acknowledgement of a write promises. */
+  readonly durability: Durability;
+}
+
+/** Throws `TokaidoError`; never returns partial results. */
+export class Commands {
+  readonly #options: CommandsOptions;
+
+  constructor(options: CommandsOptions) {
+    this.#options = options;
+  }
+
+  get limits(): CommandLimits {
+    return this.#options.limits;
+  }
+
+  #store(): Store {
+    const store = this.#options.store();
+    if (store === undefined) {
+      throw new TokaidoError('NOT_READY', 'this node has no data yet: it is being seeded from its upstream', {
+        hint: 'try another node, or wait until /ready on the admin listener answers 200',
+      });
+    }
+    return store;
+  }
+
+  #writable(): Store {
+    const store = this.#store();
+    const refusal = this.#options.writeGate();
+    if (refusal !== undefined) throw refusal;
+    return store;
+  }
+
+  async #acknowledged<T>(written: Written<T>): Promise<T> {
+    return this.#options.durability === 'flushed' ? await written.flushed : await written.committed;
+  }
+
+  #checkKey(key: Buffer): void {
+    if (key.length > this.#options.limits.keyBytes) {
+      throw new TokaidoError('TOO_LARGE', `a key of ${key.length} bytes exceeds the limit of ${this.#options.limits.keyBytes}`, {
+        hint: 'shorten the key; the limit is limits.keyBytes in the configuration',
+      });
+    }
+  }
+
+  #checkRecord(record: RecordWrite): void {
+    this.#checkKey(record.key);
+    if (record.value.length > this.#options.limits.valueBytes) {
+      throw new TokaidoError('TOO_LARGE', `a value of ${record.value.length} bytes exceeds the limit of ${this.#options.limits.valueBytes}`, {
+        hint: 'split the value, or raise limits.valueBytes in the configuration of every node',
+      });
+    }
+  }
+
+  /** Databases in the order of Kyoto Tycoon's numbers. */
+  databases(): readonly Database[] {
+    return this.#store().databases();
+  }
+
+  /** By name, else by number as Kyoto Tycoon's clients do. Errors: `NO_DATABASE`. */
+  database(nameOrIndex: string | number): Database {
+    const databases = this.#store().databases();
+    const found =
+      typeof nameOrIndex === 'number'
+        ? databases[nameOrIndex]
+        : (this.#store().database(nameOrIndex) ?? (/^\d{1,5}$/.test(nameOrIndex) ? databases[Number(nameOrIndex)] : undefined));
+    if (found === undefined) throw new TokaidoError('NO_DATABASE', 'no such database');
+    return found;
+  }
+
+  /** `undefined` when there is no live record. The view is valid until the next call. */
+  get({ database, key }: KeyRef): RecordView | undefined {
+    return this.#store().get(database.name, key);
+  }
+
+  /** Errors: `DUPLICATE_RECORD` for `add`, `NO_RECORD` for `replace`. Resolves when the durability is reached. */
+  async set(record: RecordWrite, mode: SetMode = 'set'): Promise<void> {
+    this.#checkRecord(record);
+    const { database, key, value, xtMs } = record;
+    const written = this.#writable().write((transaction) => {
+      if (mode !== 'set') {
+        const exists = transaction.get(database.name, key) !== undefined;
+        if (mode === 'add' && exists) throw new TokaidoError('DUPLICATE_RECORD', 'record duplication');
+        if (mode === 'replace' && !exists) throw new TokaidoError('NO_RECORD', 'no record');
+      }
+      transaction.set(database.name, key, value, xtMs);
+    });
+    await this.#acknowledged(written);
+  }
+
+  /** All or nothing, as one transaction. Returns the number of records stored. */
+  async setBulk(records: readonly RecordWrite[]): Promise<number> {
+    for (const record of records) this.#checkRecord(record);
+    const written = this.#writable().write((transaction) => {
+      for (const { database, key, value, xtMs } of records) transaction.set(database.name, key, value, xtMs);
+      return records.length;
+    });
+    return await this.#acknowledged(written);
+  }
+
+  /** Errors: `NO_RECORD`. */
+  async remove({ database, key }: KeyRef): Promise<void> {
+    const written = this.#writable().write((transaction) => {
+      if (!transaction.remove(database.name, key)) throw new TokaidoError('NO_RECORD', 'no record');
+    });
+    await this.#acknowledged(written);
+  }
+
+  /** All or nothing, as one transaction. Returns how many records were there. */
+  async removeBulk(keys: readonly KeyRef[]): Promise<number> {
+    const written = this.#writable().write((transaction) => {
+      let removed = 0;
+      for (const { database, key } of keys) if (transaction.remove(database.name, key)) removed++;
+      return removed;
+    });
+    return await this.#acknowledged(written);
+  }
+}

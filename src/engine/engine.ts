@@ -1,0 +1,76 @@
+/**
+ * What Tokaido asks of a storage engine: ordered maps of bytes, one writer whose transactions are atomic across all
+ * maps, readers that never wait, consistent snapshots, and to know when a commit is on the disk. Everything above
+ * (records, log, positions) is built on this and nothing else.
+ */
+
+/** Selects part of a map, in key order (bytewise). `start` is included, `end` is not. */
+export interface Range {
+  readonly start?: Buffer;
+  readonly end?: Buffer;
+  /** From the last key of the range to the first. */
+  readonly reverse?: boolean;
+  readonly limit?: number;
+}
+
+export interface Entry {
+  /** Valid until the iteration goes on. Copy to keep. */
+  readonly key: Buffer;
+  /** Valid until the iteration goes on. Copy to keep. */
+  readonly value: Buffer;
+}
+
+/** A consistent view of all maps. */
+export interface Reader {
+  /** The value as a view that is valid until the next call on the engine. Copy to keep. */
+  get(map: MapId, key: Buffer): Buffer | undefined;
+  /** Entries in key order. */
+  range(map: MapId, range: Range): Iterable<Entry>;
+  /** Number of entries, in constant time. */
+  count(map: MapId): number;
+}
+
+/** The one write transaction. Sees its own writes. */
+export interface Writer extends Reader {
+  /** Takes a copy of key and value before it returns. */
+  put(map: MapId, key: Buffer, value: Buffer): void;
+  /** Returns whether the key was there. */
+  remove(map: MapId, key: Buffer): boolean;
+  /** Removes every entry. */
+  clear(map: MapId): void;
+}
+
+/** A consistent view that outlives the event turn. Must be closed; holds back the reuse of disk pages until then. */
+export interface Snapshot extends Reader {
+  close(): void;
+}
+
+declare const mapBrand: unique symbol;
+/** Handle of an open map. */
+export type MapId = number & { readonly [mapBrand]: 'MapId' };
+
+/** What a write transaction left behind. */
+export interface Commit<T> {
+  readonly result: T;
+  /** Resolves when this commit, and all before it, would survive a power cut. */
+  readonly flushed: Promise<void>;
+}
+
+/** Reads outside any transaction see the newest commit, consistently within one event turn. */
+export interface Engine extends Reader {
+  /** Opens or creates a map. Not inside `write`. */
+  openMap(name: string): MapId;
+  /**
+   * Runs `fn` as one atomic transaction: when it throws, nothing of it happened. Resolves when the result is visible to
+   * all readers. Callers do not overlap calls.
+   * Errors: `STORAGE` when the disk refuses (nothing was committed).
+   */
+  write<T>(fn: (writer: Writer) => T): Promise<Commit<T>>;
+  snapshot(): Snapshot;
+  /** Resolves when everything committed before the call is on the disk. */
+  flush(): Promise<void>;
+  /** Bytes the engine occupies on disk. */
+  sizeBytes(): number;
+  /** Flushes and closes. Nothing may be called after. */
+  close(): Promise<void>;
+}
