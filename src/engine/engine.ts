@@ -26,8 +26,6 @@ export interface Reader {
   get(map: MapId, key: Buffer): Buffer | undefined;
   /** Entries in key order. */
   range(map: MapId, range: Range): Iterable<Entry>;
-  /** Number of entries, in constant time. */
-  count(map: MapId): number;
 }
 
 /** The one write transaction. Sees its own writes. */

@@ -1,5 +1,6 @@
 /** What the store offers to the layers above: databases, records, transactions. The implementation is `store.ts`. */
-import type { Durability, Epoch, Position, Sequence, Sid, VersionNs } from '../base/types.js';
+import type { Durability, Position, Sid, VersionNs } from '../base/types.js';
+import type { Change, FeedPosition, Transaction } from '../log/transaction.js';
 
 /** A named set of records on this node. `index` is Kyoto Tycoon's database number. */
 export interface Database {
@@ -14,30 +15,6 @@ export interface RecordView {
   readonly xtMs: number;
   readonly sid: Sid;
   readonly versionNs: VersionNs;
-}
-
-/** One change. The unit of replication is the transaction, an ordered list of these. */
-export type Change =
-  | { readonly kind: 'set'; readonly database: string; readonly key: Buffer; readonly value: Buffer; readonly xtMs: number }
-  | { readonly kind: 'remove'; readonly database: string; readonly key: Buffer }
-  /** Removes every record whose key begins with `prefix` (empty: the whole database). */
-  | { readonly kind: 'clear'; readonly database: string; readonly prefix: Buffer };
-
-/** How far a feed (Postgres, a file) has been consumed: travels in the log with the data it describes. */
-export interface FeedPosition {
-  readonly feed: string;
-  /** Feed-specific and growing: for Postgres the LSN of the commit's end. */
-  readonly position: bigint;
-}
-
-/** One transaction as it is logged and replicated. */
-export interface Transaction {
-  readonly sid: Sid;
-  readonly epoch: Epoch;
-  readonly sequence: Sequence;
-  readonly versionNs: VersionNs;
-  readonly feed: FeedPosition | undefined;
-  readonly changes: readonly Change[];
 }
 
 /** A local transaction being built. Reads see the writes made before them in the same transaction. */
@@ -71,9 +48,11 @@ export interface Store {
    * Errors: `NO_DATABASE`, `TOO_LARGE`, `OVERLOADED` (queue full), `STORAGE`, `NOT_READY` (stopping).
    */
   write<T>(build: (transaction: StoreTransaction) => T, feed?: FeedPosition): Written<T>;
+  /** Copies of up to `limit` keys of live records that begin with `prefix` and come after `after`, in order. */
+  keys(database: string, prefix: Buffer, after: Buffer | undefined, limit: number): Buffer[];
   /** The position of a feed as of the newest commit, `undefined` when it never committed anything. */
   feedPosition(feed: string): bigint | undefined;
   position(): Position;
 }
 
-export type { Durability };
+export type { Change, Durability, FeedPosition, Transaction };

@@ -1,0 +1,203 @@
+/**
+ * The persistent engine, on LMDB: readers never block, snapshots are free, one writer thread commits while the event
+ * loop goes on. Commits overlap with flushes: a commit is visible (and survives the process) before it is on the disk,
+ * and LMDB keeps the last flushed state beside the newest, so that after a power cut the file opens at that state,
+ * never at a torn one. That roll-back takes data, log and positions back together, which is what lets a follower fetch
+ * its tail again (invariants 1, 3 and 5).
+ *
+ * Traps of the library that this file is the only one to know:
+ * - An exception inside `transaction()` does not undo what ran before it; inside `childTransaction()` it does.
+ * - A resolved write is committed, not flushed; `flushed` is a thenable about the newest commit.
+ * - A key must have 1 to 1978 bytes. Ours may be empty, so a leading zero byte escapes (order is preserved).
+ */
+import { mkdirSync } from 'node:fs';
+import { type Database, open, type RootDatabase, type Transaction } from 'lmdb';
+import { assert, messageOf, TokaidoError } from '../base/errors.js';
+import type { Commit, Engine, Entry, MapId, Range, Snapshot, Writer } from './engine.js';
+
+/** Longest key this engine stores, in bytes, the escape byte included. */
+export const MAX_ENGINE_KEY_BYTES = 1978;
+
+export interface LmdbOptions {
+  /** Folder of the data file; created (0700) when missing. */
+  readonly folder: string;
+  /** Most bytes the data file may grow to. Address space, not memory. */
+  readonly maxSizeBytes: number;
+  /** Most maps that can be opened. */
+  readonly maxMaps: number;
+}
+
+type Map = Database<Buffer, Buffer>;
+
+const BINARY = { encoding: 'binary', keyEncoding: 'binary', cache: false } as const;
+const ESCAPE = Buffer.of(0);
+
+/** Stored form of a key: unchanged, unless it is empty or begins with the escape byte. */
+function storedKey(key: Buffer): Buffer {
+  return key.length === 0 || key[0] === 0 ? Buffer.concat([ESCAPE, key]) : key;
+}
+
+function callerKey(key: Buffer): Buffer {
+  return key[0] === 0 ? key.subarray(1) : key;
+}
+
+/** LMDB counts a bound below a reverse range differently; this is the one place that translates ours. */
+function* entries(map: Map, range: Range, transaction: Transaction | undefined): Iterable<Entry> {
+  const start = range.start === undefined ? undefined : storedKey(range.start);
+  const end = range.end === undefined ? undefined : storedKey(range.end);
+  const bounds = range.reverse
+    ? { start: end, exclusiveStart: end !== undefined, end: start, inclusiveEnd: true, reverse: true }
+    : { start, end };
+  const found = map.getRange({
+    ...(bounds as object),
+    ...(range.limit === undefined ? {} : { limit: range.limit }),
+    ...(transaction === undefined ? {} : { transaction }),
+  });
+  for (const { key, value } of found) yield { key: callerKey(key), value };
+}
+
+/** Turns what the library throws into what an operator can act on. */
+function storageError(error: unknown): TokaidoError {
+  const text = messageOf(error);
+  if (/MDB_MAP_FULL/.test(text)) {
+    return new TokaidoError('STORAGE', 'the data file has reached its size limit; nothing was written', {
+      hint: 'raise store.maxSizeBytes, or remove data',
+      cause: error,
+    });
+  }
+  if (/ENOSPC|No space left/i.test(text)) {
+    return new TokaidoError('STORAGE', 'the disk is full; nothing was written', {
+      hint: 'free space on the disk of the data directory; the node goes on by itself',
+      cause: error,
+    });
+  }
+  return new TokaidoError('STORAGE', `the storage engine failed: ${text}`, { cause: error });
+}
+
+export class LmdbEngine implements Engine {
+  readonly #environment: RootDatabase<Buffer, Buffer>;
+  readonly #maps: Map[] = [];
+  readonly #names: string[] = [];
+  readonly #snapshots = new Set<Snapshot>();
+  #writing = false;
+  #closed = false;
+
+  constructor(options: LmdbOptions) {
+    mkdirSync(options.folder, { recursive: true, mode: 0o700 });
+    try {
+      this.#environment = open<Buffer, Buffer>({
+        path: options.folder,
+        noSubdir: false,
+        maxDbs: options.maxMaps,
+        mapSize: options.maxSizeBytes,
+        permissions: 0o600,
+        ...BINARY,
+      } as Parameters<typeof open>[0]) as RootDatabase<Buffer, Buffer>;
+    } catch (error) {
+      throw new TokaidoError('STORAGE', `cannot open the data file in ${options.folder}: ${messageOf(error)}`, {
+        hint: 'check that the folder is writable and that no other node uses it',
+        cause: error,
+      });
+    }
+  }
+
+  openMap(name: string): MapId {
+    assert(!this.#writing, 'maps are opened outside of write transactions');
+    const known = this.#names.indexOf(name);
+    if (known >= 0) return known as MapId;
+    try {
+      this.#maps.push(this.#environment.openDB<Buffer, Buffer>({ name, ...BINARY }));
+    } catch (error) {
+      throw storageError(error);
+    }
+    this.#names.push(name);
+    return (this.#names.length - 1) as MapId;
+  }
+
+  #map(map: MapId): Map {
+    const found = this.#maps[map];
+    assert(found !== undefined, 'the map is open');
+    return found;
+  }
+
+  get(map: MapId, key: Buffer): Buffer | undefined {
+    return this.#map(map).get(storedKey(key));
+  }
+
+  range(map: MapId, range: Range): Iterable<Entry> {
+    return entries(this.#map(map), range, undefined);
+  }
+
+  async write<T>(fn: (writer: Writer) => T): Promise<Commit<T>> {
+    assert(!this.#writing && !this.#closed, 'one write transaction at a time, on an open engine');
+    this.#writing = true;
+    let thrown: { error: unknown } | undefined;
+    try {
+      const result = await this.#environment.childTransaction(() => {
+        try {
+          return fn(this.#writer);
+        } catch (error) {
+          thrown = { error };
+          throw error;
+        }
+      });
+      return { result, flushed: this.#whenFlushed() };
+    } catch (error) {
+      if (thrown !== undefined && !/^(MDB_|Error: MDB_)|ENOSPC/.test(messageOf(thrown.error))) throw thrown.error;
+      const cause = (error as { commitError?: Promise<unknown> }).commitError;
+      throw storageError(cause === undefined ? error : await cause.catch((reason: unknown) => reason));
+    } finally {
+      this.#writing = false;
+    }
+  }
+
+  async #whenFlushed(): Promise<void> {
+    // A thenable of the library, adopted here so that callers hold a real promise about this very commit.
+    await (this.#environment.flushed as PromiseLike<unknown>);
+  }
+
+  readonly #writer: Writer = {
+    get: (map, key) => this.get(map, key),
+    range: (map, range) => this.range(map, range),
+    put: (map, key, value) => {
+      this.#map(map).put(storedKey(key), value);
+    },
+    remove: (map, key) => (this.#map(map).remove(storedKey(key)) as unknown as { result: boolean }).result,
+    clear: (map) => this.#map(map).clearSync(),
+  };
+
+  snapshot(): Snapshot {
+    const transaction = this.#environment.useReadTransaction();
+    let open = true;
+    const snapshot: Snapshot = {
+      get: (map, key) => this.#map(map).get(storedKey(key), { transaction }),
+      range: (map, range) => entries(this.#map(map), range, transaction),
+      close: () => {
+        if (!open) return;
+        open = false;
+        this.#snapshots.delete(snapshot);
+        transaction.done();
+      },
+    };
+    this.#snapshots.add(snapshot);
+    return snapshot;
+  }
+
+  async flush(): Promise<void> {
+    await this.#whenFlushed();
+  }
+
+  sizeBytes(): number {
+    const stats = this.#environment.getStats() as { lastPageNumber: number; pageSize: number };
+    return (stats.lastPageNumber + 1) * stats.pageSize;
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    // A read transaction that outlives its environment crashes the process at exit.
+    for (const snapshot of [...this.#snapshots]) snapshot.close();
+    await this.#environment.flushed;
+    await this.#environment.close();
+  }
+}

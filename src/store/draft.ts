@@ -1,0 +1,298 @@
+/**
+ * One commit in the making: applies changes to the engine's write transaction and keeps the next state beside it.
+ * Whoever wins is decided here and only here (invariant 4): the higher (version, sid) stays, whether it is a record, a
+ * tombstone or a clear. Nothing of this is visible, in memory either, before the engine has committed.
+ */
+import { ByteWriter } from '../base/bytes.js';
+import { assert, TokaidoError } from '../base/errors.js';
+import { type Epoch, type LocalNumber, localNumber, NEVER_EXPIRES, type Position, type VersionNs } from '../base/types.js';
+import type { MapId, Writer } from '../engine/engine.js';
+import { withOrigin } from '../log/position.js';
+import { type Change, type FeedPosition, type TransactionHeader } from '../log/transaction.js';
+import type { Retention, UpdateLog } from '../log/update-log.js';
+import { encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
+import type { ClearMark, StoreState } from './state.js';
+
+/** The engine maps of a store. */
+export interface StoreMaps {
+  readonly meta: MapId;
+  readonly log: MapId;
+  /** Expiration index: xt (u48 ms), database id (u16), key. */
+  readonly expiry: MapId;
+  /** Tombstones by the local number that made them (u48), database id (u16), key; the value is the tombstone's stamp. */
+  readonly graveyard: MapId;
+  /** Records by database id. */
+  readonly records: ReadonlyMap<number, MapId>;
+}
+
+const INDEX_HEADER = 8;
+
+/** Key of both indexes: a 48-bit number, the database, the record's key. */
+export function indexKey(number: number, databaseId: number, key: Buffer): Buffer {
+  const row = Buffer.allocUnsafe(INDEX_HEADER + key.length);
+  row.writeUIntBE(number, 0, 6);
+  row.writeUInt16BE(databaseId, 6);
+  row.set(key, INDEX_HEADER);
+  return row;
+}
+
+export function parseIndexKey(row: Buffer): { number: number; databaseId: number; key: Buffer } {
+  return { number: row.readUIntBE(0, 6), databaseId: row.readUInt16BE(6), key: row.subarray(INDEX_HEADER) };
+}
+
+/** The smallest key above every key that begins with `prefix`; `undefined` when there is none. */
+export function afterPrefix(prefix: Buffer): Buffer | undefined {
+  for (let i = prefix.length - 1; i >= 0; i--) {
+    const byte = prefix[i] as number;
+    if (byte < 0xff) {
+      const end = Buffer.from(prefix.subarray(0, i + 1));
+      end[i] = byte + 1;
+      return end;
+    }
+  }
+  return undefined;
+}
+
+export class Draft {
+  readonly #writer: Writer;
+  readonly #maps: StoreMaps;
+  readonly #before: StoreState;
+  readonly #nowMs: number;
+  readonly #counts = new Map<number, number>();
+  readonly #ids = new Map<string, number>();
+  /** Encoded transactions of this commit. */
+  readonly log = new ByteWriter(1024);
+  position: Position;
+  lastVersionNs: VersionNs;
+  #epoch: Epoch;
+  /** Grows with everything this commit would leave behind; 0 means that there is nothing to commit. */
+  writes = 0;
+  /** Number of transactions logged by this commit. */
+  transactions = 0;
+  /** Number of changes applied; bounds how long a commit holds the event loop. */
+  changes = 0;
+  #feeds: readonly FeedPosition[];
+  #clears: readonly ClearMark[];
+  logBytes: number;
+  /** Set when this commit trimmed the log: its oldest number then. */
+  logFirst: LocalNumber | undefined;
+
+  constructor(writer: Writer, maps: StoreMaps, before: StoreState, nowMs: number) {
+    this.#writer = writer;
+    this.#maps = maps;
+    this.#before = before;
+    this.#nowMs = nowMs;
+    this.position = before.position;
+    this.lastVersionNs = before.lastVersionNs;
+    this.#epoch = before.epoch;
+    this.logBytes = before.logBytes;
+    this.#feeds = before.feeds;
+    this.#clears = before.clears;
+    for (const { id, name, records } of before.databases) {
+      this.#counts.set(id, records);
+      this.#ids.set(name, id);
+    }
+  }
+
+  /** Local number of the transaction being applied. */
+  get #number(): LocalNumber {
+    return localNumber(this.#before.next + this.transactions);
+  }
+
+  get epoch(): Epoch {
+    return this.#epoch;
+  }
+
+  setEpoch(epoch: Epoch): void {
+    this.writes++;
+    this.#epoch = epoch;
+  }
+
+  databaseId(name: string): number {
+    const id = this.#ids.get(name);
+    if (id === undefined) throw new TokaidoError('NO_DATABASE', `no such database: ${name}`);
+    return id;
+  }
+
+  #recordsOf(databaseId: number): MapId {
+    const map = this.#maps.records.get(databaseId);
+    assert(map !== undefined, 'every known database has its map');
+    return map;
+  }
+
+  /** The record as this commit sees it so far, tombstones and expired ones included. */
+  stored(databaseId: number, key: Buffer): StoredRecord | undefined {
+    const raw = this.#writer.get(this.#recordsOf(databaseId), key);
+    return raw === undefined ? undefined : new StoredRecord(raw);
+  }
+
+  live(databaseId: number, key: Buffer): StoredRecord | undefined {
+    const record = this.stored(databaseId, key);
+    return record?.isLive(() => this.#nowMs) === true ? record : undefined;
+  }
+
+  /** Applies one transaction whose bytes are in `this.log` already. */
+  apply(header: TransactionHeader, changes: readonly Change[]): void {
+    this.writes++;
+    const stamp = encodeStamp(header.versionNs, header.sid);
+    for (const change of changes) this.#applyChange(change, header, stamp);
+    this.changes += changes.length;
+    this.position = withOrigin(this.position, header);
+    if (header.versionNs > this.lastVersionNs) this.lastVersionNs = header.versionNs;
+    const { feed } = header;
+    if (feed !== undefined) this.#feeds = [...this.#feeds.filter((other) => other.feed !== feed.feed), feed];
+    this.transactions++;
+  }
+
+  #applyChange(change: Change, header: TransactionHeader, stamp: Buffer): void {
+    const databaseId = this.databaseId(change.database);
+    if (change.kind === 'clear') {
+      this.#clear(databaseId, change.prefix, header, stamp);
+      return;
+    }
+    const before = this.stored(databaseId, change.key);
+    if (before?.isNewerThan(stamp) === true || this.#isCleared(databaseId, change.key, stamp)) return;
+    if (change.kind === 'set') this.#put(databaseId, change.key, before, encodeRecord(stamp, change.xtMs, change.value));
+    else this.#bury(databaseId, change.key, before, stamp);
+  }
+
+  #put(databaseId: number, key: Buffer, before: StoredRecord | undefined, raw: Buffer): void {
+    this.#forgetExpiry(databaseId, key, before);
+    this.#writer.put(this.#recordsOf(databaseId), key, raw);
+    const { xtMs } = new StoredRecord(raw);
+    if (xtMs !== NEVER_EXPIRES) this.#writer.put(this.#maps.expiry, indexKey(xtMs, databaseId, key), Buffer.alloc(0));
+    if (before === undefined || before.isTombstone) this.#count(databaseId, 1);
+  }
+
+  /** Leaves a tombstone with this stamp. */
+  #bury(databaseId: number, key: Buffer, before: StoredRecord | undefined, stamp: Buffer): void {
+    this.#forgetExpiry(databaseId, key, before);
+    this.#writer.put(this.#recordsOf(databaseId), key, encodeTombstone(stamp));
+    this.#writer.put(this.#maps.graveyard, indexKey(this.#number, databaseId, key), stamp);
+    if (before !== undefined && !before.isTombstone) this.#count(databaseId, -1);
+  }
+
+  #forgetExpiry(databaseId: number, key: Buffer, before: StoredRecord | undefined): void {
+    if (before === undefined || before.xtMs === NEVER_EXPIRES) return;
+    this.#writer.remove(this.#maps.expiry, indexKey(before.xtMs, databaseId, key));
+  }
+
+  #count(databaseId: number, by: number): void {
+    this.#counts.set(databaseId, (this.#counts.get(databaseId) ?? 0) + by);
+  }
+
+  #isCleared(databaseId: number, key: Buffer, stamp: Buffer): boolean {
+    return this.#clears.some((clear) => {
+      if (clear.databaseId !== databaseId || !key.subarray(0, clear.prefix.length).equals(clear.prefix)) return false;
+      return encodeStamp(clear.versionNs, clear.sid).compare(stamp) > 0;
+    });
+  }
+
+  #clear(databaseId: number, prefix: Buffer, header: TransactionHeader, stamp: Buffer): void {
+    const map = this.#recordsOf(databaseId);
+    // Index rows of cleared records stay behind; the sweep finds nothing under them and drops them.
+    if (header.versionNs >= this.lastVersionNs && this.#isWholeDatabase(map, prefix)) {
+      this.#writer.clear(map);
+      this.#counts.set(databaseId, 0);
+    } else {
+      const end = afterPrefix(prefix);
+      const range = { start: prefix, ...(end === undefined ? {} : { end }) };
+      const doomed: Buffer[] = [];
+      for (const { key, value } of this.#writer.range(map, range)) {
+        if (!new StoredRecord(value).isNewerThan(stamp)) doomed.push(Buffer.from(key));
+      }
+      for (const key of doomed) {
+        if (this.stored(databaseId, key)?.isTombstone === false) this.#count(databaseId, -1);
+        this.#writer.remove(map, key);
+      }
+    }
+    const mark = { databaseId, prefix: Buffer.from(prefix), versionNs: header.versionNs, sid: header.sid };
+    const others = this.#clears.filter((clear) => clear.databaseId !== databaseId || !clear.prefix.equals(prefix));
+    this.#clears = [...others, { ...mark, loggedAt: this.#number }];
+  }
+
+  #isWholeDatabase(map: MapId, prefix: Buffer): boolean {
+    const begins = (reverse: boolean): boolean => {
+      for (const { key } of this.#writer.range(map, { reverse, limit: 1 })) {
+        return key.subarray(0, prefix.length).equals(prefix);
+      }
+      return true;
+    };
+    return begins(false) && begins(true);
+  }
+
+  /** Turns records that expired before now into tombstones, at most `limit`; returns how many index rows it handled. */
+  collectExpired(limit: number): number {
+    const due: Buffer[] = [];
+    for (const { key } of this.#writer.range(this.#maps.expiry, { end: indexKey(this.#nowMs, 0, Buffer.alloc(0)), limit })) {
+      due.push(Buffer.from(key));
+    }
+    this.writes += due.length;
+    for (const row of due) {
+      const { number: xtMs, databaseId, key } = parseIndexKey(row);
+      const record = this.#maps.records.has(databaseId) ? this.stored(databaseId, key) : undefined;
+      if (record !== undefined && !record.isTombstone && record.xtMs === xtMs) {
+        this.#bury(databaseId, key, record, Buffer.from(record.stamp));
+      } else {
+        this.#writer.remove(this.#maps.expiry, row);
+      }
+    }
+    this.changes += due.length;
+    return due.length;
+  }
+
+  /** Applies the log's retention, at most `maxBatches` batches; returns the log's oldest number then. */
+  trimLog(log: UpdateLog, retention: Retention, maxBatches: number): LocalNumber {
+    const { first, bytes } = log.trim(this.#writer, retention, this.logBytes, this.#nowMs, maxBatches);
+    this.writes += first - log.first;
+    this.logBytes = bytes;
+    this.logFirst = first;
+    return first;
+  }
+
+  /** Forgets tombstones and clears whose log entries are gone, at most `limit` tombstones. */
+  forgetBuried(firstLogged: LocalNumber, limit: number): number {
+    const end = indexKey(firstLogged, 0, Buffer.alloc(0));
+    const rows: { row: Buffer; stamp: Buffer }[] = [];
+    for (const { key, value } of this.#writer.range(this.#maps.graveyard, { end, limit })) {
+      rows.push({ row: Buffer.from(key), stamp: Buffer.from(value) });
+    }
+    this.writes += rows.length;
+    for (const { row, stamp } of rows) {
+      const { databaseId, key } = parseIndexKey(row);
+      const record = this.#maps.records.has(databaseId) ? this.stored(databaseId, key) : undefined;
+      // A younger tombstone of the same key has a row of its own.
+      if (record?.isTombstone === true && record.stamp.equals(stamp)) {
+        this.#writer.remove(this.#recordsOf(databaseId), key);
+      }
+      this.#writer.remove(this.#maps.graveyard, row);
+    }
+    const clears = this.#clears.filter((clear) => clear.loggedAt >= firstLogged);
+    this.writes += this.#clears.length - clears.length;
+    this.#clears = clears;
+    this.changes += rows.length;
+    return rows.length;
+  }
+
+  /** The state after this commit. */
+  state(): StoreState {
+    return {
+      position: this.position,
+      next: localNumber(this.#before.next + this.transactions),
+      logBytes: this.logBytes,
+      epoch: this.#epoch,
+      lastVersionNs: this.lastVersionNs,
+      databases: this.#before.databases.map((database) => {
+        return { ...database, records: this.#counts.get(database.id) ?? 0 };
+      }),
+      feeds: this.#feeds,
+      clears: this.#clears,
+    };
+  }
+}
+
+/** The stamp of a local transaction that is about to be made: the hybrid clock never repeats and never goes back. */
+export function nextVersion(nowNs: bigint, lastVersionNs: VersionNs): VersionNs {
+  return (nowNs > lastVersionNs ? nowNs : lastVersionNs + 1n) as VersionNs;
+}
+

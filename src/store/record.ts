@@ -1,0 +1,99 @@
+/**
+ * A record as it lies in the engine: flags (u8), version (u64 ns), sid (u16), expiration time (u48 ms, only with its
+ * flag), value. Snapshots carry the same bytes, so the layout is also part of the replication protocol (docs/protocol.md,
+ * "Record") and pinned by golden bytes in test/store.
+ */
+import { EMPTY } from '../base/bytes.js';
+import { TokaidoError } from '../base/errors.js';
+import { NEVER_EXPIRES, type Sid, type VersionNs } from '../base/types.js';
+import type { RecordView } from './types.js';
+
+/** A deleted or collected record, kept so that an older write arriving late cannot bring it back (invariant 4). */
+const FLAG_TOMBSTONE = 1;
+const FLAG_EXPIRES = 2;
+
+const VERSION_AT = 1;
+const STAMP_BYTES = 10;
+const XT_AT = VERSION_AT + STAMP_BYTES;
+const PLAIN_HEADER = XT_AT;
+const EXPIRING_HEADER = XT_AT + 6;
+
+/** Version and sid in the order in which they decide: ten bytes that compare bytewise. */
+export function encodeStamp(versionNs: VersionNs, sid: Sid): Buffer {
+  const stamp = Buffer.allocUnsafe(STAMP_BYTES);
+  stamp.writeBigUInt64BE(versionNs, 0);
+  stamp.writeUInt16BE(sid, 8);
+  return stamp;
+}
+
+export function encodeRecord(stamp: Buffer, xtMs: number, value: Buffer): Buffer {
+  const expires = xtMs !== NEVER_EXPIRES;
+  const header = expires ? EXPIRING_HEADER : PLAIN_HEADER;
+  const raw = Buffer.allocUnsafe(header + value.length);
+  raw[0] = expires ? FLAG_EXPIRES : 0;
+  raw.set(stamp, VERSION_AT);
+  if (expires) raw.writeUIntBE(xtMs, XT_AT, 6);
+  raw.set(value, header);
+  return raw;
+}
+
+export function encodeTombstone(stamp: Buffer): Buffer {
+  const raw = Buffer.allocUnsafe(PLAIN_HEADER);
+  raw[0] = FLAG_TOMBSTONE;
+  raw.set(stamp, VERSION_AT);
+  return raw;
+}
+
+/** A stored record, read in place. */
+export class StoredRecord implements RecordView {
+  readonly raw: Buffer;
+
+  constructor(raw: Buffer) {
+    this.raw = raw;
+  }
+
+  get isTombstone(): boolean {
+    return ((this.raw[0] as number) & FLAG_TOMBSTONE) !== 0;
+  }
+
+  get xtMs(): number {
+    return ((this.raw[0] as number) & FLAG_EXPIRES) === 0 ? NEVER_EXPIRES : this.raw.readUIntBE(XT_AT, 6);
+  }
+
+  get value(): Buffer {
+    if (this.isTombstone) return EMPTY;
+    return this.raw.subarray(((this.raw[0] as number) & FLAG_EXPIRES) === 0 ? PLAIN_HEADER : EXPIRING_HEADER);
+  }
+
+  get versionNs(): VersionNs {
+    return this.raw.readBigUInt64BE(VERSION_AT) as VersionNs;
+  }
+
+  get sid(): Sid {
+    return this.raw.readUInt16BE(VERSION_AT + 8) as Sid;
+  }
+
+  get stamp(): Buffer {
+    return this.raw.subarray(VERSION_AT, VERSION_AT + STAMP_BYTES);
+  }
+
+  /** Whether what is stored wins over a change with this stamp. Equal stamps are one transaction: the change goes on. */
+  isNewerThan(stamp: Buffer): boolean {
+    return this.raw.compare(stamp, 0, STAMP_BYTES, VERSION_AT, VERSION_AT + STAMP_BYTES) > 0;
+  }
+
+  isLive(nowMs: () => number): boolean {
+    if (this.isTombstone) return false;
+    const xtMs = this.xtMs;
+    return xtMs === NEVER_EXPIRES || xtMs > nowMs();
+  }
+}
+
+/** For records that come from a peer: refuses what this node would never have written. */
+export function checkRecord(raw: Buffer): StoredRecord {
+  const flags = raw[0];
+  const header = flags === FLAG_EXPIRES ? EXPIRING_HEADER : PLAIN_HEADER;
+  const known = flags === 0 || flags === FLAG_EXPIRES || (flags === FLAG_TOMBSTONE && raw.length === PLAIN_HEADER);
+  if (!known || raw.length < header) throw new TokaidoError('CORRUPT', 'a record of a snapshot is malformed');
+  return new StoredRecord(raw);
+}

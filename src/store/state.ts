@@ -1,0 +1,105 @@
+/**
+ * What a store knows about itself, as one small row that is rewritten in every commit: positions, numbering, database
+ * list, feeds. One row, one transaction with the data: there is no moment at which they could disagree (invariants 1, 3).
+ */
+import { ByteReader, ByteWriter } from '../base/bytes.js';
+import { TokaidoError } from '../base/errors.js';
+import { type Epoch, epoch, type LocalNumber, localNumber, type Position, type Sid, type VersionNs, versionNs } from '../base/types.js';
+import { decodePosition, encodePosition, START } from '../log/position.js';
+import { type FeedPosition, readSid } from '../log/transaction.js';
+
+const FORMAT = 1;
+
+export interface DatabaseState {
+  /** Number of its engine map; never reused. */
+  readonly id: number;
+  readonly name: string;
+  /** Live records, expired but not yet collected ones included. */
+  readonly records: number;
+}
+
+/** A clear that older writes, should they still arrive, must not undo. Dropped with the log entry that carried it. */
+export interface ClearMark {
+  readonly databaseId: number;
+  readonly prefix: Buffer;
+  readonly versionNs: VersionNs;
+  readonly sid: Sid;
+  readonly loggedAt: LocalNumber;
+}
+
+export interface StoreState {
+  readonly position: Position;
+  /** Local number of the next transaction. */
+  readonly next: LocalNumber;
+  /** Payload bytes in the log. */
+  readonly logBytes: number;
+  /** Incarnation of this node's own numbering. */
+  readonly epoch: Epoch;
+  /** The highest version ever applied here: the hybrid clock goes on from it. */
+  readonly lastVersionNs: VersionNs;
+  readonly databases: readonly DatabaseState[];
+  readonly feeds: readonly FeedPosition[];
+  readonly clears: readonly ClearMark[];
+}
+
+export const EMPTY_STATE: StoreState = {
+  position: START,
+  next: localNumber(1),
+  logBytes: 0,
+  epoch: epoch(1),
+  lastVersionNs: versionNs(0n),
+  databases: [],
+  feeds: [],
+  clears: [],
+};
+
+export function encodeState(state: StoreState): Buffer {
+  const writer = new ByteWriter(256);
+  writer.u8(FORMAT);
+  encodePosition(writer, state.position);
+  writer.varint(state.next).varint(state.logBytes).varint(state.epoch).u64(state.lastVersionNs);
+  writer.varint(state.databases.length);
+  for (const database of state.databases) writer.varint(database.id).text(database.name).varint(database.records);
+  writer.varint(state.feeds.length);
+  for (const feed of state.feeds) writer.text(feed.feed).u64(feed.position);
+  writer.varint(state.clears.length);
+  for (const clear of state.clears) {
+    writer.varint(clear.databaseId).sized(clear.prefix).u64(clear.versionNs).varint(clear.sid).varint(clear.loggedAt);
+  }
+  return writer.take();
+}
+
+/** Errors: `CORRUPT`, also for a row written by a newer version of Tokaido. */
+export function decodeState(row: Buffer): StoreState {
+  const reader = new ByteReader(row);
+  const format = reader.u8();
+  if (format !== FORMAT) {
+    throw new TokaidoError('CORRUPT', `the data directory has format ${format}; this version knows ${FORMAT}`, {
+      hint: 'run the version of Tokaido that wrote it, or a newer one',
+    });
+  }
+  const state: StoreState = {
+    position: decodePosition(reader),
+    next: localNumber(reader.varint()),
+    logBytes: reader.varint(),
+    epoch: epoch(reader.varint()),
+    lastVersionNs: versionNs(reader.u64()),
+    databases: list(reader, () => ({ id: reader.varint(), name: reader.text(), records: reader.varint() })),
+    feeds: list(reader, () => ({ feed: reader.text(), position: reader.u64() })),
+    clears: list(reader, () => ({
+      databaseId: reader.varint(),
+      prefix: Buffer.from(reader.sized()),
+      versionNs: versionNs(reader.u64()),
+      sid: readSid(reader),
+      loggedAt: localNumber(reader.varint()),
+    })),
+  };
+  reader.end('store state');
+  return state;
+}
+
+function list<T>(reader: ByteReader, item: () => T): T[] {
+  const count = reader.varint();
+  if (count > reader.remaining) throw new TokaidoError('CORRUPT', `${count} items in ${reader.remaining} bytes`);
+  return Array.from({ length: count }, item);
+}

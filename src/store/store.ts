@@ -1,0 +1,368 @@
+/**
+ * The store of one node: databases of records on an engine, with the update log.
+ *
+ * Who owns what. One queue holds everything that wants to change data: local transactions, batches from an upstream,
+ * housekeeping. One commit at a time takes from its head as much as the limits allow, while the commit before it is
+ * still on its way to the disk (group commit), and turns it into one engine transaction: records, log batch and state
+ * row together (invariants 1 and 3). In-memory state (`#state`, the log's numbers) moves only after the engine has
+ * committed. Readers read the engine directly and never wait (invariant 6).
+ *
+ * Numbering. Local transactions get this node's sid, its epoch, the next sequence and a version from the hybrid clock,
+ * all inside the commit, so numbers have no gaps (invariant 2). Replicated ones keep what they came with, must continue
+ * their origin's sequence exactly, and are skipped when they were applied before.
+ */
+import { TokaidoError } from '../base/errors.js';
+import type { Logger } from '../base/logger.js';
+import type { Runtime } from '../base/runtime.js';
+import { epoch, localNumber, type OriginPosition, type Position, type Sid, sequence } from '../base/types.js';
+import type { Engine, MapId, Writer } from '../engine/engine.js';
+import { originOf } from '../log/position.js';
+import { decodeTransaction, encodeTransaction, type FeedPosition, transactionSpans } from '../log/transaction.js';
+import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
+import { CommitQueue, type Outcome, type QueueHead, type QueueLimits } from './commit-queue.js';
+import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
+import { LocalTransaction, type TransactionLimits } from './local-transaction.js';
+import { StoredRecord } from './record.js';
+import { type DatabaseState, decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
+import type { Database, RecordView, Store, StoreTransaction, Written } from './types.js';
+
+/** Row of the meta map that holds the state. */
+export const STATE_KEY = Buffer.from('state');
+
+export interface StoreOptions {
+  readonly engine: Engine;
+  readonly runtime: Runtime;
+  readonly log: Logger;
+  /** This node's server id when it takes writes. */
+  readonly sid: Sid | undefined;
+  /** Databases that exist from the start, in the order of Kyoto Tycoon's numbers. */
+  readonly databases: readonly string[];
+  readonly retention: Retention;
+  readonly transaction: TransactionLimits;
+  readonly queue: QueueLimits;
+  /** Most databases; more that arrive by replication are refused. */
+  readonly maxDatabases: number;
+}
+
+/** Called after each commit that logged something, in order. */
+export type CommitListener = (batch: LogBatch) => void;
+
+/** A job of one commit. Returns the caller's result; a throw before the first write rejects only this job. */
+interface Job {
+  /** Names that must be open databases before the job can run. */
+  readonly databases: readonly string[];
+  run(draft: Draft): unknown;
+}
+
+/** The sizes of one round of housekeeping: small, because a commit holds the event loop. */
+const SWEEP_ROWS = 1000;
+const SWEEP_BATCHES = 64;
+
+export class LocalStore implements Store {
+  readonly #options: StoreOptions;
+  readonly #engine: Engine;
+  readonly #records = new Map<number, MapId>();
+  readonly #maps: StoreMaps;
+  readonly #log: UpdateLog;
+  readonly #queue: CommitQueue<Job>;
+  readonly #listeners = new Set<CommitListener>();
+  readonly #byName = new Map<string, { state: DatabaseState; map: MapId; database: Database }>();
+  #databases: readonly Database[] = [];
+  #state: StoreState;
+  #flushedPosition: Position;
+
+  constructor(options: StoreOptions) {
+    this.#options = options;
+    this.#engine = options.engine;
+    const { engine } = options;
+    this.#maps = {
+      meta: engine.openMap('meta'),
+      log: engine.openMap('log'),
+      expiry: engine.openMap('expiry'),
+      graveyard: engine.openMap('graveyard'),
+      records: this.#records,
+    };
+    const row = engine.get(this.#maps.meta, STATE_KEY);
+    this.#state = row === undefined ? EMPTY_STATE : decodeState(Buffer.from(row));
+    this.#flushedPosition = this.#state.position;
+    this.#log = new UpdateLog(engine, this.#maps.log, this.#state.next);
+    this.#queue = new CommitQueue(options.queue, options.runtime, (next) => this.#commit(next));
+    this.#openDatabases([...this.#state.databases.map(({ name }) => name), ...options.databases]);
+  }
+
+  // ---- Reading -------------------------------------------------------------------------------------------------
+
+  databases(): readonly Database[] {
+    return this.#databases;
+  }
+
+  database(name: string): Database | undefined {
+    return this.#byName.get(name)?.database;
+  }
+
+  #known(name: string): { state: DatabaseState; map: MapId } {
+    const known = this.#byName.get(name);
+    if (known === undefined) throw new TokaidoError('NO_DATABASE', `no such database: ${name}`);
+    return known;
+  }
+
+  get(database: string, key: Buffer): RecordView | undefined {
+    const raw = this.#engine.get(this.#known(database).map, key);
+    if (raw === undefined) return undefined;
+    const record = new StoredRecord(raw);
+    return record.isLive(() => this.#options.runtime.nowMs()) ? record : undefined;
+  }
+
+  count(database: string): number {
+    const { id } = this.#known(database).state;
+    return this.#state.databases.find((state) => state.id === id)?.records ?? 0;
+  }
+
+  /** Copies of up to `limit` keys of live records that begin with `prefix` and come after `after`, in order. */
+  keys(database: string, prefix: Buffer, after: Buffer | undefined, limit: number): Buffer[] {
+    const { map } = this.#known(database);
+    const end = afterPrefix(prefix);
+    const start = after === undefined ? prefix : Buffer.concat([after, Buffer.of(0)]);
+    const nowMs = this.#options.runtime.nowMs();
+    const keys: Buffer[] = [];
+    for (const { key, value } of this.#engine.range(map, { start, ...(end === undefined ? {} : { end }) })) {
+      if (new StoredRecord(value).isLive(() => nowMs)) keys.push(Buffer.from(key));
+      if (keys.length >= limit) break;
+    }
+    return keys;
+  }
+
+  feedPosition(feed: string): bigint | undefined {
+    return this.#state.feeds.find((position) => position.feed === feed)?.position;
+  }
+
+  /** What has been applied and is visible. */
+  position(): Position {
+    return this.#state.position;
+  }
+
+  /** What would survive a power cut. */
+  flushedPosition(): Position {
+    return this.#flushedPosition;
+  }
+
+  /** This node's own numbering: its last transaction, or where it would begin. */
+  ownPosition(): OriginPosition | undefined {
+    const { sid } = this.#options;
+    return sid === undefined ? undefined : originOf(this.#state.position, sid);
+  }
+
+  get log(): UpdateLog {
+    return this.#log;
+  }
+
+  get engine(): Engine {
+    return this.#engine;
+  }
+
+  /** For status and metrics. */
+  statistics(): { logBytes: number; sizeBytes: number; queued: number; commits: number } {
+    const { queued, commits } = this.#queue;
+    return { logBytes: this.#state.logBytes, sizeBytes: this.#engine.sizeBytes(), queued, commits };
+  }
+
+  /** Calls `listener` after every commit that logged something, until the returned function is called. */
+  onCommit(listener: CommitListener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  // ---- Writing -------------------------------------------------------------------------------------------------
+
+  write<T>(build: (transaction: StoreTransaction) => T, feed?: FeedPosition): Written<T> {
+    const { sid } = this.#options;
+    if (sid === undefined) throw new TokaidoError('READ_ONLY', 'this node has no server id of its own and takes no writes');
+    return this.#queue.add<T>({ databases: [], run: (draft) => this.#runLocal(draft, sid, build, feed) });
+  }
+
+  #runLocal<T>(draft: Draft, sid: Sid, build: (transaction: StoreTransaction) => T, feed: FeedPosition | undefined): T {
+    const { runtime, transaction: limits } = this.#options;
+    const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
+    const local = new LocalTransaction(draft, { sid, versionNs, nowMs: runtime.nowMs() }, limits);
+    const result = build(local);
+    if (local.changes.length === 0) return result;
+    const last = originOf(draft.position, sid);
+    const header = { sid, epoch: draft.epoch, sequence: sequence((last?.sequence ?? 0) + 1), versionNs, feed };
+    encodeTransaction(draft.log, { ...header, changes: local.changes });
+    draft.apply(header, local.changes);
+    return result;
+  }
+
+  /**
+   * Applies encoded transactions from an upstream, all in one commit; resolves when they are visible.
+   * Errors: `REPLICATION` when a number is missing (nothing of the batch is applied), `CORRUPT`, `STORAGE`.
+   */
+  apply(payload: Buffer): Written<number> {
+    const transactions = [...transactionSpans(payload)].map(({ header, start, end }) => {
+      return { header, bytes: payload.subarray(start, end) };
+    });
+    const decoded = transactions.map(({ header, bytes }) => ({ header, bytes, changes: decodeTransaction(bytes).changes }));
+    const databases = new Set(decoded.flatMap(({ changes }) => changes.map(({ database }) => database)));
+    const run = (draft: Draft): number => {
+      // Checked whole before anything is applied: a job that throws must not have touched the draft.
+      let position = draft.position;
+      const fresh = decoded.filter(({ header }) => isNext(position, header, (next) => { position = next; }));
+      for (const { header, bytes, changes } of fresh) {
+        draft.log.bytes(bytes);
+        draft.apply(header, changes);
+        if (header.sid === this.#options.sid && header.epoch > draft.epoch) draft.setEpoch(header.epoch);
+      }
+      return fresh.length;
+    };
+    return this.#queue.add<number>({ databases: [...databases], run });
+  }
+
+  /** Begins a new incarnation of this node's numbering, because its own tail may be lost. */
+  async beginEpoch(): Promise<void> {
+    const run = (draft: Draft): void => {
+      draft.setEpoch(epoch(draft.epoch + 1));
+    };
+    await this.#queue.add<void>({ databases: [], run }).flushed;
+  }
+
+  /** One round of housekeeping: expired records, the log's retention, tombstones. Returns whether more is due. */
+  async sweep(): Promise<boolean> {
+    const run = (draft: Draft): boolean => {
+      const expired = draft.collectExpired(SWEEP_ROWS);
+      const before = this.#log.first;
+      const trimmed = draft.trimLog(this.#log, this.#options.retention, SWEEP_BATCHES);
+      const forgotten = draft.forgetBuried(trimmed, SWEEP_ROWS);
+      return expired === SWEEP_ROWS || forgotten === SWEEP_ROWS || trimmed - before >= SWEEP_BATCHES;
+    };
+    return await this.#queue.add<boolean>({ databases: [], run }).committed;
+  }
+
+  /** Something is due for `sweep`, found without a write. */
+  needsSweep(): boolean {
+    const nowMs = this.#options.runtime.nowMs();
+    for (const { key } of this.#engine.range(this.#maps.expiry, { limit: 1 })) {
+      if (key.readUIntBE(0, 6) <= nowMs) return true;
+    }
+    if (this.#log.first >= this.#log.next) return false;
+    if (this.#state.logBytes > this.#options.retention.bytes) return true;
+    return nowMs - this.#log.timeOf(this.#log.first) > this.#options.retention.ageMs;
+  }
+
+  // ---- Committing ----------------------------------------------------------------------------------------------
+
+  /** Runs jobs from the queue's head inside one engine transaction. The queue calls this, one at a time. */
+  async #commit(next: QueueHead<Job>): Promise<{ flushed: Promise<void> }> {
+    this.#openDatabases(next.peek()?.databases ?? []);
+    const nowMs = this.#options.runtime.nowMs();
+    const { result, flushed } = await this.#engine.write((writer) => {
+      const draft = new Draft(writer, this.#maps, this.#state, nowMs);
+      for (;;) {
+        const job = next.peek();
+        if (job === undefined || !job.databases.every((name) => this.#byName.has(name))) break;
+        if (next.isEnough(draft.changes, draft.log.length)) break;
+        next.take((taken) => outcomeOf(taken, draft));
+      }
+      return this.#finish(writer, draft, nowMs);
+    });
+    this.#committed(result);
+    const { position } = this.#state;
+    const onDisk = flushed.then(() => {
+      this.#flushedPosition = position;
+    });
+    return { flushed: onDisk };
+  }
+
+  #finish(writer: Writer, draft: Draft, nowMs: number): { state: StoreState; batch: LogBatch | undefined; first: number | undefined } {
+    let batch: LogBatch | undefined;
+    if (draft.transactions > 0) {
+      const payload = draft.log.take();
+      const { next: first, position: before } = this.#state;
+      batch = { first, count: draft.transactions, timeMs: nowMs, before, payload };
+      this.#log.append(writer, batch);
+      draft.logBytes += payload.length;
+    }
+    const state = draft.state();
+    if (draft.writes > 0) writer.put(this.#maps.meta, STATE_KEY, encodeState(state));
+    return { state, batch, first: draft.logFirst };
+  }
+
+  #committed({ state, batch, first }: { state: StoreState; batch: LogBatch | undefined; first: number | undefined }): void {
+    this.#state = state;
+    this.#log.committed(state.next);
+    if (first !== undefined) this.#log.trimmed(localNumber(first));
+    if (batch === undefined) return;
+    for (const listener of this.#listeners) listener(batch);
+  }
+
+  /** Opens the maps of databases that are new here. Outside of a commit only: the engine cannot open maps inside. */
+  #openDatabases(names: readonly string[]): void {
+    const known = new Map(this.#state.databases.map((state) => [state.name, state]));
+    const missing = names.filter((name) => !this.#byName.has(name));
+    if (missing.length === 0) return;
+    let nextId = 1 + Math.max(0, ...this.#state.databases.map(({ id }) => id));
+    const added: DatabaseState[] = [];
+    for (const name of new Set(missing)) {
+      if (this.#byName.size >= this.#options.maxDatabases) {
+        throw new TokaidoError('STORAGE', `database ${name} would exceed the limit of ${this.#options.maxDatabases}`, {
+          hint: 'raise limits.databases in the configuration',
+        });
+      }
+      const state = known.get(name) ?? { id: nextId++, name, records: 0 };
+      if (!known.has(name)) added.push(state);
+      const map = this.#engine.openMap(`records-${state.id}`);
+      this.#records.set(state.id, map);
+      this.#byName.set(name, { state, map, database: { name, index: 0 } });
+    }
+    if (added.length > 0) this.#state = { ...this.#state, databases: [...this.#state.databases, ...added] };
+    this.#numberDatabases();
+  }
+
+  /** Configured databases come first, in their order; those that arrived by replication follow. */
+  #numberDatabases(): void {
+    const configured = this.#options.databases;
+    const others = this.#state.databases.map(({ name }) => name).filter((name) => !configured.includes(name));
+    this.#databases = [...configured, ...others].map((name, index) => ({ name, index }));
+    for (const database of this.#databases) {
+      const known = this.#byName.get(database.name);
+      if (known !== undefined) this.#byName.set(database.name, { ...known, database });
+    }
+  }
+
+  /** Lets everything queued commit, flushes, and closes the engine. Further writes are refused with `NOT_READY`. */
+  async close(): Promise<void> {
+    await this.#queue.close();
+    this.#listeners.clear();
+    await this.#engine.close();
+  }
+}
+
+/** A job may fail alone as long as it has not written; after that only the whole commit can be undone. */
+function outcomeOf(job: Job, draft: Draft): Outcome {
+  const { writes } = draft;
+  try {
+    return { value: job.run(draft) };
+  } catch (error) {
+    if (draft.writes !== writes) throw error;
+    return { error };
+  }
+}
+
+/**
+ * Whether a replicated transaction is new and next. Applied before: no. A gap: an error (invariant 2), which makes the
+ * receiver resynchronise.
+ */
+function isNext(position: Position, header: OriginPosition, advance: (next: Position) => void): boolean {
+  const last = originOf(position, header.sid);
+  const reached = last?.sequence ?? 0;
+  if (header.sequence <= reached) return false;
+  if (header.sequence !== reached + 1 || header.epoch < (last?.epoch ?? 0)) {
+    throw new TokaidoError(
+      'REPLICATION',
+      `transaction ${header.sequence} (epoch ${header.epoch}) of origin ${header.sid} arrived after ${reached}: something is missing`,
+      { hint: 'the node reconnects and resynchronises by itself; if this repeats, report it' },
+    );
+  }
+  advance([...position.filter(({ sid }) => sid !== header.sid), header]);
+  return true;
+}
+
