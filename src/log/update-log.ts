@@ -11,7 +11,7 @@
 import { crc32 } from 'node:zlib';
 import { ByteReader, ByteWriter } from '../base/bytes.js';
 import { assert, TokaidoError } from '../base/errors.js';
-import { type LocalNumber, localNumber, type OriginPosition, type Position } from '../base/types.js';
+import { type LocalNumber, localNumber, type OriginPosition, type Position, type Sid } from '../base/types.js';
 import type { MapId, Reader, Writer } from '../engine/engine.js';
 import { decodePosition, encodePosition, originOf, withOrigin } from './position.js';
 import { transactionSpans } from './transaction.js';
@@ -212,6 +212,20 @@ export class UpdateLog {
   findTime(timeMs: number): LocalNumber {
     const last = this.#lastBatchWhere((header) => header.timeMs < timeMs);
     return localNumber(last === undefined ? this.#first : last.first + last.count);
+  }
+
+  /** Encoded transactions of one origin after a sequence, batch by batch, as far back as the log reaches. */
+  *transactionsAfter(sid: Sid, sequence: number): Generator<Buffer> {
+    const start = this.#lastBatchWhere(({ before }) => (originOf(before, sid)?.sequence ?? 0) <= sequence);
+    if (start === undefined) return;
+    for (let at = start.first; at < this.#next; ) {
+      const batch = this.batchAt(at);
+      if (batch === undefined) return;
+      for (const { header, start: from, end } of transactionSpans(batch.payload)) {
+        if (header.sid === sid && header.sequence > sequence) yield batch.payload.subarray(from, end);
+      }
+      at = localNumber(batch.first + batch.count);
+    }
   }
 
   /** Where to begin for a follower at `position`, given this node's own position `current` (invariant 2). */

@@ -14,7 +14,7 @@
 import { TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
-import { epoch, localNumber, type OriginPosition, type Position, type Sid, sequence } from '../base/types.js';
+import { type Epoch, epoch, localNumber, type OriginPosition, type Position, type Sid, sequence } from '../base/types.js';
 import type { Engine, MapId, Writer } from '../engine/engine.js';
 import { originOf } from '../log/position.js';
 import { decodeTransaction, encodeTransaction, type FeedPosition, transactionSpans } from '../log/transaction.js';
@@ -150,6 +150,16 @@ export class LocalStore implements Store {
   ownPosition(): OriginPosition | undefined {
     const { sid } = this.#options;
     return sid === undefined ? undefined : originOf(this.#state.position, sid);
+  }
+
+  /** This node's server id, if it takes writes. */
+  get sid(): Sid | undefined {
+    return this.#options.sid;
+  }
+
+  /** The incarnation that this node's own transactions are numbered in. */
+  get epoch(): Epoch {
+    return this.#state.epoch;
   }
 
   get log(): UpdateLog {

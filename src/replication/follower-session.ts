@@ -1,0 +1,363 @@
+/**
+ * The upstream's side of one link: what one follower has, and what to send it next. No sockets and no clock; the
+ * server hands in frames and moments and the session answers with frames on its link.
+ *
+ * States: `greeting` (until HELLO) -> `recalling` (only at an origin that lost its tail: the follower gives it back) ->
+ * `waiting` (for its turn to get a snapshot) -> `copying` (snapshot under way) -> `following` (log) -> `ended`.
+ *
+ * Cost of a follower: one link queue of at most `queueBytes` (plus one batch) and this object. A slow follower fills its
+ * queue, is then fed from the log on the disk at its own speed, and nobody else notices. In `following`, the common case
+ * is that the follower is at the tip and the newest batch, encoded once for all, goes straight to its link.
+ */
+import { messageOf, TokaidoError, unreachable } from '../base/errors.js';
+import type { Logger } from '../base/logger.js';
+import { type LocalNumber, localNumber, type OriginPosition, type Position } from '../base/types.js';
+import { changesBetween, describePosition, originOf, START } from '../log/position.js';
+import type { Found, LogBatch } from '../log/update-log.js';
+import { SnapshotSource } from '../store/snapshot.js';
+import type { LocalStore } from '../store/store.js';
+import { encodeFrame, type Frame, FrameDecoder, type Hello, type PathNode, PROTOCOL_VERSION } from './frames.js';
+import type { Peer, PeerLink } from './link.js';
+
+/** What the server lends to each session. */
+export interface SessionHost {
+  readonly store: LocalStore;
+  readonly clusterId: string;
+  readonly log: Logger;
+  /** From this node to the root. */
+  path(): readonly PathNode[];
+  rootAddress(): string;
+  /** Bytes that may wait in one link's queue before the session stops feeding it. */
+  readonly queueBytes: number;
+  /** About how many bytes of records go into one snapshot frame. */
+  readonly snapshotSliceBytes: number;
+  /** Encoded frame of a recent batch, if it is still in memory. */
+  recentFrame(first: LocalNumber): { readonly frame: Buffer; readonly next: LocalNumber } | undefined;
+  /** Whether this origin may have lost its tail and is taking it back right now. */
+  isRecovering(): boolean;
+  /** A follower showed that this origin's numbering went further than it knows, too late to take it back. */
+  tailLost(): Promise<void>;
+  /** This follower has nothing (more) that a recovering origin lacks. */
+  accountedFor(session: FollowerSession): void;
+  /** Calls `fn` in a later turn of the event loop. */
+  soon(fn: () => void): void;
+  /** Asks for the right to run a snapshot; `start` is called when it is this session's turn. */
+  requestSnapshot(session: FollowerSession): void;
+  snapshotDone(session: FollowerSession): void;
+}
+
+export type FollowerState = 'greeting' | 'recalling' | 'waiting' | 'copying' | 'following' | 'ended';
+
+export class FollowerSession {
+  readonly peer: Peer;
+  readonly #link: PeerLink;
+  readonly #host: SessionHost;
+  readonly #log: Logger;
+  readonly #decoder = new FrameDecoder();
+  #state: FollowerState = 'greeting';
+  #hello: Hello | undefined;
+  #next: LocalNumber = localNumber(0);
+  #snapshot: SnapshotSource | undefined;
+  #snapshotRows = 0;
+  #applied: Position = START;
+  #flushed: Position = START;
+
+  constructor(peer: Peer, link: PeerLink, host: SessionHost) {
+    this.peer = peer;
+    this.#link = link;
+    this.#host = host;
+    this.#log = host.log.child({ follower: peer.name, address: peer.address });
+  }
+
+  get state(): FollowerState {
+    return this.#state;
+  }
+
+  /** What the follower said it has applied. */
+  get applied(): Position {
+    return this.#applied;
+  }
+
+  /** What the follower said is safe on its disk. */
+  get flushed(): Position {
+    return this.#flushed;
+  }
+
+  get queuedBytes(): number {
+    return this.#link.queuedBytes;
+  }
+
+  get instanceId(): string | undefined {
+    return this.#hello?.self.instanceId;
+  }
+
+  lagChanges(): number {
+    return changesBetween(this.#applied, this.#host.store.position());
+  }
+
+  /** Bytes from the follower. Whatever is wrong with them ends this link and nothing else. */
+  onData(chunk: Buffer): void {
+    if (this.#state === 'ended') return;
+    try {
+      for (const frame of this.#decoder.push(chunk)) this.#onFrame(frame);
+    } catch (error) {
+      this.#log.warn({ reason: messageOf(error) }, 'a follower broke the protocol: link closed');
+      this.#refuse('PROTOCOL', messageOf(error));
+    }
+  }
+
+  #onFrame(frame: Frame): void {
+    switch (frame.type) {
+      case 'hello':
+        this.#onHello(frame);
+        return;
+      case 'ack':
+        this.#applied = frame.applied;
+        this.#flushed = frame.flushed;
+        return;
+      case 'batch':
+        this.#onRecalledBatch(frame.payload);
+        return;
+      case 'recalled':
+        this.#onRecalled();
+        return;
+      case 'refuse':
+        this.#log.info({ code: frame.code, reason: frame.message }, 'the follower ended the link');
+        this.end();
+        return;
+      case 'welcome':
+      case 'heartbeat':
+      case 'snapshotBegin':
+      case 'snapshotRecords':
+      case 'snapshotEnd':
+      case 'recall':
+        throw new TokaidoError('REPLICATION', `a follower may not send ${frame.type}`);
+      default:
+        unreachable(frame);
+    }
+  }
+
+  #onHello(hello: Hello): void {
+    if (this.#state !== 'greeting') throw new TokaidoError('REPLICATION', 'a second HELLO on one link');
+    const refusal = this.#whyNot(hello);
+    if (refusal !== undefined) {
+      this.#log.warn({ code: refusal.code, reason: refusal.message }, 'follower refused');
+      this.#refuse(refusal.code, refusal.message);
+      return;
+    }
+    this.#hello = hello;
+    this.#applied = hello.position;
+    this.#decoder.allowLargeFrames();
+    const own = this.#host.store.ownPosition();
+    const ahead = this.#isAheadOf(own, hello.position);
+    if (ahead === undefined) {
+      this.#host.accountedFor(this);
+      this.#welcome(hello.position);
+    } else if (this.#host.isRecovering()) {
+      this.#state = 'recalling';
+      this.#log.warn({ have: own?.sequence ?? 0, follower: ahead.sequence }, 'taking back transactions this root lost');
+      this.#send({ type: 'recall', after: own ?? { ...ahead, sequence: 0 as never, versionNs: 0n as never } });
+    } else {
+      // Too late to take them back: numbering must not continue where a follower already counts differently.
+      void this.#host.tailLost().then(() => this.#welcome(hello.position));
+    }
+  }
+
+  #whyNot(hello: Hello): { code: string; message: string } | undefined {
+    if (hello.version !== PROTOCOL_VERSION) {
+      return { code: 'VERSION', message: `this node speaks replication version ${PROTOCOL_VERSION}, not ${hello.version}` };
+    }
+    if (hello.clusterId !== this.#host.clusterId) {
+      return { code: 'CLUSTER', message: `the data of cluster ${hello.clusterId} does not belong to ${this.#host.clusterId}` };
+    }
+    const path = this.#host.path();
+    const loop = path.findIndex((node) => node.instanceId === hello.self.instanceId);
+    if (loop === 0) return { code: 'SELF', message: `${hello.self.name} would follow itself` };
+    if (loop > 0) {
+      const drawn = path.slice(0, loop + 1).map(({ name }) => name);
+      return { code: 'LOOP', message: `a loop: ${[hello.self.name, ...drawn].join(' -> ')}` };
+    }
+    return undefined;
+  }
+
+  /** What the follower knows of this very origin beyond what the origin itself knows. */
+  #isAheadOf(own: OriginPosition | undefined, position: Position): OriginPosition | undefined {
+    const { sid } = this.#host.store;
+    if (sid === undefined) return undefined;
+    const has = originOf(position, sid);
+    if (has === undefined || has.epoch < this.#host.store.epoch) return undefined;
+    return has.sequence > (own?.sequence ?? 0) ? has : undefined;
+  }
+
+  #onRecalledBatch(payload: Buffer): void {
+    if (this.#state !== 'recalling') throw new TokaidoError('REPLICATION', 'a follower may not send data');
+    this.#host.store.apply(payload).flushed.catch((error: unknown) => {
+      this.#log.error({ reason: messageOf(error) }, 'what the follower gave back could not be applied');
+      this.#refuse('RECALL', messageOf(error));
+    });
+  }
+
+  #onRecalled(): void {
+    if (this.#state !== 'recalling') throw new TokaidoError('REPLICATION', 'RECALLED without a recall');
+    // An empty job behind the batches: when it is done, they are.
+    void this.#host.store.apply(Buffer.alloc(0)).flushed.then(
+      () => this.#afterRecall(),
+      () => this.end(),
+    );
+  }
+
+  async #afterRecall(): Promise<void> {
+    const { store } = this.#host;
+    this.#log.info({ position: describePosition(store.position()) }, 'took back what the follower had kept');
+    // The follower's log may not reach back far enough to give everything.
+    if (this.#isAheadOf(store.ownPosition(), this.#applied) !== undefined) await this.#host.tailLost();
+    this.#host.accountedFor(this);
+    this.#welcome(this.#applied);
+  }
+
+  #welcome(position: Position): void {
+    if (this.#state === 'ended') return;
+    const { store } = this.#host;
+    const found = store.log.find(position, store.position());
+    const next = found.kind === 'from' ? 'log' : 'snapshot';
+    this.#send({
+      type: 'welcome',
+      version: PROTOCOL_VERSION,
+      clusterId: this.#host.clusterId,
+      path: this.#host.path(),
+      rootAddress: this.#host.rootAddress(),
+      position: store.position(),
+      next,
+    });
+    this.#logStart(found, position);
+    if (found.kind === 'from') {
+      this.#follow(found.first);
+    } else {
+      this.#state = 'waiting';
+      this.#host.requestSnapshot(this);
+    }
+  }
+
+  #logStart(found: Found, position: Position): void {
+    const at = { position: describePosition(position), ours: describePosition(this.#host.store.position()) };
+    if (found.kind === 'from') this.#log.info(at, 'follower connected: sending from the log');
+    else if (found.kind === 'too-old') this.#log.info(at, 'follower connected: too far behind for the log, sending a snapshot');
+    else this.#log.warn(at, 'follower connected: its history differs from ours, sending a snapshot');
+  }
+
+  #follow(from: LocalNumber): void {
+    this.#state = 'following';
+    this.#next = from;
+    this.pump();
+  }
+
+  /** A commit made a new batch. `frame` is its encoding, the same for everyone. */
+  onBatch(batch: LogBatch, frame: Buffer): void {
+    if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull()) return;
+    this.#link.send([frame]);
+    this.#next = localNumber(batch.first + batch.count);
+  }
+
+  #isFull(): boolean {
+    return this.#link.queuedBytes >= this.#host.queueBytes;
+  }
+
+  /** Sends what the link has room for: called when it drained and when a follower is behind. */
+  pump(): void {
+    try {
+      if (this.#state === 'copying') this.#pumpSnapshot();
+      if (this.#state === 'following') this.#pumpLog();
+    } catch (error) {
+      this.#log.error({ reason: messageOf(error) }, 'cannot read what the follower needs: link closed');
+      this.#refuse('SOURCE', messageOf(error));
+    }
+  }
+
+  #pumpLog(): void {
+    const { log } = this.#host.store;
+    while (!this.#isFull() && this.#next < log.next) {
+      const recent = this.#host.recentFrame(this.#next);
+      if (recent !== undefined) {
+        this.#link.send([recent.frame]);
+        this.#next = recent.next;
+        continue;
+      }
+      if (this.#next < log.first) {
+        // Retention overtook a slow follower: it starts again, with a snapshot.
+        this.#refuse('TOO_SLOW', 'the log no longer reaches back to this position; connect again for a snapshot');
+        return;
+      }
+      const batch = log.batchAt(this.#next);
+      if (batch === undefined) return;
+      this.#send({ type: 'batch', payload: batch.payload });
+      this.#next = localNumber(batch.first + batch.count);
+    }
+  }
+
+  /** It is this session's turn to copy. */
+  startSnapshot(): void {
+    if (this.#state !== 'waiting') {
+      this.#host.snapshotDone(this);
+      return;
+    }
+    this.#state = 'copying';
+    this.#snapshot = new SnapshotSource(this.#host.store.engine);
+    this.#snapshotRows = 0;
+    this.#send({ type: 'snapshotBegin', ...this.#snapshot.contents });
+    this.pump();
+  }
+
+  /** One slice a call, so that reads and other followers get their turn in between. */
+  #pumpSnapshot(): void {
+    if (this.#isFull() || this.#snapshot === undefined) return;
+    const slice = this.#snapshot.next(this.#host.snapshotSliceBytes);
+    if (slice !== undefined) {
+      this.#snapshotRows += slice.count;
+      this.#send({ type: 'snapshotRecords', database: slice.database, rows: slice.rows });
+      if (!this.#isFull()) this.#host.soon(() => this.pump());
+      return;
+    }
+    const { position } = this.#snapshot.contents;
+    this.#closeSnapshot();
+    this.#send({ type: 'snapshotEnd', rows: this.#snapshotRows });
+    this.#log.info({ rows: this.#snapshotRows, position: describePosition(position) }, 'snapshot sent');
+    const found = this.#host.store.log.find(position, this.#host.store.position());
+    if (found.kind === 'from') this.#follow(found.first);
+    else this.#refuse('TOO_SLOW', 'the log no longer reaches back to the snapshot; connect again');
+  }
+
+  #closeSnapshot(): void {
+    if (this.#snapshot === undefined) return;
+    this.#snapshot.close();
+    this.#snapshot = undefined;
+    this.#host.snapshotDone(this);
+  }
+
+  /** Already encoded, the same for everyone. */
+  sendBeat(frame: Buffer): void {
+    if (this.#state !== 'greeting' && this.#state !== 'ended' && !this.#isFull()) this.#link.send([frame]);
+  }
+
+  #send(frame: Frame): void {
+    this.#link.send([encodeFrame(frame)]);
+  }
+
+  #refuse(code: string, message: string): void {
+    if (this.#state === 'ended') return;
+    this.#send({ type: 'refuse', code, message });
+    this.end();
+  }
+
+  /** Closes the link in good order. */
+  end(): void {
+    if (this.#state === 'ended') return;
+    this.onClosed();
+    this.#link.close();
+  }
+
+  /** The link is gone. */
+  onClosed(): void {
+    this.#state = 'ended';
+    this.#closeSnapshot();
+  }
+}

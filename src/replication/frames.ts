@@ -1,0 +1,341 @@
+/**
+ * The frames of Tokaido's own replication protocol: pure bytes, no sockets. docs/protocol.md ("Replication") describes
+ * each byte; golden bytes in test/replication pin them.
+ *
+ * Frame: payload length (u32), type (u8), flags (u8, 0 in version 1), reserved (u16, 0), CRC-32 of the payload (u32),
+ * payload. Both sides speak first-in, first-out; nothing is interleaved inside a frame.
+ */
+import { crc32 } from 'node:zlib';
+import { ByteReader, ByteWriter } from '../base/bytes.js';
+import { TokaidoError, unreachable } from '../base/errors.js';
+import { type OriginPosition, type Position, type VersionNs, versionNs } from '../base/types.js';
+import { decodePosition, encodePosition, MAX_ORIGINS } from '../log/position.js';
+import type { FeedPosition } from '../log/transaction.js';
+
+/** The version of the protocol this code speaks. */
+export const PROTOCOL_VERSION = 1;
+export const FRAME_HEADER_BYTES = 12;
+/** Largest payload before the handshake is done: a stranger costs no more memory than this. */
+export const MAX_HANDSHAKE_BYTES = 64 * 1024;
+/** Largest payload afterwards; a transaction is at most half of it. */
+export const MAX_FRAME_BYTES = 128 * 1024 * 1024;
+/** Most nodes between a node and its root. */
+export const MAX_PATH = 32;
+const ID_BYTES = 16;
+
+const TYPE = {
+  hello: 1,
+  welcome: 2,
+  refuse: 3,
+  batch: 4,
+  heartbeat: 5,
+  ack: 6,
+  snapshotBegin: 7,
+  snapshotRecords: 8,
+  snapshotEnd: 9,
+  recall: 10,
+  recalled: 11,
+} as const;
+
+/** One node on the way to the root: its data directory's id (hex) and its name. */
+export interface PathNode {
+  readonly instanceId: string;
+  readonly name: string;
+}
+
+/** First frame of a follower. */
+export interface Hello {
+  readonly type: 'hello';
+  readonly version: number;
+  readonly clusterId: string;
+  readonly self: PathNode;
+  readonly position: Position;
+}
+
+/** Answer of an upstream that accepts. */
+export interface Welcome {
+  readonly type: 'welcome';
+  readonly version: number;
+  readonly clusterId: string;
+  /** From the upstream itself to the root. */
+  readonly path: readonly PathNode[];
+  /** Where clients write: `host:port` of the root's client listener, or empty when it is not known. */
+  readonly rootAddress: string;
+  readonly position: Position;
+  readonly next: 'log' | 'snapshot';
+}
+
+/** A polite end, by either side. */
+export interface Refuse {
+  readonly type: 'refuse';
+  readonly code: string;
+  readonly message: string;
+}
+
+/** Encoded transactions, as they stand in the log. */
+export interface BatchFrame {
+  readonly type: 'batch';
+  readonly payload: Buffer;
+}
+
+/** What an origin said last: its position then, and its clock then (ms since 1970). */
+export interface OriginBeat extends OriginPosition {
+  readonly timeMs: number;
+}
+
+export interface Heartbeat {
+  readonly type: 'heartbeat';
+  readonly origins: readonly OriginBeat[];
+}
+
+export interface Ack {
+  readonly type: 'ack';
+  /** Visible to readers of the follower. */
+  readonly applied: Position;
+  /** Safe from a power cut at the follower. */
+  readonly flushed: Position;
+}
+
+/** What a snapshot consists of besides its records. */
+export interface SnapshotBegin {
+  readonly type: 'snapshotBegin';
+  readonly position: Position;
+  readonly lastVersionNs: VersionNs;
+  readonly feeds: readonly FeedPosition[];
+  readonly databases: readonly { readonly name: string; readonly records: number }[];
+}
+
+/** Rows of one database in key order: stored keys and stored records, tombstones included. */
+export interface SnapshotRecords {
+  readonly type: 'snapshotRecords';
+  readonly database: number;
+  /** Sized key, sized record, repeated. */
+  readonly rows: Buffer;
+}
+
+export interface SnapshotEnd {
+  readonly type: 'snapshotEnd';
+  readonly rows: number;
+}
+
+/** An origin that lost its tail asks a follower for its own transactions after this one. */
+export interface Recall {
+  readonly type: 'recall';
+  readonly after: OriginPosition;
+}
+
+/** The follower has sent all of them (as batches). */
+export interface Recalled {
+  readonly type: 'recalled';
+}
+
+export type Frame =
+  | Hello
+  | Welcome
+  | Refuse
+  | BatchFrame
+  | Heartbeat
+  | Ack
+  | SnapshotBegin
+  | SnapshotRecords
+  | SnapshotEnd
+  | Recall
+  | Recalled;
+
+function id(writer: ByteWriter, hex: string): void {
+  writer.bytes(Buffer.from(hex, 'hex'));
+}
+
+function readId(reader: ByteReader): string {
+  return reader.bytes(ID_BYTES).toString('hex');
+}
+
+function encodeOrigin(writer: ByteWriter, origin: OriginPosition): void {
+  encodePosition(writer, [origin]);
+}
+
+function readOrigin(reader: ByteReader): OriginPosition {
+  const [origin] = decodePosition(reader);
+  if (origin === undefined) throw new TokaidoError('CORRUPT', 'an origin is missing');
+  return origin;
+}
+
+function encodePayload(writer: ByteWriter, frame: Frame): void {
+  switch (frame.type) {
+    case 'hello':
+      writer.u8(frame.version);
+      id(writer, frame.clusterId);
+      id(writer, frame.self.instanceId);
+      writer.text(frame.self.name);
+      encodePosition(writer, frame.position);
+      return;
+    case 'welcome':
+      writer.u8(frame.version);
+      id(writer, frame.clusterId);
+      writer.varint(frame.path.length);
+      for (const node of frame.path) {
+        id(writer, node.instanceId);
+        writer.text(node.name);
+      }
+      writer.text(frame.rootAddress);
+      encodePosition(writer, frame.position);
+      writer.u8(frame.next === 'log' ? 0 : 1);
+      return;
+    case 'refuse':
+      writer.text(frame.code).text(frame.message);
+      return;
+    case 'batch':
+      writer.bytes(frame.payload);
+      return;
+    case 'heartbeat':
+      writer.varint(frame.origins.length);
+      for (const origin of frame.origins) {
+        encodeOrigin(writer, origin);
+        writer.u48(origin.timeMs);
+      }
+      return;
+    case 'ack':
+      encodePosition(writer, frame.applied);
+      encodePosition(writer, frame.flushed);
+      return;
+    case 'snapshotBegin':
+      encodePosition(writer, frame.position);
+      writer.u64(frame.lastVersionNs).varint(frame.feeds.length);
+      for (const feed of frame.feeds) writer.text(feed.feed).u64(feed.position);
+      writer.varint(frame.databases.length);
+      for (const database of frame.databases) writer.text(database.name).varint(database.records);
+      return;
+    case 'snapshotRecords':
+      writer.varint(frame.database).bytes(frame.rows);
+      return;
+    case 'snapshotEnd':
+      writer.varint(frame.rows);
+      return;
+    case 'recall':
+      encodeOrigin(writer, frame.after);
+      return;
+    case 'recalled':
+      return;
+    default:
+      unreachable(frame);
+  }
+}
+
+/** The frame as one buffer, header included: encoded once, it may be sent to any number of peers. */
+export function encodeFrame(frame: Frame): Buffer {
+  const writer = new ByteWriter(frame.type === 'batch' ? frame.payload.length + FRAME_HEADER_BYTES : 256);
+  writer.u32(0).u8(TYPE[frame.type]).u8(0).u16(0).u32(0);
+  encodePayload(writer, frame);
+  const payload = writer.view(FRAME_HEADER_BYTES);
+  const checksum = crc32(payload);
+  return writer.patchU32(0, payload.length).patchU32(8, checksum).take();
+}
+
+function list<T>(reader: ByteReader, most: number, item: () => T): T[] {
+  const count = reader.varint();
+  if (count > most) throw new TokaidoError('CORRUPT', `a list of ${count} exceeds ${most}`);
+  return Array.from({ length: count }, item);
+}
+
+function decodePayload(type: number, payload: Buffer): Frame {
+  const reader = new ByteReader(payload);
+  switch (type) {
+    case TYPE.hello: {
+      const version = reader.u8();
+      const clusterId = readId(reader);
+      const self = { instanceId: readId(reader), name: reader.text() };
+      return ended(reader, { type: 'hello', version, clusterId, self, position: decodePosition(reader) });
+    }
+    case TYPE.welcome: {
+      const version = reader.u8();
+      const clusterId = readId(reader);
+      const path = list(reader, MAX_PATH, () => ({ instanceId: readId(reader), name: reader.text() }));
+      const rootAddress = reader.text();
+      const position = decodePosition(reader);
+      const next = reader.u8() === 0 ? 'log' : 'snapshot';
+      return ended(reader, { type: 'welcome', version, clusterId, path, rootAddress, position, next });
+    }
+    case TYPE.refuse:
+      return ended(reader, { type: 'refuse', code: reader.text(), message: reader.text() });
+    case TYPE.batch:
+      return { type: 'batch', payload };
+    case TYPE.heartbeat: {
+      const origins = list(reader, MAX_ORIGINS, () => ({ ...readOrigin(reader), timeMs: reader.u48() }));
+      return ended(reader, { type: 'heartbeat', origins });
+    }
+    case TYPE.ack:
+      return ended(reader, { type: 'ack', applied: decodePosition(reader), flushed: decodePosition(reader) });
+    case TYPE.snapshotBegin: {
+      const position = decodePosition(reader);
+      const lastVersionNs = versionNs(reader.u64());
+      const feeds = list(reader, 1024, () => ({ feed: reader.text(), position: reader.u64() }));
+      const databases = list(reader, 65_535, () => ({ name: reader.text(), records: reader.varint() }));
+      return ended(reader, { type: 'snapshotBegin', position, lastVersionNs, feeds, databases });
+    }
+    case TYPE.snapshotRecords:
+      return { type: 'snapshotRecords', database: reader.varint(), rows: reader.rest() };
+    case TYPE.snapshotEnd:
+      return ended(reader, { type: 'snapshotEnd', rows: reader.varint() });
+    case TYPE.recall:
+      return ended(reader, { type: 'recall', after: readOrigin(reader) });
+    case TYPE.recalled:
+      return ended(reader, { type: 'recalled' });
+    default:
+      throw new TokaidoError('CORRUPT', `unknown frame type ${type}`);
+  }
+}
+
+function ended<T extends Frame>(reader: ByteReader, frame: T): T {
+  reader.end(`frame ${frame.type}`);
+  return frame;
+}
+
+/** Cuts a byte stream into frames. Holds at most one frame's bytes. */
+export class FrameDecoder {
+  #chunks: Buffer[] = [];
+  #bytes = 0;
+  #maxPayload = MAX_HANDSHAKE_BYTES;
+
+  /** The handshake is done: frames may be large from now on. */
+  allowLargeFrames(): void {
+    this.#maxPayload = MAX_FRAME_BYTES;
+  }
+
+  /** Frames completed by `chunk`. Errors: `CORRUPT`; the stream is unusable then. */
+  *push(chunk: Buffer): Generator<Frame> {
+    this.#chunks.push(chunk);
+    this.#bytes += chunk.length;
+    for (;;) {
+      if (this.#bytes < FRAME_HEADER_BYTES) return;
+      const header = this.#joined(FRAME_HEADER_BYTES);
+      const length = header.readUInt32BE(0);
+      if (length > this.#maxPayload) {
+        throw new TokaidoError('CORRUPT', `a frame of ${length} bytes exceeds the limit of ${this.#maxPayload}`);
+      }
+      if (header.readUInt16BE(5) !== 0 || header[7] !== 0) throw new TokaidoError('CORRUPT', 'unknown frame flags');
+      if (this.#bytes < FRAME_HEADER_BYTES + length) return;
+      const whole = this.#joined(FRAME_HEADER_BYTES + length);
+      const payload = whole.subarray(FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + length);
+      if (crc32(payload) !== whole.readUInt32BE(8)) throw new TokaidoError('CORRUPT', 'a frame fails its checksum');
+      const type = whole[4] as number;
+      this.#consume(FRAME_HEADER_BYTES + length);
+      yield decodePayload(type, payload);
+    }
+  }
+
+  /** The first chunk, holding at least `bytes`: joined once when a frame spans chunks. */
+  #joined(bytes: number): Buffer {
+    const first = this.#chunks[0] as Buffer;
+    if (first.length >= bytes) return first;
+    const all = Buffer.concat(this.#chunks, this.#bytes);
+    this.#chunks = [all];
+    return all;
+  }
+
+  #consume(bytes: number): void {
+    const rest = (this.#chunks[0] as Buffer).subarray(bytes);
+    if (rest.length > 0) this.#chunks[0] = rest;
+    else this.#chunks.shift();
+    this.#bytes -= bytes;
+  }
+}

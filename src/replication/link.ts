@@ -1,0 +1,19 @@
+/** What replication asks of a connection to a peer; `transport/` provides it over TLS, a simulation in memory. */
+export interface PeerLink {
+  /** Queues bytes in order. */
+  send(chunks: readonly Buffer[]): void;
+  /** Bytes queued here and not yet handed to the kernel. */
+  readonly queuedBytes: number;
+  pause(): void;
+  resume(): void;
+  /** Sends what is queued, then closes. */
+  close(): void;
+  destroy(reason: string): void;
+}
+
+/** Who the peer proved to be. */
+export interface Peer {
+  readonly name: string;
+  readonly role: string;
+  readonly address: string;
+}

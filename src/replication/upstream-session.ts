@@ -1,0 +1,295 @@
+/**
+ * The follower's side of one link: greets an upstream, applies what it sends, and says how far it is. No sockets, no
+ * clock.
+ *
+ * States: `greeting` (HELLO sent) -> `following` (batches go to the store) or `loading` (a snapshot goes to a fresh
+ * store that nobody reads; when it is whole, the node swaps stores) -> `ended`.
+ *
+ * Back-pressure: bytes received and not yet applied are bounded by `unappliedBytes`; beyond it the link is paused, and
+ * TCP tells the upstream. Whatever goes wrong ends the link with a reason; the node then connects anew, with its
+ * position, which is always right because it is stored with the data.
+ */
+import { messageOf, TokaidoError, unreachable } from '../base/errors.js';
+import type { Logger } from '../base/logger.js';
+import type { Position } from '../base/types.js';
+import { describePosition } from '../log/position.js';
+import type { SnapshotContents } from '../store/snapshot.js';
+import type { LocalStore } from '../store/store.js';
+import { encodeFrame, type Frame, FrameDecoder, type Heartbeat, MAX_PATH, type PathNode, PROTOCOL_VERSION, type Recall, type Welcome } from './frames.js';
+import type { Peer, PeerLink } from './link.js';
+
+/** Where a snapshot goes: a store in the making. */
+export interface SnapshotTarget {
+  add(slice: { readonly database: number; readonly rows: Buffer }): Promise<void>;
+  /** Makes it the node's store, durably. */
+  finish(rows: number): Promise<void>;
+  /** Throws away what was loaded. */
+  discard(): Promise<void>;
+}
+
+/** What the node lends to the session. */
+export interface UpstreamHost {
+  readonly log: Logger;
+  readonly clusterId: string;
+  readonly self: PathNode;
+  /** The store to apply to, or `undefined` when this node never had data. */
+  store(): LocalStore | undefined;
+  openSnapshot(contents: SnapshotContents): Promise<SnapshotTarget>;
+  /** Bytes received and not applied yet, at most. */
+  readonly unappliedBytes: number;
+  onWelcome(welcome: Welcome): void;
+  onHeartbeat(heartbeat: Heartbeat): void;
+  /** The session is over (the link may still be closing). */
+  onEnd(reason: string): void;
+  /** A snapshot was loaded and became the node's store. */
+  onLoaded(rows: number): void;
+}
+
+export type UpstreamState = 'greeting' | 'following' | 'loading' | 'ended';
+
+export class UpstreamSession {
+  readonly peer: Peer;
+  readonly #link: PeerLink;
+  readonly #host: UpstreamHost;
+  readonly #log: Logger;
+  readonly #decoder = new FrameDecoder();
+  #state: UpstreamState = 'greeting';
+  #unapplied = 0;
+  #paused = false;
+  #target: SnapshotTarget | undefined;
+  #rows = 0;
+  #expectedRows = 0;
+  /** The whole snapshot has arrived; what follows belongs behind it. */
+  #snapshotSent = false;
+  /** Snapshot frames are written one after the other; this is the tail of that chain. */
+  #loading: Promise<void> = Promise.resolve();
+
+  constructor(peer: Peer, link: PeerLink, host: UpstreamHost) {
+    this.peer = peer;
+    this.#link = link;
+    this.#host = host;
+    this.#log = host.log.child({ upstream: peer.name, address: peer.address });
+    this.#send({
+      type: 'hello',
+      version: PROTOCOL_VERSION,
+      clusterId: host.clusterId,
+      self: host.self,
+      position: host.store()?.position() ?? [],
+    });
+  }
+
+  get state(): UpstreamState {
+    return this.#state;
+  }
+
+  /** Rows loaded so far and rows announced, while a snapshot is under way. */
+  get progress(): { readonly rows: number; readonly of: number } | undefined {
+    return this.#state === 'loading' ? { rows: this.#rows, of: this.#expectedRows } : undefined;
+  }
+
+  onData(chunk: Buffer): void {
+    if (this.#state === 'ended') return;
+    try {
+      for (const frame of this.#decoder.push(chunk)) {
+        this.#onFrame(frame);
+        if (this.#isOver()) return;
+      }
+    } catch (error) {
+      this.end(`the upstream broke the protocol: ${messageOf(error)}`);
+    }
+  }
+
+  #isOver(): boolean {
+    return this.#state === 'ended';
+  }
+
+  #onFrame(frame: Frame): void {
+    switch (frame.type) {
+      case 'welcome':
+        this.#onWelcome(frame);
+        return;
+      case 'batch':
+        this.#onBatch(frame.payload);
+        return;
+      case 'heartbeat':
+        this.#host.onHeartbeat(frame);
+        return;
+      case 'snapshotBegin':
+        this.#onSnapshotBegin(frame);
+        return;
+      case 'snapshotRecords':
+        this.#onSnapshotRecords(frame);
+        return;
+      case 'snapshotEnd':
+        this.#onSnapshotEnd(frame.rows);
+        return;
+      case 'recall':
+        this.#onRecall(frame);
+        return;
+      case 'refuse':
+        this.end(`refused by the upstream (${frame.code}): ${frame.message}`);
+        return;
+      case 'hello':
+      case 'ack':
+      case 'recalled':
+        throw new TokaidoError('REPLICATION', `an upstream may not send ${frame.type}`);
+      default:
+        unreachable(frame);
+    }
+  }
+
+  #onWelcome(welcome: Welcome): void {
+    this.#expect('greeting', 'welcome');
+    if (welcome.version !== PROTOCOL_VERSION) throw new TokaidoError('REPLICATION', `version ${welcome.version}`);
+    if (welcome.clusterId !== this.#host.clusterId) {
+      throw new TokaidoError('REPLICATION', `the data of cluster ${welcome.clusterId} does not belong to ${this.#host.clusterId}`);
+    }
+    if (welcome.path.some(({ instanceId }) => instanceId === this.#host.self.instanceId)) {
+      const drawn = [this.#host.self.name, ...welcome.path.map(({ name }) => name)].join(' -> ');
+      throw new TokaidoError('REPLICATION', `a loop: ${drawn}`);
+    }
+    if (welcome.path.length >= MAX_PATH) throw new TokaidoError('REPLICATION', 'too many nodes up to the root');
+    this.#decoder.allowLargeFrames();
+    this.#state = welcome.next === 'log' ? 'following' : 'loading';
+    this.#log.info({ position: describePosition(welcome.position), next: welcome.next }, 'connected to the upstream');
+    this.#host.onWelcome(welcome);
+  }
+
+  #expect(state: UpstreamState, what: string): void {
+    if (this.#state !== state) throw new TokaidoError('REPLICATION', `${what} while ${this.#state}`);
+  }
+
+  /** The store to apply to; the upstream may only send log when it knows from the position that there is one. */
+  #store(): LocalStore {
+    const store = this.#host.store();
+    if (store === undefined) throw new TokaidoError('REPLICATION', 'log sent to a node without data');
+    return store;
+  }
+
+  #onBatch(payload: Buffer): void {
+    this.#received(payload.length);
+    if (this.#snapshotSent) {
+      // The log goes on right behind the snapshot: it waits until the new store is there.
+      this.#inOrder(async () => this.#apply(payload));
+    } else {
+      this.#expect('following', 'batch');
+      this.#apply(payload);
+    }
+  }
+
+  #apply(payload: Buffer): void {
+    this.#store()
+      .apply(payload)
+      .committed.then(
+        () => {
+          this.#done(payload.length);
+          this.acknowledge();
+        },
+        (error: unknown) => this.end(`cannot apply what the upstream sent: ${messageOf(error)}`),
+      );
+  }
+
+  #received(bytes: number): void {
+    this.#unapplied += bytes;
+    if (this.#unapplied > this.#host.unappliedBytes && !this.#paused) {
+      this.#paused = true;
+      this.#link.pause();
+    }
+  }
+
+  #done(bytes: number): void {
+    this.#unapplied -= bytes;
+    if (this.#paused && this.#unapplied <= this.#host.unappliedBytes / 2) {
+      this.#paused = false;
+      this.#link.resume();
+    }
+  }
+
+  /** Tells the upstream how far this node is. */
+  acknowledge(): void {
+    const store = this.#host.store();
+    if (this.#state !== 'following' || store === undefined) return;
+    this.#send({ type: 'ack', applied: store.position(), flushed: store.flushedPosition() });
+  }
+
+  #onSnapshotBegin(contents: SnapshotContents): void {
+    this.#expect('loading', 'snapshotBegin');
+    this.#expectedRows = contents.databases.reduce((total, { records }) => total + records, 0);
+    this.#log.info({ records: this.#expectedRows, position: describePosition(contents.position) }, 'loading a snapshot');
+    this.#inOrder(async () => {
+      if (this.#target !== undefined) throw new TokaidoError('REPLICATION', 'a second snapshot on one link');
+      this.#target = await this.#host.openSnapshot(contents);
+    });
+  }
+
+  #onSnapshotRecords(slice: { readonly database: number; readonly rows: Buffer }): void {
+    this.#expect('loading', 'snapshotRecords');
+    this.#received(slice.rows.length);
+    this.#inOrder(async () => {
+      await this.#opened().add(slice);
+      this.#done(slice.rows.length);
+    });
+  }
+
+  #onSnapshotEnd(rows: number): void {
+    this.#expect('loading', 'snapshotEnd');
+    this.#snapshotSent = true;
+    this.#inOrder(async () => {
+      await this.#opened().finish(rows);
+      this.#target = undefined;
+      this.#state = 'following';
+      this.#host.onLoaded(rows);
+      this.acknowledge();
+    });
+  }
+
+  #opened(): SnapshotTarget {
+    if (this.#target === undefined) throw new TokaidoError('REPLICATION', 'snapshot rows before their beginning');
+    return this.#target;
+  }
+
+  #inOrder(step: () => Promise<void>): void {
+    this.#loading = this.#loading.then(async () => {
+      if (this.#isOver()) return;
+      try {
+        await step();
+      } catch (error) {
+        this.end(`cannot load the snapshot: ${messageOf(error)}`);
+      }
+    });
+  }
+
+  /** The origin lost its tail: give back what we have of it. */
+  #onRecall({ after }: Recall): void {
+    this.#expect('greeting', 'recall');
+    const store = this.#host.store();
+    let transactions = 0;
+    for (const payload of store?.log.transactionsAfter(after.sid, after.sequence) ?? []) {
+      this.#send({ type: 'batch', payload });
+      transactions++;
+    }
+    this.#log.warn({ transactions, origin: after.sid }, 'gave transactions back to an origin that had lost them');
+    this.#send({ type: 'recalled' });
+  }
+
+  #send(frame: Frame): void {
+    this.#link.send([encodeFrame(frame)]);
+  }
+
+  /** Ends the link in good order. */
+  end(reason: string): void {
+    if (this.#state === 'ended') return;
+    this.onClosed(reason);
+    this.#link.close();
+  }
+
+  /** The link is gone; also called by `end`. A snapshot that is not whole is thrown away. */
+  onClosed(reason: string): void {
+    if (this.#state === 'ended') return;
+    this.#state = 'ended';
+    void this.#loading
+      .then(() => this.#target?.discard())
+      .catch((error: unknown) => this.#log.warn({ reason: messageOf(error) }, 'cannot remove a partial snapshot'))
+      .then(() => this.#host.onEnd(reason));
+  }
+}

@@ -1,0 +1,150 @@
+/**
+ * A whole store as a stream of rows, and back. The source reads from one engine snapshot, in slices, while writes go on;
+ * the loader fills a store that nobody reads yet. Rows are the engine's own bytes, so a copy is equal to its source,
+ * versions and tombstones included.
+ */
+import { ByteReader, ByteWriter } from '../base/bytes.js';
+import { assert, TokaidoError } from '../base/errors.js';
+import { localNumber, NEVER_EXPIRES, type Position, type VersionNs } from '../base/types.js';
+import type { Engine, MapId, Snapshot } from '../engine/engine.js';
+import type { FeedPosition } from '../log/transaction.js';
+import { indexKey } from './draft.js';
+import { checkRecord } from './record.js';
+import { decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
+import { STATE_KEY } from './store.js';
+
+/** What a snapshot consists of besides its rows. */
+export interface SnapshotContents {
+  readonly position: Position;
+  readonly lastVersionNs: VersionNs;
+  readonly feeds: readonly FeedPosition[];
+  readonly databases: readonly { readonly name: string; readonly records: number }[];
+}
+
+/** Some rows of one database, in key order: sized key, sized record, repeated. */
+export interface RowSlice {
+  readonly database: number;
+  readonly rows: Buffer;
+  readonly count: number;
+}
+
+/** Reads a store at one moment. Close it: it pins disk pages. */
+export class SnapshotSource {
+  readonly contents: SnapshotContents;
+  readonly #snapshot: Snapshot;
+  readonly #maps: readonly MapId[];
+  #database = 0;
+  #after: Buffer | undefined;
+
+  constructor(engine: Engine) {
+    const meta = engine.openMap('meta');
+    this.#snapshot = engine.snapshot();
+    const row = this.#snapshot.get(meta, STATE_KEY);
+    const state = row === undefined ? EMPTY_STATE : decodeState(Buffer.from(row));
+    this.#maps = state.databases.map(({ id }) => engine.openMap(`records-${id}`));
+    const { position, lastVersionNs, feeds } = state;
+    const databases = state.databases.map(({ name, records }) => ({ name, records }));
+    this.contents = { position, lastVersionNs, feeds, databases };
+  }
+
+  /** The next rows, about `bytes` of them, or `undefined` after the last. */
+  next(bytes: number): RowSlice | undefined {
+    for (; this.#database < this.#maps.length; this.#database++, this.#after = undefined) {
+      const slice = this.#slice(this.#maps[this.#database] as MapId, bytes);
+      if (slice !== undefined) return slice;
+    }
+    return undefined;
+  }
+
+  #slice(map: MapId, bytes: number): RowSlice | undefined {
+    const start = this.#after === undefined ? undefined : Buffer.concat([this.#after, Buffer.of(0)]);
+    const writer = new ByteWriter(bytes + 4096);
+    let count = 0;
+    for (const { key, value } of this.#snapshot.range(map, start === undefined ? {} : { start })) {
+      writer.sized(key).sized(value);
+      count++;
+      if (writer.length >= bytes) {
+        this.#after = Buffer.from(key);
+        return { database: this.#database, rows: writer.take(), count };
+      }
+    }
+    if (count === 0) return undefined;
+    // The database is done: the next call looks after a key that has none behind it.
+    this.#after = this.#lastKey(map);
+    return { database: this.#database, rows: writer.take(), count };
+  }
+
+  #lastKey(map: MapId): Buffer | undefined {
+    for (const { key } of this.#snapshot.range(map, { reverse: true, limit: 1 })) return Buffer.from(key);
+    return undefined;
+  }
+
+  close(): void {
+    this.#snapshot.close();
+  }
+}
+
+/** Fills an empty engine. Until `finish` resolves, the engine holds nothing that a store would open as complete. */
+export class SnapshotLoader {
+  readonly #engine: Engine;
+  readonly #contents: SnapshotContents;
+  readonly #maps: readonly MapId[];
+  readonly #expiry: MapId;
+  readonly #graveyard: MapId;
+  readonly #meta: MapId;
+  readonly #live: number[];
+  #rows = 0;
+
+  constructor(engine: Engine, contents: SnapshotContents) {
+    this.#engine = engine;
+    this.#contents = contents;
+    this.#meta = engine.openMap('meta');
+    this.#expiry = engine.openMap('expiry');
+    this.#graveyard = engine.openMap('graveyard');
+    this.#maps = contents.databases.map((_, index) => engine.openMap(`records-${index + 1}`));
+    this.#live = contents.databases.map(() => 0);
+    assert(engine.get(this.#meta, STATE_KEY) === undefined, 'a snapshot is loaded into an empty engine');
+  }
+
+  get rows(): number {
+    return this.#rows;
+  }
+
+  /** Errors: `CORRUPT` for rows that are not records, `STORAGE`. */
+  async add({ database, rows }: { readonly database: number; readonly rows: Buffer }): Promise<void> {
+    const map = this.#maps[database];
+    if (map === undefined) throw new TokaidoError('CORRUPT', 'a snapshot has rows of a database it did not announce');
+    const databaseId = database + 1;
+    const reader = new ByteReader(rows);
+    await this.#engine.write((writer) => {
+      while (reader.remaining > 0) {
+        const key = reader.sized();
+        const record = checkRecord(reader.sized());
+        writer.put(map, key, record.raw);
+        this.#rows++;
+        if (record.isTombstone) {
+          writer.put(this.#graveyard, indexKey(0, databaseId, key), record.stamp);
+          continue;
+        }
+        this.#live[database] = (this.#live[database] ?? 0) + 1;
+        if (record.xtMs !== NEVER_EXPIRES) writer.put(this.#expiry, indexKey(record.xtMs, databaseId, key), Buffer.alloc(0));
+      }
+    });
+  }
+
+  /** Writes the state row, which makes the store complete, and flushes. Errors: `CORRUPT` when rows are missing. */
+  async finish(rows: number): Promise<void> {
+    if (rows !== this.#rows) throw new TokaidoError('CORRUPT', `the snapshot has ${this.#rows} of ${rows} rows`);
+    const { position, lastVersionNs, feeds, databases } = this.#contents;
+    const state: StoreState = {
+      ...EMPTY_STATE,
+      next: localNumber(1),
+      position,
+      lastVersionNs,
+      feeds,
+      databases: databases.map(({ name }, index) => ({ id: index + 1, name, records: this.#live[index] ?? 0 })),
+    };
+    const { flushed } = await this.#engine.write((writer) => writer.put(this.#meta, STATE_KEY, encodeState(state)));
+    await flushed;
+  }
+}
