@@ -102,9 +102,9 @@ export class LmdbEngine implements Engine {
   }
 
   openMap(name: string): MapId {
-    assert(!this.#writing, 'maps are opened outside of write transactions');
     const known = this.#names.indexOf(name);
     if (known >= 0) return known as MapId;
+    assert(!this.#writing, 'maps are opened outside of write transactions');
     try {
       this.#maps.push(this.#environment.openDB<Buffer, Buffer>({ name, ...BINARY }));
     } catch (error) {

@@ -9,7 +9,7 @@
  * queue, is then fed from the log on the disk at its own speed, and nobody else notices. In `following`, the common case
  * is that the follower is at the tip and the newest batch, encoded once for all, goes straight to its link.
  */
-import { messageOf, TokaidoError, unreachable } from '../base/errors.js';
+import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import { type LocalNumber, localNumber, type OriginPosition, type Position } from '../base/types.js';
 import { changesBetween, describePosition, originOf, START } from '../log/position.js';
@@ -101,6 +101,7 @@ export class FollowerSession {
     try {
       for (const frame of this.#decoder.push(chunk)) this.#onFrame(frame);
     } catch (error) {
+      if (error instanceof AssertionFailure) throw error;
       this.#log.warn({ reason: messageOf(error) }, 'a follower broke the protocol: link closed');
       this.#refuse('PROTOCOL', messageOf(error));
     }
@@ -152,14 +153,14 @@ export class FollowerSession {
     const ahead = this.#isAheadOf(own, hello.position);
     if (ahead === undefined) {
       this.#host.accountedFor(this);
-      this.#welcome(hello.position);
+      this.#welcome(hello);
     } else if (this.#host.isRecovering()) {
       this.#state = 'recalling';
       this.#log.warn({ have: own?.sequence ?? 0, follower: ahead.sequence }, 'taking back transactions this root lost');
       this.#send({ type: 'recall', after: own ?? { ...ahead, sequence: 0 as never, versionNs: 0n as never } });
     } else {
       // Too late to take them back: numbering must not continue where a follower already counts differently.
-      void this.#host.tailLost().then(() => this.#welcome(hello.position));
+      void this.#host.tailLost().then(() => this.#welcome(hello));
     }
   }
 
@@ -212,13 +213,13 @@ export class FollowerSession {
     // The follower's log may not reach back far enough to give everything.
     if (this.#isAheadOf(store.ownPosition(), this.#applied) !== undefined) await this.#host.tailLost();
     this.#host.accountedFor(this);
-    this.#welcome(this.#applied);
+    this.#welcome(this.#hello as Hello);
   }
 
-  #welcome(position: Position): void {
+  #welcome({ seeded, position }: Hello): void {
     if (this.#state === 'ended') return;
     const { store } = this.#host;
-    const found = store.log.find(position, store.position());
+    const found: Found = seeded ? store.log.find(position, store.position()) : { kind: 'too-old' };
     const next = found.kind === 'from' ? 'log' : 'snapshot';
     this.#send({
       type: 'welcome',
@@ -268,6 +269,7 @@ export class FollowerSession {
       if (this.#state === 'copying') this.#pumpSnapshot();
       if (this.#state === 'following') this.#pumpLog();
     } catch (error) {
+      if (error instanceof AssertionFailure) throw error;
       this.#log.error({ reason: messageOf(error) }, 'cannot read what the follower needs: link closed');
       this.#refuse('SOURCE', messageOf(error));
     }

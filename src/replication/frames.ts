@@ -49,6 +49,8 @@ export interface Hello {
   readonly version: number;
   readonly clusterId: string;
   readonly self: PathNode;
+  /** Whether the follower has data at all; without any it needs a snapshot, whatever the log still holds. */
+  readonly seeded: boolean;
   readonly position: Position;
 }
 
@@ -166,7 +168,7 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       writer.u8(frame.version);
       id(writer, frame.clusterId);
       id(writer, frame.self.instanceId);
-      writer.text(frame.self.name);
+      writer.text(frame.self.name).u8(frame.seeded ? 1 : 0);
       encodePosition(writer, frame.position);
       return;
     case 'welcome':
@@ -244,7 +246,8 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const version = reader.u8();
       const clusterId = readId(reader);
       const self = { instanceId: readId(reader), name: reader.text() };
-      return ended(reader, { type: 'hello', version, clusterId, self, position: decodePosition(reader) });
+      const seeded = reader.u8() !== 0;
+      return ended(reader, { type: 'hello', version, clusterId, self, seeded, position: decodePosition(reader) });
     }
     case TYPE.welcome: {
       const version = reader.u8();

@@ -9,7 +9,7 @@
  * TCP tells the upstream. Whatever goes wrong ends the link with a reason; the node then connects anew, with its
  * position, which is always right because it is stored with the data.
  */
-import { messageOf, TokaidoError, unreachable } from '../base/errors.js';
+import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Position } from '../base/types.js';
 import { describePosition } from '../log/position.js';
@@ -74,6 +74,7 @@ export class UpstreamSession {
       version: PROTOCOL_VERSION,
       clusterId: host.clusterId,
       self: host.self,
+      seeded: host.store() !== undefined,
       position: host.store()?.position() ?? [],
     });
   }
@@ -95,6 +96,7 @@ export class UpstreamSession {
         if (this.#isOver()) return;
       }
     } catch (error) {
+      if (error instanceof AssertionFailure) throw error;
       this.end(`the upstream broke the protocol: ${messageOf(error)}`);
     }
   }

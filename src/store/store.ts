@@ -11,13 +11,13 @@
  * all inside the commit, so numbers have no gaps (invariant 2). Replicated ones keep what they came with, must continue
  * their origin's sequence exactly, and are skipped when they were applied before.
  */
-import { TokaidoError } from '../base/errors.js';
+import { assert, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import { type Epoch, epoch, localNumber, type OriginPosition, type Position, type Sid, sequence } from '../base/types.js';
 import type { Engine, MapId, Writer } from '../engine/engine.js';
 import { originOf } from '../log/position.js';
-import { decodeTransaction, encodeTransaction, type FeedPosition, transactionSpans } from '../log/transaction.js';
+import { decodeTransaction, encodeTransaction, type FeedPosition, type Transaction, transactionSpans } from '../log/transaction.js';
 import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
 import { CommitQueue, type Outcome, type QueueHead, type QueueLimits } from './commit-queue.js';
 import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
@@ -195,12 +195,16 @@ export class LocalStore implements Store {
     const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
     const local = new LocalTransaction(draft, { sid, versionNs, nowMs: runtime.nowMs() }, limits);
     const result = build(local);
-    if (local.changes.length === 0) return result;
-    const last = originOf(draft.position, sid);
-    const header = { sid, epoch: draft.epoch, sequence: sequence((last?.sequence ?? 0) + 1), versionNs, feed };
-    encodeTransaction(draft.log, { ...header, changes: local.changes });
-    draft.apply(header, local.changes);
+    if (local.changes.length > 0) this.#logLocal(draft, { sid, versionNs, feed, changes: local.changes });
     return result;
+  }
+
+  /** Gives a local transaction its number, logs and applies it. */
+  #logLocal(draft: Draft, local: Omit<Transaction, 'epoch' | 'sequence'>): void {
+    const last = originOf(draft.position, local.sid);
+    const transaction = { ...local, epoch: draft.epoch, sequence: sequence((last?.sequence ?? 0) + 1) };
+    encodeTransaction(draft.log, transaction);
+    draft.apply(transaction, transaction.changes);
   }
 
   /**
@@ -227,10 +231,17 @@ export class LocalStore implements Store {
     return this.#queue.add<number>({ databases: [...databases], run });
   }
 
-  /** Begins a new incarnation of this node's numbering, because its own tail may be lost. */
+  /**
+   * Begins a new incarnation of this node's numbering, because its own tail may be lost. An empty transaction in the new
+   * epoch says so to every node at once: whoever has numbers of the old epoch beyond it then knows that it diverged.
+   */
   async beginEpoch(): Promise<void> {
+    const { sid, runtime } = this.#options;
+    assert(sid !== undefined, 'only an origin has epochs');
     const run = (draft: Draft): void => {
       draft.setEpoch(epoch(draft.epoch + 1));
+      const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
+      this.#logLocal(draft, { sid, versionNs, feed: undefined, changes: [] });
     };
     await this.#queue.add<void>({ databases: [], run }).flushed;
   }
@@ -364,7 +375,14 @@ function outcomeOf(job: Job, draft: Draft): Outcome {
 function isNext(position: Position, header: OriginPosition, advance: (next: Position) => void): boolean {
   const last = originOf(position, header.sid);
   const reached = last?.sequence ?? 0;
-  if (header.sequence <= reached) return false;
+  if (header.sequence <= reached) {
+    if (last === undefined || header.epoch <= last.epoch) return false;
+    throw new TokaidoError(
+      'REPLICATION',
+      `origin ${header.sid} began epoch ${header.epoch} at ${header.sequence}, this node has ${reached} of epoch ${last.epoch}`,
+      { hint: 'the origin lost transactions this node still has; the node resynchronises by itself' },
+    );
+  }
   if (header.sequence !== reached + 1 || header.epoch < (last?.epoch ?? 0)) {
     throw new TokaidoError(
       'REPLICATION',

@@ -1,0 +1,206 @@
+/** Both sides of a link, over links in memory: following, snapshots, refusals, lost tails. */
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import type { LocalStore } from '../../src/store/store.js';
+import { sid } from '../../src/base/types.js';
+import { originOf } from '../../src/log/position.js';
+import { eventually } from '../support/local-runtime.js';
+import { contents, put, TestCluster, type TestNode } from '../support/replication-pair.js';
+
+describe('a follower and its upstream', () => {
+  let cluster: TestCluster;
+  let root: TestNode;
+
+  beforeEach(() => {
+    cluster = new TestCluster();
+    root = cluster.root();
+    cluster.serve(root);
+  });
+  afterEach(async () => await cluster.close());
+
+  const rootStore = (): LocalStore => root.store as LocalStore;
+  const sequenceOf = (node: TestNode): number => originOf(node.store?.position() ?? [], sid(1))?.sequence ?? 0;
+
+  it('a node without data is seeded by a snapshot and then follows the log (invariant 10)', async () => {
+    for (let i = 0; i < 50; i++) await put(rootStore(), { [`k${i}`]: `v${i}`.repeat(1000) });
+    rootStore().write((t) => t.remove('default', Buffer.from('k7')));
+    const edge = cluster.node('edge', undefined);
+    // The log is whole, but a node without a store cannot apply log: it asks from the start and gets it all.
+    cluster.follow(edge, root);
+    await put(rootStore(), { later: 'yes' });
+    await eventually('the edge equals the root', () => contents(edge.store).later === 'yes');
+    assert.deepEqual(contents(edge.store), contents(rootStore()));
+    await eventually('positions are equal', () => sequenceOf(edge) === sequenceOf(root));
+  });
+
+  it('a follower with data goes on from its position without a snapshot', async () => {
+    const edge = cluster.node('edge', cluster.openStore(undefined));
+    await put(rootStore(), { a: '1' });
+    cluster.follow(edge, root);
+    await eventually('a arrived', () => contents(edge.store).a === '1');
+    await put(rootStore(), { a: '2', b: '3' });
+    await eventually('b arrived', () => contents(edge.store).b === '3');
+    assert.deepEqual(edge.loaded, []);
+    assert.deepEqual(contents(edge.store), { a: '2', b: '3' });
+  });
+
+  it('a relay hands on what it got, with the origins it came from (invariant 2)', async () => {
+    const relay = cluster.node('relay', cluster.openStore(undefined));
+    cluster.serve(relay);
+    const edge = cluster.node('edge', cluster.openStore(undefined));
+    cluster.follow(relay, root);
+    cluster.follow(edge, relay);
+    for (let i = 0; i < 20; i++) await put(rootStore(), { [`k${i}`]: `${i}` });
+    await eventually('the edge has all', () => sequenceOf(edge) === 20);
+    assert.deepEqual(contents(edge.store), contents(rootStore()));
+    assert.deepEqual(edge.store?.position(), rootStore().position());
+  });
+
+  it('a follower changes its upstream with its position and without a snapshot', async () => {
+    const relays = ['one', 'two'].map((name) => cluster.node(name, cluster.openStore(undefined)));
+    for (const relay of relays) {
+      cluster.serve(relay);
+      cluster.follow(relay, root);
+    }
+    const edge = cluster.node('edge', cluster.openStore(undefined));
+    const first = cluster.follow(edge, relays[0] as TestNode);
+    await put(rootStore(), { a: '1' });
+    await eventually('a arrived', () => contents(edge.store).a === '1');
+    first.up.destroy('cut');
+    await put(rootStore(), { b: '2' });
+    cluster.follow(edge, relays[1] as TestNode);
+    await eventually('b arrived', () => contents(edge.store).b === '2');
+    assert.deepEqual(edge.loaded, []);
+  });
+
+  it('a follower too far behind the log is brought up by a snapshot while it keeps serving what it had', async () => {
+    await cluster.close();
+    cluster = new TestCluster();
+    root = cluster.root('root', { retention: { bytes: 2000, ageMs: 3_600_000 } });
+    cluster.serve(root);
+    const edge = cluster.node('edge', cluster.openStore(undefined));
+    const link = cluster.follow(edge, root);
+    await put(rootStore(), { a: 'old' });
+    await eventually('a arrived', () => contents(edge.store).a === 'old');
+    link.up.destroy('cut');
+    for (let i = 0; i < 30; i++) await put(rootStore(), { a: `${i}`, [`k${i}`]: 'x'.repeat(500) });
+    while (await rootStore().sweep());
+    assert.equal(contents(edge.store).a, 'old');
+    cluster.follow(edge, root);
+    await eventually('a snapshot was loaded', () => edge.loaded.length === 1);
+    assert.deepEqual(contents(edge.store), contents(rootStore()));
+    await put(rootStore(), { after: 'all' });
+    await eventually('the log goes on behind the snapshot', () => contents(edge.store).after === 'all');
+  });
+
+  it('writes go on while a snapshot is read, and the copy is of one moment', async () => {
+    await cluster.close();
+    cluster = new TestCluster();
+    root = cluster.root('root', { retention: { bytes: 1, ageMs: 1 } });
+    cluster.serve(root);
+    for (let i = 0; i < 200; i++) await put(rootStore(), { [`k${String(i).padStart(3, '0')}`]: 'x'.repeat(8000) });
+    while (await rootStore().sweep());
+    const edge = cluster.node('edge', undefined);
+    cluster.follow(edge, root);
+    for (let i = 0; i < 50; i++) {
+      await put(rootStore(), { [`k${String(i).padStart(3, '0')}`]: `new ${i}`, [`n${i}`]: 'n' });
+    }
+    await eventually('the edge caught up', () => sequenceOf(edge) === sequenceOf(root));
+    assert.deepEqual(contents(edge.store), contents(rootStore()));
+    assert.equal(edge.loaded.length, 1);
+  });
+
+  it('a follower ahead of a root that lost its tail makes the root begin a new epoch, and is reseeded', async () => {
+    const edge = cluster.node('edge', cluster.openStore(undefined));
+    const link = cluster.follow(edge, root);
+    await put(rootStore(), { a: '1' });
+    await eventually('a arrived', () => sequenceOf(edge) === 1);
+    link.up.destroy('cut');
+    // A root restored from nothing: it has the sid, and none of the history.
+    const reborn = cluster.node('reborn', cluster.openStore(sid(1)));
+    cluster.serve(reborn);
+    cluster.follow(edge, reborn);
+    await eventually('the edge was reseeded', () => edge.loaded.length === 1);
+    assert.equal(reborn.store?.epoch, 2);
+    await put(reborn.store as LocalStore, { b: '2' });
+    await eventually('b arrived', () => contents(edge.store).b === '2');
+    assert.deepEqual(contents(edge.store), { b: '2' });
+  });
+
+  it('a recovering root takes its lost transactions back before it numbers anything new', async () => {
+    const edge = cluster.node('edge', cluster.openStore(undefined));
+    const link = cluster.follow(edge, root);
+    for (let i = 0; i < 5; i++) await put(rootStore(), { [`k${i}`]: `${i}` });
+    await eventually('all arrived', () => sequenceOf(edge) === 5);
+    link.up.destroy('cut');
+    const reborn = cluster.node('reborn', cluster.openStore(sid(1)));
+    const accounted: string[] = [];
+    cluster.serve(reborn, { isRecovering: () => true, onAccountedFor: (instance) => accounted.push(instance) });
+    cluster.follow(edge, reborn);
+    await eventually('the edge is accounted for', () => accounted.length === 1);
+    assert.deepEqual(contents(reborn.store), contents(edge.store));
+    assert.deepEqual(reborn.store?.position(), edge.store?.position());
+    assert.equal(reborn.store?.epoch, 1);
+    await put(reborn.store as LocalStore, { next: '6' });
+    await eventually('numbering went on', () => sequenceOf(edge) === 6);
+    assert.deepEqual(edge.loaded, []);
+  });
+
+  it('refuses to follow itself, a loop, and another cluster, each with its reason', async () => {
+    cluster.follow(root, root);
+    await eventually('it refused itself', () => root.ends.length === 1);
+    assert.match(root.ends[0] ?? '', /SELF.*would follow itself/);
+
+    const relay = cluster.node('relay', cluster.openStore(undefined));
+    cluster.serve(relay);
+    relay.upstreamPath = [root.self];
+    cluster.follow(root, relay);
+    await eventually('it refused the loop', () => root.ends.length === 2);
+    assert.match(root.ends[1] ?? '', /LOOP.*root -> relay -> root/);
+
+    const stranger = cluster.node('stranger', cluster.openStore(undefined));
+    cluster.follow(stranger, root, 'ffffffffffffffffffffffffffffffff');
+    await eventually('it refused the cluster', () => stranger.ends.length === 1);
+    assert.match(stranger.ends[0] ?? '', /CLUSTER/);
+  });
+
+  it('a slow follower costs a bounded queue, delays nobody, and catches up from the log (invariant 9)', async () => {
+    await cluster.close();
+    cluster = new TestCluster();
+    root = cluster.root();
+    cluster.serve(root, { queueBytes: 50_000, ringBytes: 20_000 });
+    const slow = cluster.node('slow', cluster.openStore(undefined));
+    const quick = cluster.node('quick', cluster.openStore(undefined));
+    const slowLink = cluster.follow(slow, root);
+    cluster.follow(quick, root);
+    await put(rootStore(), { a: '1' });
+    await eventually('both follow', () => sequenceOf(slow) === 1 && sequenceOf(quick) === 1);
+    slowLink.down.stalled = true;
+    for (let i = 0; i < 100; i++) await put(rootStore(), { [`k${i}`]: 'x'.repeat(10_000) });
+    await eventually('the quick one has all', () => sequenceOf(quick) === 101);
+    assert.ok(slowLink.down.queuedBytes < 50_000 + 20_000, `${slowLink.down.queuedBytes} bytes queued`);
+    slowLink.down.stalled = false;
+    slowLink.down.deliver();
+    await eventually('the slow one caught up', () => sequenceOf(slow) === 101);
+    assert.deepEqual(contents(slow.store), contents(rootStore()));
+  });
+
+  it('heartbeats tell a follower how old its data is', async () => {
+    const edge = cluster.node('edge', cluster.openStore(undefined));
+    assert.equal(edge.heartbeats.lagMs(cluster.runtime.nowMs()), undefined);
+    const link = cluster.follow(edge, root);
+    await eventually('a beat was covered', () => (edge.heartbeats.lagMs(cluster.runtime.nowMs()) ?? 1e9) < 1000);
+    link.up.destroy('cut');
+    await eventually('lag grows when cut off', () => (edge.heartbeats.lagMs(cluster.runtime.nowMs()) ?? 0) > 200);
+  });
+
+  it('bytes that are no protocol end that link and nothing else', async () => {
+    const edge = cluster.node('edge', cluster.openStore(undefined));
+    const { up } = cluster.follow(edge, root);
+    up.send([Buffer.from('GET / HTTP/1.1\r\n\r\n')]);
+    await eventually('the link ended', () => edge.ends.length === 1);
+    assert.match(edge.ends[0] ?? '', /PROTOCOL/);
+    await put(rootStore(), { a: '1' });
+    assert.equal(contents(rootStore()).a, '1');
+  });
+});
