@@ -1,0 +1,47 @@
+/** Keys and certificates on disk: written whole or not at all, keys for their owner only, nothing overwritten unasked. */
+import { chmodSync, closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
+
+const KEY_MODE = 0o600;
+const PUBLIC_MODE = 0o644;
+
+/** Errors: `IDENTITY` when the file exists already. */
+export function writeNew(path: string, text: string, kind: 'key' | 'public'): void {
+  if (existsSync(path)) {
+    throw new TokaidoError('IDENTITY', `${path} exists already; nothing was overwritten`, {
+      hint: 'choose another folder, or move the old file away',
+    });
+  }
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  const mode = kind === 'key' ? KEY_MODE : PUBLIC_MODE;
+  const temporary = `${path}.${process.pid}.new`;
+  const file = openSync(temporary, 'wx', mode);
+  try {
+    writeSync(file, text);
+    fsyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+  chmodSync(temporary, mode);
+  renameSync(temporary, path);
+}
+
+/** Errors: `IDENTITY` when it cannot be read. */
+export function readPublic(path: string, what: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    const hint = codeOf(error) === 'ENOENT' ? 'check the path in the configuration, or issue it with `tokaido ca issue`' : 'check its permissions';
+    throw new TokaidoError('IDENTITY', `cannot read the ${what} ${path}: ${messageOf(error)}`, { hint, cause: error });
+  }
+}
+
+/** Errors: `IDENTITY` when it cannot be read, or others could read it too. */
+export function readKey(path: string, what: string): string {
+  const text = readPublic(path, what);
+  if (process.platform !== 'win32' && (statSync(path).mode & 0o077) !== 0) {
+    throw new TokaidoError('IDENTITY', `the ${what} ${path} can be read by others`, { hint: `run: chmod 600 ${path}` });
+  }
+  return text;
+}

@@ -1,0 +1,87 @@
+/** Who may be whose upstream or follower: a pure decision on facts, so that every case can be tested without a socket. */
+import { unreachable } from '../base/errors.js';
+import { type Identity, identityOf } from './names.js';
+
+/** What transport learned about the peer from TLS. */
+export interface PeerFacts {
+  /** Whether the peer presented a certificate at all. */
+  readonly presented: boolean;
+  /** OpenSSL's verdict on chain and dates: `undefined` when it verified to our CA. */
+  readonly verifyError: string | undefined;
+  readonly subjectAltName: string | undefined;
+}
+
+/** Stable reasons of a refusal, for logs and metrics. */
+export type RefusalReason =
+  | 'no-certificate'
+  | 'untrusted-ca'
+  | 'expired'
+  | 'not-yet-valid'
+  | 'not-verified'
+  | 'no-identity'
+  | 'wrong-cluster'
+  | 'wrong-role'
+  | 'wrong-name';
+
+export interface Refusal {
+  readonly reason: RefusalReason;
+  readonly message: string;
+}
+
+export type Verdict = { readonly identity: Identity } | { readonly refused: Refusal };
+
+/** What the peer wants to be to us. */
+export type PeerSide = 'upstream' | 'follower';
+
+const VERIFY_REASONS: Readonly<Record<string, RefusalReason>> = {
+  CERT_HAS_EXPIRED: 'expired',
+  CERT_NOT_YET_VALID: 'not-yet-valid',
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'untrusted-ca',
+  UNABLE_TO_GET_ISSUER_CERT: 'untrusted-ca',
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'untrusted-ca',
+  SELF_SIGNED_CERT_IN_CHAIN: 'untrusted-ca',
+  DEPTH_ZERO_SELF_SIGNED_CERT: 'untrusted-ca',
+  CERT_SIGNATURE_FAILURE: 'untrusted-ca',
+};
+
+const MESSAGES: Readonly<Partial<Record<RefusalReason, string>>> = {
+  expired: 'its certificate has expired',
+  'not-yet-valid': 'its certificate is not valid yet (compare the clocks)',
+  'untrusted-ca': 'its certificate is not from the CA of this cluster',
+};
+
+function refused(reason: RefusalReason, message: string): Verdict {
+  return { refused: { reason, message } };
+}
+
+function mayBe(side: PeerSide, peer: Identity): boolean {
+  switch (side) {
+    case 'upstream':
+      return peer.role === 'root' || peer.role === 'relay';
+    case 'follower':
+      return peer.role === 'relay' || peer.role === 'edge';
+    default:
+      return unreachable(side);
+  }
+}
+
+/** Decides on a peer. Whatever is not known to be right is refused. `expectedName` pins an upstream by name. */
+export function checkPeer(facts: PeerFacts, self: Identity, side: PeerSide, expectedName?: string): Verdict {
+  if (!facts.presented) return refused('no-certificate', 'it presented no certificate');
+  if (facts.verifyError !== undefined) {
+    const reason = VERIFY_REASONS[facts.verifyError] ?? 'not-verified';
+    return refused(reason, MESSAGES[reason] ?? `its certificate does not verify: ${facts.verifyError}`);
+  }
+  const identity = identityOf(facts.subjectAltName);
+  if (identity === undefined) return refused('no-identity', 'its certificate does not carry exactly one tokaido:// name');
+  if (identity.clusterId !== self.clusterId) {
+    return refused('wrong-cluster', `it belongs to cluster ${identity.clusterId}, this node to ${self.clusterId}`);
+  }
+  if (!mayBe(side, identity)) {
+    return refused('wrong-role', `a certificate of role ${identity.role} may not be ${side === 'upstream' ? 'an upstream' : 'a follower'}`);
+  }
+  if (expectedName !== undefined && identity.name !== expectedName) {
+    return refused('wrong-name', `it is ${identity.name}, the configuration expects ${expectedName}`);
+  }
+  return { identity };
+}
