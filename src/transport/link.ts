@@ -1,0 +1,25 @@
+/** An authenticated connection to a peer: what transport offers and replication uses. */
+import type { Identity } from '../pki/names.js';
+
+export interface Link {
+  /** Who the peer proved to be. */
+  readonly peer: Identity;
+  readonly peerAddress: string;
+  /** Queues bytes in order. */
+  send(chunks: readonly Buffer[]): void;
+  /** Bytes queued here and not yet handed to the kernel. */
+  readonly queuedBytes: number;
+  pause(): void;
+  resume(): void;
+  /** Sends what is queued, then closes; gives up after a bounded wait. */
+  close(): void;
+  destroy(reason: string): void;
+}
+
+export interface LinkHandlers {
+  onData(chunk: Buffer): void;
+  /** The queue emptied after it had grown. */
+  onDrain(): void;
+  /** Exactly once. */
+  onClose(reason: string): void;
+}

@@ -1,0 +1,347 @@
+/**
+ * Links over mutually authenticated TLS 1.3, for both ends. Nothing of ours is read from or written to a peer before its
+ * certificate was verified against the cluster's CA and its identity passed the policy (invariant 7).
+ *
+ * Two choices that need a reason. The server takes the verdict on the client's certificate itself
+ * (`rejectUnauthorized: false` and a check before the first byte) because the runtime would otherwise close the socket
+ * without telling anybody why, and an operator at night needs to know. And no sessions are resumed: a resumed session
+ * carries the verdict of an earlier one.
+ */
+import { constants } from 'node:crypto';
+import type { AddressInfo, Socket } from 'node:net';
+import { connect as tlsConnect, createServer, type PeerCertificate, type TLSSocket } from 'node:tls';
+import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
+import type { Logger } from '../base/logger.js';
+import type { Runtime } from '../base/runtime.js';
+import type { NodeIdentity } from '../pki/identity.js';
+import type { Identity } from '../pki/names.js';
+import { checkPeer, type PeerFacts, type RefusalReason } from '../pki/policy.js';
+import type { Link, LinkHandlers } from './link.js';
+
+const PROTOCOL = 'tokaido/1';
+const HANDSHAKE_TIMEOUT_MS = 10_000;
+const CONNECT_TIMEOUT_MS = 10_000;
+/** How long a graceful close may take. */
+const CLOSE_TIMEOUT_MS = 2_000;
+/** Longest timer the runtime can hold; a certificate that lives longer is looked at again then. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+/** One address is logged at most this often per reason; further refusals are counted. */
+const REFUSAL_LOG_MS = 1_000;
+const MAX_REFUSAL_ENTRIES = 1_000;
+
+const COMMON = {
+  minVersion: 'TLSv1.3',
+  maxVersion: 'TLSv1.3',
+  ALPNProtocols: [PROTOCOL],
+  secureOptions: constants.SSL_OP_NO_TICKET,
+} as const;
+
+function credentials({ certificatePem, keyPem, caPem }: NodeIdentity): { cert: string; key: string; ca: string } {
+  return { cert: certificatePem, key: keyPem, ca: caPem };
+}
+
+function addressOf(socket: Socket): string {
+  return `${socket.remoteAddress ?? '?'}:${socket.remotePort ?? '?'}`;
+}
+
+function factsOf(socket: TLSSocket): PeerFacts {
+  const certificate = socket.getPeerCertificate();
+  const presented = Object.keys(certificate).length > 0;
+  // Node gives an Error on one side and a code on the other.
+  const problem: unknown = socket.authorizationError;
+  const code = problem == null ? undefined : (codeOf(problem) ?? String(problem));
+  const verifyError = socket.authorized ? undefined : (code ?? 'UNVERIFIED');
+  return { presented, verifyError, subjectAltName: certificate.subjectaltname };
+}
+
+function describeCertificate(certificate: PeerCertificate): object {
+  if (Object.keys(certificate).length === 0) return {};
+  const { subject, subjectaltname, valid_to: validTo, fingerprint256: fingerprint } = certificate;
+  return { subject: subject?.CN, names: subjectaltname, validTo, fingerprint };
+}
+
+/** What OpenSSL's refusals mean, for people. */
+function explainTlsError(error: unknown): string {
+  const code = codeOf(error) ?? '';
+  const text = messageOf(error);
+  if (/UNSUPPORTED_PROTOCOL|WRONG_VERSION|VERSION_TOO_LOW|protocol version/i.test(`${code} ${text}`)) {
+    return /WRONG_VERSION_NUMBER|wrong version number/i.test(`${code} ${text}`)
+      ? 'the peer does not speak TLS'
+      : 'the peer offers only TLS older than 1.3';
+  }
+  if (/HTTP_REQUEST|http request/i.test(`${code} ${text}`)) return 'the peer speaks plain HTTP, not TLS';
+  if (/ALPN|no application protocol/i.test(`${code} ${text}`)) return 'the peer does not speak Tokaido replication';
+  if (code === 'ERR_TLS_HANDSHAKE_TIMEOUT') return 'the TLS handshake took too long';
+  if (code === 'ECONNRESET') return 'the peer closed the connection during the handshake';
+  if (/certificate.?expired/i.test(text)) return 'the peer says that our certificate has expired';
+  if (/unknown ca/i.test(text)) return 'the peer does not trust our certificate';
+  if (/unexpected message|bad record|packet length|decode error|unsupported/i.test(text)) return 'the peer does not speak TLS';
+  return text;
+}
+
+/** A socket that passed all checks, as a `Link`. */
+class TlsLink implements Link {
+  readonly peer: Identity;
+  readonly peerAddress: string;
+  readonly #socket: TLSSocket;
+  readonly #runtime: Runtime;
+  #reason: string | undefined;
+
+  constructor(socket: TLSSocket, peer: Identity, runtime: Runtime) {
+    this.#socket = socket;
+    this.peer = peer;
+    this.peerAddress = addressOf(socket);
+    this.#runtime = runtime;
+  }
+
+  /** Hands events over; from here on bytes flow. */
+  attach(handlers: LinkHandlers): void {
+    const socket = this.#socket;
+    const expiry = this.#closeAtExpiry();
+    socket.on('data', (chunk: Buffer) => handlers.onData(chunk));
+    socket.on('drain', () => handlers.onDrain());
+    socket.on('error', (error) => {
+      this.#reason ??= explainTlsError(error);
+    });
+    socket.on('close', () => {
+      expiry();
+      handlers.onClose(this.#reason ?? 'the peer closed the link');
+    });
+  }
+
+  /** The peer's certificate ends while the link is open: so does the link. */
+  #closeAtExpiry(): () => void {
+    const endMs = Date.parse(this.#socket.getPeerCertificate().valid_to);
+    let cancel = (): void => undefined;
+    const arm = (): void => {
+      const leftMs = endMs - this.#runtime.nowMs();
+      if (leftMs <= 0) {
+        this.destroy('the certificate of the peer has expired');
+        return;
+      }
+      const timer = this.#runtime.after(Math.min(leftMs, MAX_TIMER_MS), arm);
+      cancel = () => timer.cancel();
+    };
+    arm();
+    return () => cancel();
+  }
+
+  send(chunks: readonly Buffer[]): void {
+    if (this.#socket.destroyed || this.#socket.writableEnded) return;
+    if (chunks.length > 1) this.#socket.cork();
+    for (const chunk of chunks) this.#socket.write(chunk);
+    if (chunks.length > 1) this.#socket.uncork();
+  }
+
+  get queuedBytes(): number {
+    return this.#socket.writableLength;
+  }
+
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  close(): void {
+    if (this.#socket.destroyed) return;
+    this.#reason ??= 'closed by this node';
+    this.#socket.end();
+    const timer = this.#runtime.after(CLOSE_TIMEOUT_MS, () => this.#socket.destroy());
+    this.#socket.once('close', () => timer.cancel());
+  }
+
+  destroy(reason: string): void {
+    this.#reason ??= reason;
+    this.#socket.destroy();
+  }
+}
+
+export interface FollowerListenerOptions {
+  readonly host: string;
+  readonly port: number;
+  /** The identity to prove; asked at every handshake, so that it can be replaced while running. */
+  readonly identity: () => NodeIdentity;
+  readonly log: Logger;
+  readonly runtime: Runtime;
+  /** Most connections at a time, those in the handshake included. */
+  readonly maxConnections: number;
+  /** A peer passed all checks. Returns who handles its events. */
+  onLink(link: Link): LinkHandlers;
+}
+
+export interface FollowerListener {
+  readonly port: number;
+  /** Refusals since the start, by reason; for metrics. */
+  readonly refusals: ReadonlyMap<string, number>;
+  /** Uses the current identity for new connections. */
+  reload(): void;
+  close(): Promise<void>;
+}
+
+/** Logs refusals without letting a stranger fill the disk. */
+class RefusalLog {
+  readonly counts = new Map<string, number>();
+  readonly #log: Logger;
+  readonly #runtime: Runtime;
+  readonly #lastMs = new Map<string, number>();
+
+  constructor(log: Logger, runtime: Runtime) {
+    this.#log = log;
+    this.#runtime = runtime;
+  }
+
+  refuse(socket: Socket, reason: RefusalReason | 'tls' | 'too-many', message: string, details: object = {}): void {
+    this.counts.set(reason, (this.counts.get(reason) ?? 0) + 1);
+    const nowMs = this.#runtime.monotonicMs();
+    const key = `${reason} ${socket.remoteAddress ?? '?'} ${message}`;
+    if (nowMs - (this.#lastMs.get(key) ?? Number.NEGATIVE_INFINITY) < REFUSAL_LOG_MS) return;
+    if (this.#lastMs.size >= MAX_REFUSAL_ENTRIES) this.#lastMs.clear();
+    this.#lastMs.set(key, nowMs);
+    this.#log.warn({ address: addressOf(socket), reason, ...details }, `replication peer refused: ${message}`);
+  }
+}
+
+/** Listens for followers. Errors: `NETWORK` when the address cannot be used. */
+export async function listenForFollowers(options: FollowerListenerOptions): Promise<FollowerListener> {
+  const { identity, log, runtime } = options;
+  const refusals = new RefusalLog(log, runtime);
+  const sockets = new Set<Socket>();
+  const server = createServer({
+    ...COMMON,
+    ...credentials(identity()),
+    requestCert: true,
+    rejectUnauthorized: false,
+    handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
+    sessionTimeout: 1,
+    noDelay: true,
+    keepAlive: true,
+    keepAliveInitialDelay: 15_000,
+  });
+  server.maxConnections = options.maxConnections;
+  server.on('connection', (socket: Socket) => {
+    sockets.add(socket);
+    // A handshake that fails reports through tlsClientError; a raw socket that breaks must not end the process.
+    socket.on('error', () => undefined);
+    socket.on('close', () => sockets.delete(socket));
+  });
+  server.on('drop', () => {
+    refusals.counts.set('too-many', (refusals.counts.get('too-many') ?? 0) + 1);
+    log.warn({ limit: options.maxConnections }, 'replication peer refused: too many connections (replication.maxFollowers)');
+  });
+  server.on('tlsClientError', (error, socket) => {
+    refusals.refuse(socket, 'tls', explainTlsError(error));
+    socket.destroy();
+  });
+  server.on('secureConnection', (socket) => {
+    socket.on('error', () => undefined);
+    const details = describeCertificate(socket.getPeerCertificate());
+    if (socket.alpnProtocol !== PROTOCOL) {
+      refusals.refuse(socket, 'tls', 'the peer does not speak Tokaido replication', details);
+      socket.destroy();
+      return;
+    }
+    const verdict = checkPeer(factsOf(socket), identity().identity, 'follower');
+    if ('refused' in verdict) {
+      refusals.refuse(socket, verdict.refused.reason, verdict.refused.message, details);
+      socket.destroy();
+      return;
+    }
+    const link = new TlsLink(socket, verdict.identity, runtime);
+    link.attach(options.onLink(link));
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error) => reject(cannotListen(options, error)));
+    server.listen(options.port, options.host, resolve);
+  });
+  server.on('error', (error) => log.error({ reason: messageOf(error) }, 'the replication listener failed'));
+  return {
+    port: (server.address() as AddressInfo).port,
+    refusals: refusals.counts,
+    reload: () => server.setSecureContext({ ...COMMON, ...credentials(identity()) }),
+    close: async () => {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      // Links that are closing in good order get their moment; the rest is cut.
+      const timer = runtime.after(CLOSE_TIMEOUT_MS, () => {
+        for (const socket of sockets) socket.destroy();
+      });
+      await closed;
+      timer.cancel();
+    },
+  };
+}
+
+/** Why a listener could not open, with what to do. */
+export function cannotListen({ host, port }: { readonly host: string; readonly port: number }, error: unknown): TokaidoError {
+  const inUse = codeOf(error) === 'EADDRINUSE';
+  return new TokaidoError('NETWORK', `cannot listen on ${host}:${port}: ${messageOf(error)}`, {
+    hint: inUse ? 'another process uses this port: choose another one, or stop that process' : 'check host and port in the configuration',
+    cause: error,
+  });
+}
+
+export interface ConnectOptions {
+  readonly host: string;
+  readonly port: number;
+  /** The name the upstream's certificate must carry; any root or relay of the cluster when absent. */
+  readonly expectedName: string | undefined;
+  readonly identity: () => NodeIdentity;
+  readonly log: Logger;
+  readonly runtime: Runtime;
+  onLink(link: Link): LinkHandlers;
+}
+
+/** Connects to an upstream; resolves once the link is handed over. Errors: `NETWORK`, `IDENTITY`. */
+export async function connectToUpstream(options: ConnectOptions): Promise<void> {
+  const { host, port, identity, runtime } = options;
+  await new Promise<void>((resolve, reject) => {
+    const socket = tlsConnect({
+      ...COMMON,
+      ...credentials(identity()),
+      host,
+      port,
+      // Without a name to verify, Node would fall back to the address; identity is the URI name, checked below.
+      checkServerIdentity: () => undefined,
+    });
+    const timer = runtime.after(CONNECT_TIMEOUT_MS, () => {
+      socket.destroy(new TokaidoError('TIMEOUT', `no TLS connection within ${CONNECT_TIMEOUT_MS} ms`));
+    });
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, 15_000);
+    const failed = (error: unknown): void => {
+      timer.cancel();
+      socket.destroy();
+      reject(new TokaidoError('NETWORK', `cannot link to ${host}:${port}: ${explainConnectError(error)}`, { cause: error }));
+    };
+    const closed = (): void => failed(new Error('the upstream closed the connection during the handshake'));
+    socket.once('error', failed);
+    socket.once('close', closed);
+    socket.once('secureConnect', () => {
+      const verdict = checkPeer(factsOf(socket), identity().identity, 'upstream', options.expectedName);
+      if ('refused' in verdict) {
+        failed(new TokaidoError('IDENTITY', `refused the upstream: ${verdict.refused.message}`));
+        return;
+      }
+      timer.cancel();
+      socket.off('error', failed);
+      socket.off('close', closed);
+      const link = new TlsLink(socket, verdict.identity, runtime);
+      link.attach(options.onLink(link));
+      resolve();
+    });
+  });
+}
+
+const VERIFY_TEXT: Readonly<Record<string, string>> = {
+  CERT_HAS_EXPIRED: 'the certificate of the upstream has expired',
+  CERT_NOT_YET_VALID: 'the certificate of the upstream is not valid yet (compare the clocks)',
+};
+
+function explainConnectError(error: unknown): string {
+  const code = codeOf(error) ?? '';
+  if (VERIFY_TEXT[code] !== undefined) return VERIFY_TEXT[code];
+  if (/SELF_SIGNED|UNABLE_TO|SIGNATURE/.test(code)) return 'the certificate of the upstream is not from the CA of this cluster';
+  return explainTlsError(error);
+}
