@@ -151,4 +151,9 @@ export class Commands {
     });
     return await this.#acknowledged(written);
   }
+
+  /** Removes every record of a database, as one transaction. */
+  async clear(database: Database): Promise<void> {
+    await this.#acknowledged(this.#writable().write((transaction) => transaction.clear(database.name)));
+  }
 }

@@ -1,0 +1,159 @@
+/** Reads a configuration file: YAML to a checked `NodeConfig`, or one error that says where and what instead. */
+import { readFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import { isMap, LineCounter, type Node as YamlNode, parseDocument } from 'yaml';
+import { z } from 'zod';
+import { messageOf, TokaidoError } from '../../base/errors.js';
+import { type NodeConfig, schema } from './schema.js';
+
+/** Errors: `CONFIG`. */
+export async function loadConfig(path: string): Promise<NodeConfig> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    throw new TokaidoError('CONFIG', `cannot read the configuration ${path}: ${messageOf(error)}`, { cause: error });
+  }
+  return parseConfig(text, path);
+}
+
+/** Errors: `CONFIG`, naming file, line, key, and the nearest valid key for an unknown one. */
+export function parseConfig(text: string, path: string): NodeConfig {
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines });
+  const [problem] = document.errors;
+  if (problem !== undefined) throw new TokaidoError('CONFIG', `${path} is not valid YAML: ${problem.message}`);
+  const where = (keys: readonly PropertyKey[]): string => {
+    const offset = offsetOf(document.contents, keys);
+    return offset === undefined ? path : `${path}:${lines.linePos(offset).line}`;
+  };
+  const parsed = schema.safeParse(document.toJS() ?? {});
+  if (!parsed.success) {
+    const problems = parsed.error.issues.flatMap((issue) => explain(issue, where));
+    throw new TokaidoError('CONFIG', problems.join('\n'), { hint: 'every key is described in docs/reference/config.md' });
+  }
+  const config = complete(parsed.data, dirname(resolve(path)));
+  for (const { keys, message } of crossCheck(config)) throw new TokaidoError('CONFIG', `${where(keys)}: ${message}`);
+  return config;
+}
+
+/** Where a key stands in the file; where its nearest parent does if it is missing. */
+function offsetOf(root: unknown, keys: readonly PropertyKey[]): number | undefined {
+  let node = root as YamlNode | null;
+  let offset: number | undefined;
+  for (const key of keys) {
+    if (!isMap(node)) break;
+    const pair = node.items.find((item) => String((item.key as { value?: unknown }).value) === String(key));
+    if (pair === undefined) break;
+    offset = (pair.key as YamlNode).range?.[0];
+    node = pair.value as YamlNode | null;
+  }
+  return offset;
+}
+
+function explain(issue: z.core.$ZodIssue, where: (keys: readonly PropertyKey[]) => string): string[] {
+  const name = issue.path.map(String).join('.');
+  if (issue.code === 'unrecognized_keys') {
+    const known = keysAt(issue.path);
+    return issue.keys.map((key) => {
+      const full = [...issue.path, key];
+      const near = nearest(key, known);
+      const help = near === undefined ? `known are ${known.join(', ')}` : `did you mean ${near}?`;
+      return `${where(full)}: unknown key ${full.map(String).join('.')}: ${help}`;
+    });
+  }
+  if (issue.code === 'invalid_union') {
+    // Say what is wrong with the form that came nearest, rather than that none fits.
+    const [inner] = issue.errors.toSorted((a, b) => a.length - b.length);
+    const deeper = inner?.filter((other) => other.code !== 'invalid_type' || other.path.length > 0) ?? [];
+    if (deeper.length > 0) return deeper.flatMap((other) => explain({ ...other, path: [...issue.path, ...other.path] }, where));
+  }
+  return [`${where(issue.path)}: ${name === '' ? 'the configuration' : name}: ${issue.message}`];
+}
+
+/** The keys that the schema knows at a path. */
+function keysAt(path: readonly PropertyKey[]): string[] {
+  let node = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }) as JsonSchema;
+  for (const key of path) {
+    const options = [node, ...(node.anyOf ?? [])];
+    const next = options.map((option) => (typeof key === 'number' ? option.items : option.properties?.[String(key)])).find(Boolean);
+    if (next === undefined) return [];
+    node = next;
+  }
+  return [node, ...(node.anyOf ?? [])].flatMap((option) => Object.keys(option.properties ?? {}));
+}
+
+/** As much of JSON Schema as the reference and the error texts need. */
+export interface JsonSchema {
+  readonly properties?: Readonly<Record<string, JsonSchema>>;
+  readonly items?: JsonSchema;
+  readonly anyOf?: readonly JsonSchema[];
+  readonly description?: string;
+  readonly default?: unknown;
+  readonly type?: string;
+  readonly enum?: readonly unknown[];
+  readonly const?: unknown;
+  readonly required?: readonly string[];
+}
+
+/** The candidate at the smallest edit distance, unless nothing is near. */
+export function nearest(word: string, candidates: readonly string[]): string | undefined {
+  const ranked = candidates.map((candidate) => ({ candidate, distance: editDistance(word.toLowerCase(), candidate.toLowerCase()) }));
+  const [best] = ranked.sort((a, b) => a.distance - b.distance);
+  return best !== undefined && best.distance <= Math.max(2, word.length / 2) ? best.candidate : undefined;
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const swap = (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(swap, (row[j] as number) + 1, (next[j - 1] as number) + 1));
+    }
+    row = next;
+  }
+  return row[b.length] as number;
+}
+
+/** Fills what depends on other keys and makes paths absolute. */
+function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
+  const path = (file: string): string => resolve(base, file);
+  const { identity, postgres } = parsed;
+  const passwordFile = postgres?.passwordFile;
+  return {
+    ...parsed,
+    data: path(parsed.data),
+    identity: { certificate: path(identity.certificate), key: path(identity.key), ca: path(identity.ca) },
+    upstreams: parsed.upstreams.map(({ address, name }) => ({ ...address, name })),
+    durability: parsed.durability ?? (parsed.role === 'root' ? 'flushed' : 'committed'),
+    listen: parsed.role === 'edge' ? { ...parsed.listen, replication: false } : parsed.listen,
+    ...(postgres === undefined
+      ? {}
+      : { postgres: { ...postgres, ...(passwordFile === undefined ? {} : { passwordFile: path(passwordFile) }) } }),
+  };
+}
+
+/** What the schema cannot say: rules between keys. */
+function* crossCheck(config: NodeConfig): Generator<{ keys: readonly string[]; message: string }> {
+  if (config.role === 'root') {
+    if (config.sid === undefined) yield { keys: ['role'], message: 'a root needs sid: its server id, 1 to 65535, unique in the cluster' };
+    if (config.upstreams.length > 0) yield { keys: ['upstreams'], message: 'a root follows nobody: remove upstreams, or make this node a relay' };
+  } else {
+    if (config.upstreams.length === 0) yield { keys: ['role'], message: `${config.role === 'edge' ? 'an edge' : 'a relay'} needs upstreams: whom to follow` };
+    if (config.sid !== undefined) yield { keys: ['sid'], message: 'only a root has a sid: this node takes no writes of its own' };
+    if (config.postgres !== undefined) yield { keys: ['postgres'], message: 'only a root is fed from Postgres' };
+  }
+  if (new Set(config.databases).size !== config.databases.length) yield { keys: ['databases'], message: 'a database is named twice' };
+  for (const { table, database } of config.postgres?.tables ?? []) {
+    if (!config.databases.includes(database)) {
+      yield { keys: ['postgres', 'tables'], message: `table ${table} goes to database ${database}, which is not in databases` };
+    }
+  }
+  if (config.limits.valueBytes + config.limits.keyBytes > config.limits.transactionBytes) {
+    yield { keys: ['limits'], message: 'limits.transactionBytes must have room for a value of limits.valueBytes' };
+  }
+  if (config.limits.transactionBytes > 64 * 2 ** 20) {
+    yield { keys: ['limits'], message: 'limits.transactionBytes may be at most 64MiB: a transaction travels in one frame' };
+  }
+}

@@ -1,0 +1,160 @@
+/**
+ * The one schema of the configuration: every key with its meaning, unit and default. `load.ts` validates a file against
+ * it, docs/reference/config.md is generated from it.
+ */
+import { z } from 'zod';
+
+const SIZE_UNITS: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
+const TIME_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+function quantity(units: Readonly<Record<string, number>>, example: string) {
+  const names = Object.keys(units).join('|');
+  const form = new RegExp(`^(\\d+(?:\\.\\d+)?) ?(${names})$`);
+  return z.union([z.number().int().nonnegative(), z.string()]).transform((value, context) => {
+    if (typeof value === 'number') return value;
+    const [, amount, unit] = form.exec(value) ?? [];
+    if (amount === undefined || unit === undefined) {
+      context.addIssue({ code: 'custom', message: `must be a number or a text such as ${example}, not ${JSON.stringify(value)}` });
+      return z.NEVER;
+    }
+    return Math.round(Number(amount) * (units[unit] as number));
+  });
+}
+
+/** Bytes: a number, or a text with a unit (`64MiB`). */
+const size = (fallback: string) => quantity(SIZE_UNITS, '64MiB').prefault(fallback);
+/** Milliseconds: a number, or a text with a unit (`30s`). */
+const duration = (fallback: string) => quantity(TIME_UNITS, '30s').prefault(fallback);
+const count = (fallback: number) => z.number().int().positive().default(fallback);
+
+function listener(port: number, what: string) {
+  return z.strictObject({
+    host: z.string().default('127.0.0.1').describe(`Address to bind ${what} to. Loopback unless told otherwise.`),
+    port: z.number().int().min(0).max(65_535).default(port).describe('TCP port; 0 lets the system choose.'),
+  });
+}
+
+const address = z
+  .string()
+  .regex(/^(\[[0-9a-fA-F:]+\]|[^:[\]]+):\d{1,5}$/, 'must be HOST:PORT')
+  .transform((text) => {
+    const at = text.lastIndexOf(':');
+    return { host: text.slice(0, at).replace(/^\[|\]$/g, ''), port: Number(text.slice(at + 1)) };
+  });
+
+const upstream = z.strictObject({
+  address: address.describe('HOST:PORT of the replication listener of a relay or root.'),
+  name: z.string().optional().describe('Name its certificate must carry; any relay or root of the cluster when absent.'),
+});
+
+const tableMapping = z.strictObject({
+  table: z.string().describe('Table, with its schema: `public.dns_records`.'),
+  database: z.string().describe('Database its rows go to.'),
+  key: z.string().describe('Key template: literal text and `{column}`, such as `{zone}/{name}/{type}`.'),
+  value: z
+    .union([z.strictObject({ column: z.string() }), z.strictObject({ json: z.union([z.literal('all'), z.array(z.string()).min(1)]) })])
+    .describe('`{column: NAME}`: that column (bytea as it is); `{json: all}` or `{json: [columns]}`: the row as JSON.'),
+  expires: z.strictObject({ column: z.string() }).optional().describe('Column (timestamptz) with the expiration time.'),
+});
+
+const postgres = z.strictObject({
+  connection: z.string().describe('Connection URL. Prefer passwordFile to a password in it.'),
+  passwordFile: z.string().optional().describe('File with the password, readable by its owner only.'),
+  slot: z.string().regex(/^[a-z0-9_]{1,63}$/, 'must be 1 to 63 of a-z 0-9 _').default('tokaido').describe('Replication slot.'),
+  publication: z.string().regex(/^[a-z0-9_]{1,63}$/, 'must be 1 to 63 of a-z 0-9 _').default('tokaido').describe('Publication.'),
+  create: z.boolean().default(true).describe('Create publication and slot at start when they are missing.'),
+  tables: z.array(tableMapping).min(1).describe('Which tables go where.'),
+  statusMs: duration('1s').describe('How often Postgres is told how far we are.'),
+  heartbeatMs: duration('10s').describe('How often a message is written to the WAL so that an idle slot moves; 0 never.'),
+  silenceMs: duration('30s').describe('A connection that says nothing for this long is given up.'),
+  maxTransactionBytes: size('8MiB').describe('A larger Postgres transaction is applied in parts.'),
+  maxTransactionChanges: count(50_000).describe('Likewise, in row changes.'),
+  maxUnappliedBytes: size('32MiB').describe('Bytes received and not yet committed before Postgres is made to wait.'),
+});
+
+export const schema = z.strictObject({
+  name: z.string().optional().describe("The node's name; when given, it must equal the certificate's."),
+  role: z.enum(['root', 'relay', 'edge']).describe("What this node is; must equal the certificate's role."),
+  data: z.string().describe('Data directory.'),
+  sid: z.number().int().min(1).max(65_535).optional().describe('Server id of a root, unique in the cluster.'),
+  databases: z.array(z.string().regex(/^[A-Za-z0-9_.-]{1,128}$/, 'must be 1 to 128 of A-Z a-z 0-9 _ . -')).min(1).default(['default']).describe("Databases in the order of Kyoto Tycoon's numbers."),
+  identity: z
+    .strictObject({
+      certificate: z.string().default('node.crt').describe("The node's certificate (PEM)."),
+      key: z.string().default('node.key').describe('Its private key (PEM), readable by its owner only.'),
+      ca: z.string().default('ca.crt').describe("The cluster's CA certificate (PEM)."),
+    })
+    .prefault({})
+    .describe('Certificate, key and CA.'),
+  listen: z
+    .strictObject({
+      clients: z.union([z.literal(false), listener(1978, 'the client listener')]).prefault({}).describe('Clients: REST and the binary protocol; false for none.'),
+      replication: z.union([z.literal(false), listener(1979, 'the replication listener')]).prefault({}).describe('Followers, over mutual TLS; roots and relays only.'),
+      admin: z.union([z.literal(false), listener(1980, 'the admin listener')]).prefault({}).describe('Health, status and metrics; false for none.'),
+    })
+    .prefault({})
+    .describe('Listeners.'),
+  upstreams: z.array(upstream).max(64).default([]).describe('Whom a relay or edge follows, in order of preference.'),
+  durability: z.enum(['flushed', 'committed']).optional().describe('What an acknowledged write survives: the power (flushed) or only the process (committed). Default: flushed on a root, committed elsewhere.'),
+  store: z
+    .strictObject({
+      maxSizeBytes: size('64GiB').describe('Most bytes the data file may grow to.'),
+      commitIntervalMs: z.number().int().nonnegative().default(0).describe('Least time between two commits, ms. A few ms save processor time where many nodes share a machine.'),
+      commitChanges: count(2000).describe('A commit takes no more once it has this many changes.'),
+      commitBytes: size('1MiB').describe('Likewise, in bytes.'),
+      expiryIntervalMs: duration('1s').describe('How often expired records are collected and the log is trimmed.'),
+    })
+    .prefault({})
+    .describe('The store.'),
+  log: z
+    .strictObject({
+      retainBytes: size('256MiB').describe('The update log is cut beyond this size.'),
+      retainAgeMs: duration('24h').describe('And beyond this age.'),
+    })
+    .prefault({})
+    .describe('The update log. A follower that was away longer is brought up by a snapshot.'),
+  replication: z
+    .strictObject({
+      heartbeatMs: duration('500ms').describe('How often an upstream says that it is there and how new its data is.'),
+      silenceMs: duration('10s').describe('An upstream that says nothing for this long is given up.'),
+      reconnectMinMs: duration('100ms').describe('First wait before connecting again (with jitter).'),
+      reconnectMaxMs: duration('5s').describe('Longest such wait.'),
+      maxFollowers: count(1024).describe('Most connections from followers.'),
+      followerQueueBytes: size('4MiB').describe('Bytes that may wait for one follower in memory.'),
+      ringBytes: size('8MiB').describe('Newest log kept in memory for followers that are a moment behind.'),
+      unappliedBytes: size('16MiB').describe('Bytes received and not yet applied before the upstream is made to wait.'),
+      snapshots: count(1).describe('Snapshots sent at the same time; more followers wait their turn.'),
+      recoveryWaitMs: duration('30s').describe('How long a root waits for its followers after the machine went down uncleanly.'),
+    })
+    .prefault({})
+    .describe('Replication.'),
+  limits: z
+    .strictObject({
+      keyBytes: z.number().int().positive().max(1900).default(1024).describe('Longest key; at most 1900.'),
+      valueBytes: size('16MiB').describe('Largest value.'),
+      transactionBytes: size('32MiB').describe('Largest transaction.'),
+      queuedWrites: count(100_000).describe('Most writes waiting for the disk; more are refused.'),
+      databases: z.number().int().positive().max(4096).default(256).describe('Most databases.'),
+      connections: count(10_000).describe('Most client connections.'),
+    })
+    .prefault({})
+    .describe('Limits. What exceeds one is refused with an error that names it.'),
+  postgres: postgres.optional().describe('The Postgres feed; root only.'),
+  logging: z
+    .strictObject({
+      level: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('Least severity that is logged.'),
+    })
+    .prefault({})
+    .describe('Logging: JSON lines on standard error.'),
+});
+
+type Parsed = z.output<typeof schema>;
+
+/** A node's configuration, complete and checked. Paths are absolute, sizes in bytes, durations in ms. */
+export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits'> & {
+  readonly upstreams: readonly { readonly host: string; readonly port: number; readonly name: string | undefined }[];
+  readonly durability: 'flushed' | 'committed';
+  readonly limits: Parsed['limits'];
+};
+/** The `postgres` section. */
+export type PostgresSection = NonNullable<Parsed['postgres']>;

@@ -1,0 +1,56 @@
+/** What a node reports to Prometheus. docs/reference/metrics.md lists the same names. */
+import type { Node } from './node.js';
+import { VERSION } from './node-status.js';
+
+export function registerNodeMetrics(node: Node): void {
+  const { metrics, runtime } = node;
+  const { identity } = node.identity;
+  const store = () => node.stores.current;
+  metrics.gauge('info', 'Name, role and version of the node; always 1.', () => [
+    [{ name: identity.name, role: identity.role, version: VERSION }, 1],
+  ]);
+  metrics.gauge('ready', '1 when clients can read here.', () => (node.ready().ready ? 1 : 0));
+  metrics.gauge('uptime_seconds', 'Time since the start.', () => (runtime.monotonicMs() - node.startedMs) / 1000);
+  metrics.gauge('resident_bytes', 'Memory of the process.', () => process.memoryUsage.rss());
+  metrics.gauge('lag_seconds', 'Age of the data, by heartbeats from its origins.', () => {
+    if (identity.role === 'root') return 0;
+    const lagMs = node.heartbeats.lagMs(runtime.nowMs());
+    return lagMs === undefined ? undefined : lagMs / 1000;
+  });
+  metrics.gauge('position', 'Last transaction applied, by origin.', () => {
+    return (store()?.position() ?? []).map(({ sid, sequence }) => [{ sid: String(sid) }, sequence] as const);
+  });
+  metrics.gauge('records', 'Records, by database.', () => {
+    return (store()?.databases() ?? []).map(({ name }) => [{ database: name }, store()?.count(name) ?? 0] as const);
+  });
+  metrics.gauge('store_size_bytes', 'Size of the data file.', () => store()?.statistics().sizeBytes);
+  metrics.gauge('log_bytes', 'Size of the update log.', () => store()?.statistics().logBytes);
+  metrics.gauge('queued_writes', 'Writes waiting for a commit.', () => store()?.statistics().queued);
+  metrics.counter('commits_total', 'Commits of the store.', () => store()?.statistics().commits);
+  metrics.gauge('upstream_connected', '1 while this node follows its upstream.', () => {
+    const state = node.upstream?.status().state;
+    return state === undefined ? undefined : state === 'following' ? 1 : 0;
+  });
+  metrics.gauge('follower_lag_changes', 'Transactions a follower lacks.', () => {
+    return (node.replication?.followers() ?? []).map(({ name, lagChanges }) => [{ follower: name }, lagChanges] as const);
+  });
+  metrics.gauge('follower_queue_bytes', 'Bytes waiting for a follower.', () => {
+    return (node.replication?.followers() ?? []).map(({ name, queuedBytes }) => [{ follower: name }, queuedBytes] as const);
+  });
+  metrics.counter('refused_peers_total', 'Replication peers refused, by reason.', () => {
+    return [...(node.followerListener?.refusals ?? [])].map(([reason, count]) => [{ reason }, count] as const);
+  });
+  metrics.gauge('client_connections', 'Open client connections.', () => node.clients?.connections);
+  metrics.counter('client_requests_total', 'Client requests, by protocol.', () => {
+    return [...(node.clients?.requests ?? [])].map(([protocol, count]) => [{ protocol }, count] as const);
+  });
+  metrics.gauge('certificate_expiry_seconds', 'Time until the certificate ends.', () => {
+    return (node.identity.notAfterMs - runtime.nowMs()) / 1000;
+  });
+  metrics.gauge('feed_lag_bytes', 'WAL that Postgres keeps for the feed.', () => node.feed?.status().lagBytes);
+  metrics.gauge('feed_streaming', '1 while the feed streams from Postgres.', () => {
+    const feed = node.feed?.status();
+    return feed === undefined ? undefined : feed.state === 'streaming' ? 1 : 0;
+  });
+  metrics.counter('feed_changes_total', 'Row changes applied from Postgres.', () => node.feed?.status().changes);
+}

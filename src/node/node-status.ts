@@ -1,0 +1,51 @@
+/** Gathers a node's status from its parts. */
+import { readFileSync } from 'node:fs';
+import type { Node } from './node.js';
+import type { NodeStatus } from './status.js';
+
+/** The version in package.json, which lies next to the folder of the build, or of the sources. */
+export const VERSION: string = (() => {
+  for (const up of ['../../../package.json', '../../package.json']) {
+    try {
+      return (JSON.parse(readFileSync(new URL(up, import.meta.url), 'utf8')) as { version: string }).version;
+    } catch {
+      // Not there: the other layout.
+    }
+  }
+  return 'unknown';
+})();
+
+export function nodeStatus(node: Node): NodeStatus {
+  const { runtime, directory } = node;
+  const { identity, notAfterMs, fingerprint } = node.identity;
+  const store = node.stores.current;
+  const { ready, reason } = node.ready();
+  const statistics = store?.statistics();
+  const upstream = node.upstream?.status();
+  const nowMs = runtime.nowMs();
+  return {
+    name: identity.name,
+    role: identity.role,
+    clusterId: identity.clusterId,
+    instanceId: directory.instanceId,
+    version: VERSION,
+    uptimeMs: Math.round(runtime.monotonicMs() - node.startedMs),
+    ready,
+    notReadyBecause: reason,
+    recovering: node.recovery.active,
+    position: (store?.position() ?? []).map(({ versionNs, ...origin }) => ({ ...origin, versionNs: String(versionNs) })),
+    lagMs: identity.role === 'root' ? 0 : (node.heartbeats.lagMs(nowMs) ?? null),
+    databases: (store?.databases() ?? []).map(({ name, index }) => ({ name, index, records: store?.count(name) ?? 0 })),
+    log: store === undefined ? undefined : { first: store.log.first, next: store.log.next, bytes: statistics?.logBytes ?? 0 },
+    store:
+      statistics === undefined
+        ? undefined
+        : { sizeBytes: statistics.sizeBytes, queuedWrites: statistics.queued, commits: statistics.commits },
+    upstream: upstream === undefined ? undefined : { ...upstream, sinceMs: Math.round(runtime.monotonicMs() - upstream.sinceMs) },
+    followers: (node.replication?.followers() ?? []).map(({ name, role, address, state, lagChanges, queuedBytes, connectedMs }) => {
+      return { name, role, address, state, lagChanges, queuedBytes, connectedMs: Math.round(connectedMs) };
+    }),
+    certificate: { notAfter: new Date(notAfterMs).toISOString(), expiresInMs: notAfterMs - nowMs, fingerprint },
+    feed: node.feed?.status(),
+  };
+}

@@ -1,0 +1,350 @@
+/**
+ * One running node: wires the layers together as the configuration says. The order of starting is the order of need
+ * (identity, data, followers, upstream, clients, feed, admin) and stopping reverses it: first nobody may write any more,
+ * last the store is flushed and closed, so that an exit that hangs or is killed costs nothing.
+ */
+import { AssertionFailure, messageOf, TokaidoError } from '../base/errors.js';
+import type { Logger } from '../base/logger.js';
+import type { Runtime, Timer } from '../base/runtime.js';
+import { Commands } from '../commands/commands.js';
+import { PostgresFeed } from '../feeds/postgres/feed.js';
+import { loadNodeIdentity, type NodeIdentity } from '../pki/identity.js';
+import type { PathNode } from '../replication/frames.js';
+import { Heartbeats } from '../replication/heartbeats.js';
+import { ReplicationServer } from '../replication/server.js';
+import { UpstreamFollower } from '../replication/upstream-follower.js';
+import type { LocalStore } from '../store/store.js';
+import { type ClientListener, listenForClients } from '../transport/client-listener.js';
+import { connectToUpstream, type FollowerListener, listenForFollowers } from '../transport/tls-link.js';
+import { type AdminServer, startAdmin } from './admin/admin.js';
+import { MetricsRegistry } from './admin/metrics.js';
+import type { NodeConfig } from './config/schema.js';
+import { DataDirectory } from './data-directory.js';
+import { registerNodeMetrics } from './node-metrics.js';
+import { nodeStatus } from './node-status.js';
+import { Recovery } from './recovery.js';
+import type { NodeStatus } from './status.js';
+import { StoreHolder } from './store-holder.js';
+
+export interface NodeOptions {
+  readonly log: Logger;
+  readonly runtime: Runtime;
+  /** Called once when the node cannot go on (an invariant broke). The caller stops the process. */
+  readonly onFatal: (error: unknown) => void;
+}
+
+/** Milliseconds between two rounds of housekeeping when more is due. */
+const SWEEP_AGAIN_MS = 10;
+
+export class Node {
+  readonly config: NodeConfig;
+  readonly identity: NodeIdentity;
+  readonly directory: DataDirectory;
+  readonly stores: StoreHolder;
+  readonly heartbeats = new Heartbeats();
+  readonly recovery: Recovery;
+  readonly metrics = new MetricsRegistry();
+  readonly startedMs: number;
+  readonly #options: NodeOptions;
+  readonly #log: Logger;
+  readonly #commands: Commands;
+  #path: readonly PathNode[] = [];
+  #rootAddress = '';
+  #replication: ReplicationServer | undefined;
+  #followers: FollowerListener | undefined;
+  #upstream: UpstreamFollower | undefined;
+  #clients: ClientListener | undefined;
+  #admin: AdminServer | undefined;
+  #feed: PostgresFeed | undefined;
+  #sweep: Timer | undefined;
+  #stopping = false;
+
+  /** Opens identity and data. Errors: `IDENTITY`, `STORAGE`, `CORRUPT`, `CONFIG`. */
+  constructor(config: NodeConfig, options: NodeOptions) {
+    const { runtime } = options;
+    this.config = config;
+    this.#options = options;
+    this.startedMs = runtime.monotonicMs();
+    this.identity = loadNodeIdentity(config.identity, runtime.nowMs());
+    const { name, role, clusterId } = this.identity.identity;
+    if (role !== config.role) {
+      throw new TokaidoError('CONFIG', `the configuration says role ${config.role}, the certificate says ${role}`, {
+        hint: 'issue a certificate for the role this node plays, or correct role',
+      });
+    }
+    if (config.name !== undefined && config.name !== name) {
+      throw new TokaidoError('CONFIG', `the configuration says name ${config.name}, the certificate says ${name}`);
+    }
+    this.#log = options.log.child({ node: name });
+    this.directory = new DataDirectory({ folder: config.data, clusterId, runtime });
+    this.stores = new StoreHolder({ config, directory: this.directory, runtime, log: this.#log });
+    this.recovery = new Recovery(
+      {
+        directory: this.directory,
+        waitMs: config.replication.recoveryWaitMs,
+        runtime,
+        log: this.#log,
+        beginEpoch: async () => await this.stores.current?.beginEpoch(),
+      },
+      config.role === 'root',
+    );
+    this.#commands = new Commands({
+      store: () => this.stores.current,
+      writeGate: () => this.#writeRefusal(),
+      limits: config.limits,
+      durability: config.durability,
+    });
+    const { clients } = config.listen;
+    if (config.role === 'root' && clients !== false) this.#rootAddress = `${clients.host}:${clients.port}`;
+  }
+
+  #writeRefusal(): TokaidoError | undefined {
+    if (this.#stopping) return new TokaidoError('NOT_READY', 'this node is stopping');
+    if (this.config.role === 'root') return this.recovery.refusal();
+    const root = this.#path.at(-1);
+    const where = root === undefined ? 'the root' : `the root ${root.name}`;
+    const at = this.#rootAddress === '' ? '' : ` at ${this.#rootAddress}`;
+    return new TokaidoError('READ_ONLY', `this node follows others and takes no writes: write to ${where}${at}`, {
+      hint: `send writes to ${where}${at}`,
+    });
+  }
+
+  async start(): Promise<void> {
+    const { config } = this;
+    registerNodeMetrics(this);
+    this.#serveFollowers();
+    this.stores.onSwap(() => this.#serveFollowers());
+    await this.#listenForFollowers();
+    this.#follow();
+    // Clients may read while a root recovers; writes wait.
+    await this.#listenForClients();
+    if (config.listen.admin !== false) {
+      this.#admin = await startAdmin({
+        ...config.listen.admin,
+        status: () => this.status(),
+        ready: () => this.ready(),
+        metrics: this.metrics,
+        log: this.#log,
+      });
+    }
+    this.#scheduleSweep(config.store.expiryIntervalMs);
+    // A root that recovers is up and reachable meanwhile: its followers are what it waits for.
+    void this.recovery.complete().then(() => this.#startFeed()).catch((error: unknown) => this.#options.onFatal(error));
+  }
+
+  /** (Re)starts the upstream side on the current store. Followers reconnect and compare positions. */
+  #serveFollowers(): void {
+    const store = this.stores.current;
+    if (store === undefined || this.config.listen.replication === false) return;
+    this.#replication?.close();
+    const { config } = this;
+    this.#replication = new ReplicationServer({
+      store,
+      clusterId: this.identity.identity.clusterId,
+      runtime: this.#options.runtime,
+      log: this.#log,
+      heartbeats: this.heartbeats,
+      heartbeatMs: config.replication.heartbeatMs,
+      ringBytes: config.replication.ringBytes,
+      queueBytes: config.replication.followerQueueBytes,
+      snapshots: config.replication.snapshots,
+      path: () => [this.#self(), ...this.#path],
+      rootAddress: () => this.#rootAddress,
+      isRecovering: () => this.recovery.active,
+      onAccountedFor: (instanceId) => {
+        if (config.role === 'root') this.recovery.accountedFor(instanceId);
+      },
+    });
+  }
+
+  #self(): PathNode {
+    return { instanceId: this.directory.instanceId, name: this.identity.identity.name };
+  }
+
+  async #listenForFollowers(): Promise<void> {
+    const { replication } = this.config.listen;
+    if (replication === false) return;
+    this.#followers = await listenForFollowers({
+      ...replication,
+      identity: () => this.identity,
+      log: this.#log,
+      runtime: this.#options.runtime,
+      maxConnections: this.config.replication.maxFollowers,
+      onLink: (link) => {
+        const server = this.#replication;
+        const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress };
+        if (server === undefined) {
+          link.destroy('this node has no data yet');
+          return { onData: () => undefined, onDrain: () => undefined, onClose: () => undefined };
+        }
+        const session = server.accept(peer, link);
+        return {
+          onData: (chunk) => session.onData(chunk),
+          onDrain: () => session.pump(),
+          onClose: () => server.closed(session),
+        };
+      },
+    });
+  }
+
+  #follow(): void {
+    const { config } = this;
+    if (config.role === 'root') return;
+    const { runtime } = this.#options;
+    this.#upstream = new UpstreamFollower({
+      upstreams: config.upstreams,
+      backOff: { minMs: config.replication.reconnectMinMs, maxMs: config.replication.reconnectMaxMs },
+      silenceMs: config.replication.silenceMs,
+      runtime,
+      log: this.#log,
+      connect: async (upstream, attach) =>
+        await connectToUpstream({
+          host: upstream.host,
+          port: upstream.port,
+          expectedName: upstream.name,
+          identity: () => this.identity,
+          log: this.#log,
+          runtime,
+          onLink: (link) => attach({ name: link.peer.name, role: link.peer.role, address: link.peerAddress }, link),
+        }),
+      host: {
+        log: this.#log,
+        clusterId: this.identity.identity.clusterId,
+        self: this.#self(),
+        store: () => this.stores.current,
+        openSnapshot: async (contents) => await this.stores.openSnapshot(contents),
+        unappliedBytes: config.replication.unappliedBytes,
+        onWelcome: (welcome) => {
+          this.#path = welcome.path;
+          this.#rootAddress = welcome.rootAddress;
+        },
+        onHeartbeat: ({ origins }) => {
+          for (const beat of origins) this.heartbeats.hear(beat, this.stores.current?.position() ?? []);
+          this.#replication?.beat();
+        },
+        onLoaded: (rows) => this.#log.info({ rows }, 'the snapshot is loaded: serving the new data'),
+      },
+    });
+    this.#watchPosition();
+  }
+
+  /** Without followers of its own nobody else tells the heartbeats how far this node is. */
+  #watchPosition(): void {
+    const watch = (store: LocalStore | undefined): void => {
+      store?.onCommit(() => this.heartbeats.reach(store.position()));
+    };
+    watch(this.stores.current);
+    this.stores.onSwap((store) => {
+      watch(store);
+      this.heartbeats.reach(store.position());
+    });
+  }
+
+  async #listenForClients(): Promise<void> {
+    const { clients } = this.config.listen;
+    if (clients === false) return;
+    this.#clients = await listenForClients({
+      ...clients,
+      commands: this.#commands,
+      runtime: this.#options.runtime,
+      log: this.#log,
+      maxConnections: this.config.limits.connections,
+      onFatal: this.#options.onFatal,
+    });
+  }
+
+  #startFeed(): void {
+    const { postgres } = this.config;
+    const store = this.stores.current;
+    if (postgres === undefined || store === undefined || this.#stopping) return;
+    this.#feed = new PostgresFeed({ config: postgres, runtime: this.#options.runtime, log: this.#log });
+    this.#feed.start(store);
+  }
+
+  #scheduleSweep(delayMs: number): void {
+    if (this.#stopping) return;
+    this.#sweep = this.#options.runtime.after(delayMs, () => {
+      this.#sweepOnce().then(
+        (more) => this.#scheduleSweep(more ? SWEEP_AGAIN_MS : this.config.store.expiryIntervalMs),
+        (error: unknown) => {
+          if (error instanceof AssertionFailure) this.#options.onFatal(error);
+          else this.#log.error({ reason: messageOf(error) }, 'housekeeping failed; it will be tried again');
+          this.#scheduleSweep(this.config.store.expiryIntervalMs);
+        },
+      );
+    });
+  }
+
+  async #sweepOnce(): Promise<boolean> {
+    const store = this.stores.current;
+    if (store === undefined || !store.needsSweep()) return false;
+    return await store.sweep();
+  }
+
+  /** Whether clients can read here now, and why not. */
+  ready(): { ready: boolean; reason?: string } {
+    if (this.#stopping) return { ready: false, reason: 'stopping' };
+    if (this.stores.current === undefined) return { ready: false, reason: 'no data yet: waiting for a snapshot from an upstream' };
+    return { ready: true };
+  }
+
+  status(): NodeStatus {
+    return nodeStatus(this);
+  }
+
+  /** Where this node listens: `host:port` by listener. */
+  addresses(): Readonly<Record<string, string>> {
+    const { clients, replication, admin } = this.config.listen;
+    const at = (listener: { readonly host: string } | false, open: { readonly port: number } | undefined): string => {
+      return listener === false || open === undefined ? 'off' : `${listener.host}:${open.port}`;
+    };
+    return { clients: at(clients, this.#clients), replication: at(replication, this.#followers), admin: at(admin, this.#admin) };
+  }
+
+  get replication(): ReplicationServer | undefined {
+    return this.#replication;
+  }
+
+  get upstream(): UpstreamFollower | undefined {
+    return this.#upstream;
+  }
+
+  get feed(): PostgresFeed | undefined {
+    return this.#feed;
+  }
+
+  get clients(): ClientListener | undefined {
+    return this.#clients;
+  }
+
+  get followerListener(): FollowerListener | undefined {
+    return this.#followers;
+  }
+
+  get runtime(): Runtime {
+    return this.#options.runtime;
+  }
+
+  /** Ends links and listeners, flushes and closes the data. Safe to call once. */
+  async stop(): Promise<void> {
+    if (this.#stopping) return;
+    this.#stopping = true;
+    this.#sweep?.cancel();
+    await this.#feed?.stop();
+    await this.#clients?.close();
+    this.#upstream?.stop();
+    this.#replication?.close();
+    await this.#followers?.close();
+    await this.stores.close();
+    this.directory.closeCleanly();
+    await this.#admin?.close();
+    this.#log.info({}, 'stopped: all data is on the disk');
+  }
+}
+
+/** Opens and starts a node; resolves when its listeners are open. */
+export async function startNode(config: NodeConfig, options: NodeOptions): Promise<Node> {
+  const node = new Node(config, options);
+  await node.start();
+  return node;
+}

@@ -1,0 +1,50 @@
+/** What a node says about itself: the answer of /status and of `tokaido status --json`. */
+import type { FollowerState } from '../replication/follower-session.js';
+
+/** One origin's part of a position; the version as decimal text, because JSON numbers are too small for it. */
+export interface StatusOrigin {
+  readonly sid: number;
+  readonly epoch: number;
+  readonly sequence: number;
+  readonly versionNs: string;
+}
+
+export interface NodeStatus {
+  readonly name: string;
+  readonly role: string;
+  readonly clusterId: string;
+  readonly instanceId: string;
+  readonly version: string;
+  readonly uptimeMs: number;
+  readonly ready: boolean;
+  readonly notReadyBecause: string | undefined;
+  /** A root that waits for followers after an unclean shutdown. */
+  readonly recovering: boolean;
+  readonly position: readonly StatusOrigin[];
+  /** Age of the data, ms; `null` before it is known. A root is never behind. */
+  readonly lagMs: number | null;
+  readonly databases: readonly { readonly name: string; readonly index: number; readonly records: number }[];
+  readonly log: { readonly first: number; readonly next: number; readonly bytes: number } | undefined;
+  readonly store: { readonly sizeBytes: number; readonly queuedWrites: number; readonly commits: number } | undefined;
+  readonly upstream:
+    | {
+        readonly address: string;
+        readonly name: string | undefined;
+        readonly state: string;
+        readonly sinceMs: number;
+        readonly lastError: string | undefined;
+        readonly loading: { readonly rows: number; readonly of: number } | undefined;
+      }
+    | undefined;
+  readonly followers: readonly {
+    readonly name: string;
+    readonly role: string;
+    readonly address: string;
+    readonly state: FollowerState;
+    readonly lagChanges: number;
+    readonly queuedBytes: number;
+    readonly connectedMs: number;
+  }[];
+  readonly certificate: { readonly notAfter: string; readonly expiresInMs: number; readonly fingerprint: string };
+  readonly feed: object | undefined;
+}

@@ -1,0 +1,210 @@
+/**
+ * HTTP/1.x requests out of bytes, and response heads into bytes: as much of RFC 9112 as a key-value server needs, by hand
+ * because it is the hottest path (docs/decisions). No sockets, no clock. Refuses what could be read in two ways
+ * (doubled or mixed length headers), so that no proxy in front can be fooled.
+ */
+import { TokaidoError } from '../base/errors.js';
+import { HTTP_REASONS } from './errors.js';
+
+export interface HttpLimits {
+  /** Longest request line and headers together, bytes. */
+  readonly headBytes: number;
+  /** Largest body, bytes. */
+  readonly bodyBytes: number;
+}
+
+export interface HttpRequest {
+  readonly method: string;
+  /** As sent: not decoded. */
+  readonly target: string;
+  /** By lower-case name; of a repeated header, the last. */
+  readonly headers: ReadonlyMap<string, string>;
+  readonly body: Buffer;
+  readonly keepAlive: boolean;
+}
+
+/** What a parse attempt found. */
+export type HttpParse =
+  | { readonly kind: 'request'; readonly request: HttpRequest; readonly bytes: number }
+  /** `expectsContinue`: the client waits for "100 Continue" before it sends the body. */
+  | { readonly kind: 'incomplete'; readonly expectsContinue: boolean }
+  /** Not to be answered in HTTP's form: these bytes are no request line. */
+  | { readonly kind: 'not-http' };
+
+const CRLF2 = Buffer.from('\r\n\r\n');
+const LF2 = Buffer.from('\n\n');
+const NO_BODY = Buffer.alloc(0);
+const REQUEST_LINE = /^([A-Z]{1,16}) ([^ ]{1,65536}) HTTP\/1\.([01])$/;
+const HEADER = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*$/;
+const MAX_HEADERS = 100;
+
+function malformed(message: string): TokaidoError {
+  return new TokaidoError('MALFORMED', message);
+}
+
+/** End of the head (after the blank line), or -1. Bare line feeds are accepted, as the reference does. */
+function headEnd(bytes: Buffer): number {
+  const crlf = bytes.indexOf(CRLF2);
+  const lf = bytes.indexOf(LF2);
+  if (crlf >= 0 && (lf < 0 || crlf < lf)) return crlf + 4;
+  return lf < 0 ? -1 : lf + 2;
+}
+
+function parseHeaders(lines: readonly string[]): Map<string, string> {
+  if (lines.length > MAX_HEADERS) throw new TokaidoError('TOO_LARGE', `more than ${MAX_HEADERS} headers`);
+  const headers = new Map<string, string>();
+  for (const text of lines) {
+    const [, name, value] = HEADER.exec(text) ?? [];
+    if (name === undefined || value === undefined) throw malformed('a header line does not parse');
+    const key = name.toLowerCase();
+    if (headers.has(key) && (key === 'content-length' || key === 'transfer-encoding')) throw malformed(`${key} is given twice`);
+    headers.set(key, value);
+  }
+  return headers;
+}
+
+/** A request whose head is understood and whose body is still coming. */
+interface Head {
+  readonly request: Omit<HttpRequest, 'body'>;
+  readonly bytes: number;
+  readonly expectsContinue: boolean;
+  readonly body: { readonly kind: 'sized'; readonly bytes: number } | { readonly kind: 'chunked' };
+}
+
+/** Understands one request after the other; looks at no byte of a long body twice. */
+export class HttpDecoder {
+  readonly #limits: HttpLimits;
+  #head: Head | undefined;
+  #chunks: Buffer[] = [];
+  #chunkBytes = 0;
+  /** How far a chunked body is understood, from the beginning of the request. */
+  #at = 0;
+  #inTrailer = false;
+
+  constructor(limits: HttpLimits) {
+    this.#limits = limits;
+  }
+
+  /** Parses the request at the beginning of `bytes`, which grew since the last call. Errors: `MALFORMED`, `TOO_LARGE`. */
+  parse(bytes: Buffer): HttpParse {
+    if (this.#head === undefined) {
+      const head = this.#parseHead(bytes);
+      if (head === 'incomplete') return { kind: 'incomplete', expectsContinue: false };
+      if (head === 'not-http') return { kind: 'not-http' };
+      this.#head = head;
+      this.#at = head.bytes;
+    }
+    const { request, bytes: start, body, expectsContinue } = this.#head;
+    const whole = body.kind === 'sized' ? sizedBody(bytes, start, body.bytes) : this.#chunkedBody(bytes);
+    if (whole === undefined) return { kind: 'incomplete', expectsContinue: expectsContinue && bytes.length === start };
+    this.#head = undefined;
+    this.#chunks = [];
+    this.#chunkBytes = 0;
+    this.#inTrailer = false;
+    return { kind: 'request', request: { ...request, body: whole.body }, bytes: whole.end };
+  }
+
+  #parseHead(bytes: Buffer): Head | 'incomplete' | 'not-http' {
+    const { headBytes, bodyBytes } = this.#limits;
+    const end = headEnd(bytes);
+    if (end > headBytes || (end < 0 && bytes.length > headBytes)) {
+      throw new TokaidoError('TOO_LARGE', `a request head of more than ${headBytes} bytes`);
+    }
+    if (end < 0) return 'incomplete';
+    const lines = bytes.toString('latin1', 0, end).trimEnd().split(/\r?\n/);
+    const [, method, target, minor] = REQUEST_LINE.exec(lines[0] ?? '') ?? [];
+    if (method === undefined || target === undefined) return 'not-http';
+    const headers = parseHeaders(lines.slice(1));
+    const connection = headers.get('connection')?.toLowerCase();
+    const keepAlive = minor === '1' ? connection !== 'close' : connection === 'keep-alive';
+    const expectsContinue = headers.get('expect')?.toLowerCase() === '100-continue';
+    const body = bodyForm(headers, bodyBytes);
+    return { request: { method, target, headers, keepAlive }, bytes: end, expectsContinue, body };
+  }
+
+  #chunkedBody(bytes: Buffer): Body | undefined {
+    for (;;) {
+      const end = bytes.indexOf(0x0a, this.#at);
+      if (end < 0) {
+        if (bytes.length - this.#at > MAX_CHUNK_LINE) throw malformed('a chunk line is too long');
+        return undefined;
+      }
+      const line = bytes.toString('latin1', this.#at, end).trimEnd();
+      if (this.#inTrailer) {
+        // Trailers are read and ignored, up to the blank line.
+        this.#at = end + 1;
+        if (this.#at - (this.#head as Head).bytes > 2 * this.#limits.bodyBytes + MAX_CHUNK_LINE) throw malformed('endless trailers');
+        if (line === '') return { body: Buffer.concat(this.#chunks, this.#chunkBytes), end: this.#at };
+        continue;
+      }
+      const [, digits] = /^([0-9a-fA-F]{1,8})(?:;.*)?$/.exec(line) ?? [];
+      if (digits === undefined) throw malformed('a chunk size does not parse');
+      const size = Number.parseInt(digits, 16);
+      if (size === 0) {
+        this.#at = end + 1;
+        this.#inTrailer = true;
+        continue;
+      }
+      if (this.#chunkBytes + size > this.#limits.bodyBytes) throw bodyTooLarge(this.#limits.bodyBytes);
+      const from = end + 1;
+      const after = bytes[from + size] === 0x0d ? from + size + 1 : from + size;
+      if (after >= bytes.length) return undefined;
+      if (bytes[after] !== 0x0a) throw malformed('a chunk does not end where it says');
+      this.#chunks.push(bytes.subarray(from, from + size));
+      this.#chunkBytes += size;
+      this.#at = after + 1;
+    }
+  }
+}
+
+interface Body {
+  readonly body: Buffer;
+  readonly end: number;
+}
+
+const MAX_CHUNK_LINE = 1024;
+
+function sizedBody(bytes: Buffer, start: number, size: number): Body | undefined {
+  if (bytes.length < start + size) return undefined;
+  return { body: size === 0 ? NO_BODY : bytes.subarray(start, start + size), end: start + size };
+}
+
+function bodyTooLarge(limit: number): TokaidoError {
+  return new TokaidoError('TOO_LARGE', `a body of more than ${limit} bytes`);
+}
+
+/** How the body is delimited. Two ways at once are refused: they are how requests are smuggled past a proxy. */
+function bodyForm(headers: ReadonlyMap<string, string>, limit: number): Head['body'] {
+  const coding = headers.get('transfer-encoding');
+  const length = headers.get('content-length');
+  if (coding !== undefined) {
+    if (length !== undefined) throw malformed('both transfer-encoding and content-length');
+    if (coding.toLowerCase() !== 'chunked') throw new TokaidoError('NOT_IMPLEMENTED', 'only the chunked transfer coding is known');
+    return { kind: 'chunked' };
+  }
+  if (length !== undefined && !/^\d{1,15}$/.test(length)) throw malformed('content-length is not a number');
+  const size = length === undefined ? 0 : Number(length);
+  if (size > limit) throw bodyTooLarge(limit);
+  return { kind: 'sized', bytes: size };
+}
+
+export interface HttpReply {
+  readonly status: number;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: Buffer;
+  /** Length to announce when no body is sent (HEAD). */
+  readonly announcedBytes?: number;
+}
+
+/** Renders replies. `date` is the value of the Date header, which the caller caches. */
+export function renderHttp(reply: HttpReply, date: string, keepAlive: boolean): Buffer[] {
+  const body = reply.body ?? NO_BODY;
+  let head = `HTTP/1.1 ${reply.status} ${HTTP_REASONS[reply.status] ?? 'Unknown'}\r\nServer: Tokaido\r\nDate: ${date}\r\n`;
+  if (!keepAlive) head += 'Connection: close\r\n';
+  head += `Content-Length: ${reply.announcedBytes ?? body.length}\r\n`;
+  for (const name in reply.headers) head += `${name}: ${reply.headers[name]}\r\n`;
+  const bytes = Buffer.from(`${head}\r\n`, 'latin1');
+  return body.length === 0 ? [bytes] : [bytes, body];
+}
+
+export const CONTINUE: Buffer = Buffer.from('HTTP/1.1 100 Continue\r\n\r\n');
