@@ -180,6 +180,11 @@ export class ByteReader {
     return this.#buffer.subarray(at, at + count);
   }
 
+  /** Bytes anywhere in what was read, as a view. */
+  slice(from: number, count: number): Buffer {
+    return this.#buffer.subarray(from, from + count);
+  }
+
   /** A varint length, then that many bytes as a view. */
   sized(): Buffer {
     return this.bytes(this.varint());

@@ -199,6 +199,15 @@ export class LocalStore implements Store {
     return result;
   }
 
+  mark(feed: FeedPosition): Written<void> {
+    const { sid, runtime } = this.#options;
+    if (sid === undefined) throw new TokaidoError('READ_ONLY', 'this node has no server id of its own and takes no writes');
+    const run = (draft: Draft): void => {
+      this.#logLocal(draft, { sid, versionNs: nextVersion(runtime.nowNs(), draft.lastVersionNs), feed, changes: [] });
+    };
+    return this.#queue.add<void>({ databases: [], run });
+  }
+
   /** Gives a local transaction its number, logs and applies it. */
   #logLocal(draft: Draft, local: Omit<Transaction, 'epoch' | 'sequence'>): void {
     const last = originOf(draft.position, local.sid);

@@ -50,6 +50,8 @@ export interface Store {
   write<T>(build: (transaction: StoreTransaction) => T, feed?: FeedPosition): Written<T>;
   /** Copies of up to `limit` keys of live records that begin with `prefix` and come after `after`, in order. */
   keys(database: string, prefix: Buffer, after: Buffer | undefined, limit: number): Buffer[];
+  /** Commits a feed's position alone, as a transaction without changes: the end of an initial copy. */
+  mark(feed: FeedPosition): Written<void>;
   /** The position of a feed as of the newest commit, `undefined` when it never committed anything. */
   feedPosition(feed: string): bigint | undefined;
   position(): Position;

@@ -1,0 +1,13 @@
+/**
+ * What a feed is: a source outside of the cluster whose changes a root takes in, exactly once. A feed writes each change
+ * together with its own position (`Store.write(build, {feed, position})`), begins at `Store.feedPosition`, and tells its
+ * source that something is safe only after `flushed` resolved.
+ */
+import type { Store } from '../store/types.js';
+
+export interface Feed {
+  /** Begins to feed the store and goes on, over all failures of the source, until `stop`. */
+  start(store: Store): void;
+  /** Resolves when nothing of this feed is under way any more. */
+  stop(): Promise<void>;
+}

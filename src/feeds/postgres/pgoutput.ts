@@ -1,0 +1,176 @@
+/**
+ * Postgres' logical replication on the wire: the replication envelope and pgoutput messages (protocol version 1), from
+ * the Postgres manual, chapters "Streaming Replication Protocol" and "Logical Replication Message Formats". Pure.
+ */
+import { ByteReader } from '../../base/bytes.js';
+import { TokaidoError } from '../../base/errors.js';
+
+/** A position in the write-ahead log. */
+export type Lsn = bigint;
+
+export function formatLsn(lsn: Lsn): string {
+  return `${(lsn >> 32n).toString(16).toUpperCase()}/${(lsn & 0xffffffffn).toString(16).toUpperCase()}`;
+}
+
+/** Errors: `FEED`. */
+export function parseLsn(text: string): Lsn {
+  const [, high, low] = /^([0-9A-Fa-f]{1,8})\/([0-9A-Fa-f]{1,8})$/.exec(text) ?? [];
+  if (high === undefined || low === undefined) throw new TokaidoError('FEED', `${text} is not a WAL position`);
+  return (BigInt(`0x${high}`) << 32n) | BigInt(`0x${low}`);
+}
+
+export interface Column {
+  readonly name: string;
+  readonly typeOid: number;
+  /** Part of the replica identity. */
+  readonly isKey: boolean;
+}
+
+export interface Relation {
+  readonly id: number;
+  readonly schema: string;
+  readonly table: string;
+  readonly columns: readonly Column[];
+}
+
+/** A value in text form; `null`; or `undefined` for a large value that did not change and was not sent. */
+export type Value = string | null | undefined;
+/** One value per column of the relation. */
+export type Tuple = readonly Value[];
+
+export type Message =
+  | { readonly kind: 'begin'; readonly commitLsn: Lsn }
+  | { readonly kind: 'commit'; readonly endLsn: Lsn }
+  | { readonly kind: 'relation'; readonly relation: Relation }
+  | { readonly kind: 'insert'; readonly relationId: number; readonly after: Tuple }
+  | { readonly kind: 'update'; readonly relationId: number; readonly before: Tuple | undefined; readonly after: Tuple }
+  | { readonly kind: 'delete'; readonly relationId: number; readonly before: Tuple }
+  | { readonly kind: 'truncate'; readonly relationIds: readonly number[] }
+  /** Type, origin, logical message: nothing to apply. */
+  | { readonly kind: 'other' };
+
+/** What arrives inside a CopyData message. */
+export type Envelope =
+  | { readonly kind: 'data'; readonly walEnd: Lsn; readonly payload: Buffer }
+  | { readonly kind: 'keepalive'; readonly walEnd: Lsn; readonly replyWanted: boolean };
+
+/** Errors: `CORRUPT`. */
+export function decodeEnvelope(bytes: Buffer): Envelope {
+  const reader = new ByteReader(bytes);
+  const tag = String.fromCharCode(reader.u8());
+  if (tag === 'w') {
+    reader.u64();
+    const walEnd = reader.u64();
+    reader.u64();
+    return { kind: 'data', walEnd, payload: reader.rest() };
+  }
+  if (tag === 'k') {
+    const walEnd = reader.u64();
+    reader.u64();
+    return { kind: 'keepalive', walEnd, replyWanted: reader.u8() !== 0 };
+  }
+  throw new TokaidoError('CORRUPT', `unknown replication message ${JSON.stringify(tag)}`);
+}
+
+/** Milliseconds from 1970 to Postgres' epoch, 2000-01-01. */
+const POSTGRES_EPOCH_MS = 946_684_800_000;
+
+/** Standby status update: all three positions are what is safe on our disk. */
+export function encodeStatus(flushed: Lsn, nowMs: number): Buffer {
+  const bytes = Buffer.alloc(34);
+  bytes.write('r', 0, 'latin1');
+  bytes.writeBigUInt64BE(flushed, 1);
+  bytes.writeBigUInt64BE(flushed, 9);
+  bytes.writeBigUInt64BE(flushed, 17);
+  bytes.writeBigInt64BE(BigInt(nowMs - POSTGRES_EPOCH_MS) * 1000n, 25);
+  return bytes;
+}
+
+function text(reader: ByteReader): string {
+  const start = reader.offset;
+  let length = 0;
+  while (reader.u8() !== 0) length++;
+  return reader.slice(start, length).toString('utf8');
+}
+
+function tuple(reader: ByteReader): Tuple {
+  const count = reader.u16();
+  const values: Value[] = [];
+  for (let i = 0; i < count; i++) {
+    const kind = String.fromCharCode(reader.u8());
+    if (kind === 'n') values.push(null);
+    else if (kind === 'u') values.push(undefined);
+    else if (kind === 't') values.push(reader.bytes(reader.u32()).toString('utf8'));
+    else throw new TokaidoError('CORRUPT', `unknown column kind ${JSON.stringify(kind)}`);
+  }
+  return values;
+}
+
+function relation(reader: ByteReader): Relation {
+  const id = reader.u32();
+  const schema = text(reader);
+  const table = text(reader);
+  reader.u8();
+  const count = reader.u16();
+  const columns: Column[] = [];
+  for (let i = 0; i < count; i++) {
+    const isKey = (reader.u8() & 1) !== 0;
+    const name = text(reader);
+    const typeOid = reader.u32();
+    reader.u32();
+    columns.push({ name, typeOid, isKey });
+  }
+  return { id, schema, table, columns };
+}
+
+function update(reader: ByteReader): Message {
+  const relationId = reader.u32();
+  let tag = String.fromCharCode(reader.u8());
+  let before: Tuple | undefined;
+  if (tag === 'K' || tag === 'O') {
+    before = tuple(reader);
+    tag = String.fromCharCode(reader.u8());
+  }
+  if (tag !== 'N') throw new TokaidoError('CORRUPT', `an update without its new row (${tag})`);
+  return { kind: 'update', relationId, before, after: tuple(reader) };
+}
+
+/** Errors: `CORRUPT`. */
+export function decodeMessage(bytes: Buffer): Message {
+  const reader = new ByteReader(bytes);
+  const tag = String.fromCharCode(reader.u8());
+  switch (tag) {
+    case 'B':
+      return { kind: 'begin', commitLsn: reader.u64() };
+    case 'C':
+      reader.u8();
+      reader.u64();
+      return { kind: 'commit', endLsn: reader.u64() };
+    case 'R':
+      return { kind: 'relation', relation: relation(reader) };
+    case 'I': {
+      const relationId = reader.u32();
+      reader.u8();
+      return { kind: 'insert', relationId, after: tuple(reader) };
+    }
+    case 'U':
+      return update(reader);
+    case 'D': {
+      const relationId = reader.u32();
+      reader.u8();
+      return { kind: 'delete', relationId, before: tuple(reader) };
+    }
+    case 'T': {
+      const count = reader.u32();
+      reader.u8();
+      if (count * 4 > reader.remaining) throw new TokaidoError('CORRUPT', 'a truncate of more tables than it names');
+      return { kind: 'truncate', relationIds: Array.from({ length: count }, () => reader.u32()) };
+    }
+    case 'Y':
+    case 'O':
+    case 'M':
+      return { kind: 'other' };
+    default:
+      throw new TokaidoError('CORRUPT', `unknown pgoutput message ${JSON.stringify(tag)}`);
+  }
+}

@@ -1,0 +1,140 @@
+/** Publication and slot: creates them, and checks at start that the live schema allows what the mapping asks for. */
+import type pg from 'pg';
+import { messageOf, TokaidoError } from '../../base/errors.js';
+import { keyColumns, type TableMapping } from './mapping.js';
+import { type Lsn, parseLsn } from './pgoutput.js';
+
+export interface SetupConfig {
+  readonly slot: string;
+  readonly publication: string;
+  readonly create: boolean;
+  readonly tables: readonly TableMapping[];
+}
+
+/** What is known of the slot on the server. */
+export interface SlotState {
+  readonly confirmedLsn: Lsn | undefined;
+  /** Process that holds it, and that process' application name. */
+  readonly activePid: number | undefined;
+  readonly activeName: string | undefined;
+  /** Postgres gave up the WAL it needs. */
+  readonly lost: boolean;
+}
+
+export function quoteIdentifier(name: string): string {
+  return `"${name.replace(/"/g, '""')}"`;
+}
+
+/** `schema.table` quoted. Errors: `CONFIG`. */
+export function quoteTable(table: string): string {
+  const [schema, name, ...rest] = table.split('.');
+  if (schema === undefined || name === undefined || rest.length > 0) {
+    throw new TokaidoError('CONFIG', `${table} is not SCHEMA.TABLE`, { hint: 'write public.my_table' });
+  }
+  return `${quoteIdentifier(schema)}.${quoteIdentifier(name)}`;
+}
+
+/** Errors: `FEED`, naming what is missing and the SQL that mends it. */
+export async function checkServer(sql: pg.Client, config: SetupConfig): Promise<void> {
+  const { rows } = await sql.query<{ level: string; version: string }>(
+    `SELECT current_setting('wal_level') AS level, current_setting('server_version_num') AS version`,
+  );
+  const [server] = rows;
+  if (server?.level !== 'logical') {
+    throw new TokaidoError('FEED', `Postgres runs with wal_level = ${server?.level}, logical replication needs logical`, {
+      hint: 'ALTER SYSTEM SET wal_level = logical; then restart Postgres',
+    });
+  }
+  if (Number(server.version) < 140_000) throw new TokaidoError('FEED', `Postgres ${server.version} is too old: 14 or later is needed`);
+  for (const mapping of config.tables) await checkTable(sql, mapping);
+}
+
+async function checkTable(sql: pg.Client, { table, key }: TableMapping): Promise<void> {
+  const { rows: tables } = await sql.query<{ identity: string }>(
+    `SELECT relreplident AS identity FROM pg_class WHERE oid = to_regclass($1) AND relkind IN ('r', 'p')`,
+    [quoteTable(table)],
+  );
+  const [found] = tables;
+  if (found === undefined) {
+    throw new TokaidoError('FEED', `there is no table ${table}`, { hint: 'check postgres.tables and the permissions of the role' });
+  }
+  if (found.identity === 'f') return;
+  const { rows } = await sql.query<{ column: string }>(
+    `SELECT a.attname AS column FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+     WHERE i.indrelid = to_regclass($1) AND CASE $2 WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END`,
+    [quoteTable(table), found.identity],
+  );
+  const identity = rows.map(({ column }) => column);
+  const missing = keyColumns(key).filter((column) => !identity.includes(column));
+  const uncovered = identity.filter((column) => !keyColumns(key).includes(column));
+  const mend = `ALTER TABLE ${table} REPLICA IDENTITY FULL;`;
+  if (missing.length > 0 || identity.length === 0) {
+    throw new TokaidoError('FEED', `the key of ${table} uses ${missing.join(', ')}, which Postgres does not send for deletes and key changes`, {
+      hint: `use columns of the primary key in the key template, or run: ${mend}`,
+    });
+  }
+  if (uncovered.length > 0) {
+    throw new TokaidoError('FEED', `the key template of ${table} leaves out ${uncovered.join(', ')} of its primary key: two rows could have one key`, {
+      hint: `name every column of the primary key in the template, or, if the template is unique all the same, run: ${mend}`,
+    });
+  }
+}
+
+/** Creates the publication, or adds tables that it lacks. Returns what it did. Errors: `FEED`. */
+export async function ensurePublication(sql: pg.Client, config: SetupConfig): Promise<string[]> {
+  const wanted = config.tables.map(({ table }) => table);
+  const { rows } = await sql.query(`SELECT 1 FROM pg_publication WHERE pubname = $1`, [config.publication]);
+  const publication = quoteIdentifier(config.publication);
+  const create = `CREATE PUBLICATION ${publication} FOR TABLE ${wanted.map(quoteTable).join(', ')} WITH (publish_via_partition_root = true)`;
+  if (rows.length === 0) return await run(sql, config, create);
+  const { rows: published } = await sql.query<{ table: string }>(
+    `SELECT schemaname || '.' || tablename AS table FROM pg_publication_tables WHERE pubname = $1`,
+    [config.publication],
+  );
+  const missing = wanted.filter((table) => !published.some((row) => row.table === table));
+  if (missing.length === 0) return [];
+  return await run(sql, config, `ALTER PUBLICATION ${publication} ADD TABLE ${missing.map(quoteTable).join(', ')}`);
+}
+
+async function run(sql: pg.Client, config: SetupConfig, statement: string): Promise<string[]> {
+  if (!config.create) {
+    throw new TokaidoError('FEED', `publication ${config.publication} is missing or lacks a table`, { hint: `run: ${statement};` });
+  }
+  try {
+    await sql.query(statement);
+  } catch (error) {
+    throw new TokaidoError('FEED', `cannot prepare publication ${config.publication}: ${messageOf(error)}`, { hint: `have its owner run: ${statement};`, cause: error });
+  }
+  return [statement];
+}
+
+/** `undefined` when there is no such slot. Errors: `FEED` when it is not ours to use. */
+export async function findSlot(sql: pg.Client, slot: string): Promise<SlotState | undefined> {
+  const { rows } = await sql.query<Record<string, string | null>>(
+    `SELECT s.plugin, s.database = current_database() AS here, s.confirmed_flush_lsn AS confirmed, s.wal_status AS status,
+            s.active_pid AS pid, a.application_name AS name
+     FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = $1`,
+    [slot],
+  );
+  const [row] = rows;
+  if (row === undefined) return undefined;
+  if (row.plugin !== 'pgoutput' || row.here !== 't') {
+    throw new TokaidoError('FEED', `the replication slot ${slot} belongs to another plugin or database`, { hint: 'choose another postgres.slot' });
+  }
+  return {
+    confirmedLsn: row.confirmed == null ? undefined : parseLsn(row.confirmed),
+    activePid: row.pid == null ? undefined : Number(row.pid),
+    activeName: row.name ?? undefined,
+    lost: row.status === 'lost',
+  };
+}
+
+/** Ends the connection that still holds our slot, left by a process of ours that died. */
+export async function releaseSlot(sql: pg.Client, { activePid, activeName }: SlotState, applicationName: string): Promise<void> {
+  if (activePid === undefined || activeName !== applicationName) return;
+  await sql.query('SELECT pg_terminate_backend($1)', [activePid]);
+}
+
+export async function dropSlot(sql: pg.Client, slot: string): Promise<void> {
+  await sql.query('SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1', [slot]);
+}
