@@ -7,22 +7,11 @@ import { action } from './output.js';
 const STOP_LIMIT_MS = 10_000;
 
 /**
- * Ends the process. Everything that matters is on the disk by now. `process.exit` can hang inside the runtime on some
- * versions of Node (nodejs/node#54918), where no timer of ours runs any more; so this kills itself where it can.
+ * Ends the process. Everything that matters is on the disk by now. Leaving can hang inside the runtime on some versions
+ * of Node (nodejs/node#54918), where no timer of ours runs any more: whoever supervises kills after a bounded wait.
  */
 function leave(code: number): never {
-  process.exitCode = code;
-  if (code === 0 || process.platform === 'win32') process.reallyExit?.(code);
   process.exit(code);
-}
-
-declare global {
-  namespace NodeJS {
-    interface Process {
-      /** Node's exit without the 'exit' event and without waiting for anything. */
-      reallyExit?(code: number): never;
-    }
-  }
 }
 
 export function registerServe(program: Command): void {

@@ -1,6 +1,6 @@
 /** What a node reports to Prometheus. docs/reference/metrics.md lists the same names. */
+import { VERSION } from '../base/version.js';
 import type { Node } from './node.js';
-import { VERSION } from './node-status.js';
 
 export function registerNodeMetrics(node: Node): void {
   const { metrics, runtime } = node;

@@ -1,19 +1,7 @@
 /** Gathers a node's status from its parts. */
-import { readFileSync } from 'node:fs';
+import { VERSION } from '../base/version.js';
 import type { Node } from './node.js';
 import type { NodeStatus } from './status.js';
-
-/** The version in package.json, which lies next to the folder of the build, or of the sources. */
-export const VERSION: string = (() => {
-  for (const up of ['../../../package.json', '../../package.json']) {
-    try {
-      return (JSON.parse(readFileSync(new URL(up, import.meta.url), 'utf8')) as { version: string }).version;
-    } catch {
-      // Not there: the other layout.
-    }
-  }
-  return 'unknown';
-})();
 
 export function nodeStatus(node: Node): NodeStatus {
   const { runtime, directory } = node;

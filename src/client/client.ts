@@ -1,0 +1,203 @@
+/**
+ * The TypeScript client: one connection to one node, pipelined, reconnecting. Single records go over REST, because its
+ * errors carry their reasons; bulk calls over the binary protocol, because it is the fast one. Both share the
+ * connection, and the server answers in order.
+ */
+import { connect, type Socket } from 'node:net';
+import { codeOf, type ErrorCode, messageOf, TokaidoError } from '../base/errors.js';
+import { ByteQueue } from '../protocol/byte-queue.js';
+import { PROTOCOL_ERRORS } from '../protocol/errors.js';
+import { ClientDecoder, type ClientReply, encodeGetBulk, encodeHttp, encodeRemoveBulk, encodeSetBulk } from './wire.js';
+
+export interface ClientOptions {
+  /** `host:port` of a node's client listener. Default `127.0.0.1:1978`. */
+  readonly server?: string;
+  /** Longest wait for one answer, ms. Default 5000. */
+  readonly timeoutMs?: number;
+}
+
+export interface ClientRecord {
+  readonly value: Buffer;
+  /** Expiration time, ms since 1970; `undefined` when it never expires. */
+  readonly xtMs: number | undefined;
+}
+
+export type Key = string | Buffer;
+
+interface Waiting {
+  resolve(reply: ClientReply): void;
+  reject(error: unknown): void;
+  readonly deadline: NodeJS.Timeout;
+}
+
+function bytes(key: Key): Buffer {
+  return typeof key === 'string' ? Buffer.from(key, 'utf8') : key;
+}
+
+function percent(key: Buffer): string {
+  let out = '';
+  for (const byte of key) {
+    const character = String.fromCharCode(byte);
+    out += /[A-Za-z0-9._~-]/.test(character) ? character : `%${byte.toString(16).padStart(2, '0')}`;
+  }
+  return out;
+}
+
+function isErrorCode(text: string | undefined): text is ErrorCode {
+  return text !== undefined && Object.hasOwn(PROTOCOL_ERRORS, text);
+}
+
+export class TokaidoClient {
+  readonly #host: string;
+  readonly #port: number;
+  readonly #timeoutMs: number;
+  readonly #received = new ByteQueue();
+  readonly #decoder = new ClientDecoder();
+  #socket: Socket | undefined;
+  #waiting: Waiting[] = [];
+  #closed = false;
+
+  constructor({ server = '127.0.0.1:1978', timeoutMs = 5000 }: ClientOptions = {}) {
+    const at = server.lastIndexOf(':');
+    this.#host = server.slice(0, at).replace(/^\[|\]$/g, '');
+    this.#port = Number(server.slice(at + 1));
+    this.#timeoutMs = timeoutMs;
+    if (at < 1 || !Number.isInteger(this.#port)) throw new TokaidoError('CONFIG', `${server} is not HOST:PORT`);
+  }
+
+  /** `undefined` when there is no such record. Errors: `NO_DATABASE`, `NOT_READY`, `NETWORK`, `TIMEOUT`. */
+  async get(key: Key, { database }: { readonly database?: string } = {}): Promise<ClientRecord | undefined> {
+    const reply = await this.#http('GET', key, database, {}, undefined);
+    if (reply.status === 404) return undefined;
+    this.#check(reply);
+    const xt = reply.headers.get('x-kt-xt');
+    return { value: reply.body, xtMs: xt === undefined ? undefined : Date.parse(xt) };
+  }
+
+  /** Errors: `DUPLICATE_RECORD` (mode add), `NO_RECORD` (mode replace), `READ_ONLY`, `TOO_LARGE` and those of `get`. */
+  async set(
+    key: Key,
+    value: Key,
+    options: { readonly database?: string; readonly xtMs?: number; readonly mode?: 'set' | 'add' | 'replace' } = {},
+  ): Promise<void> {
+    const headers: Record<string, string> = {};
+    if (options.mode !== undefined) headers['X-Kt-Mode'] = options.mode;
+    if (options.xtMs !== undefined) headers['X-Kt-Xt'] = String(Math.floor(options.xtMs / 1000));
+    this.#check(await this.#http('PUT', key, options.database, headers, bytes(value)));
+  }
+
+  /** Returns whether there was such a record. Errors: `READ_ONLY` and those of `get`. */
+  async remove(key: Key, { database }: { readonly database?: string } = {}): Promise<boolean> {
+    const reply = await this.#http('DELETE', key, database, {}, undefined);
+    if (reply.status === 404) return false;
+    this.#check(reply);
+    return true;
+  }
+
+  /** Values by key, in the order of the answer; keys without a record are missing. `database` is its number. */
+  async getBulk(keys: readonly Key[], database = 0): Promise<Map<string, Buffer>> {
+    const reply = await this.#ask(encodeGetBulk(keys.map(bytes), database), false);
+    if (reply.kind !== 'records') throw new TokaidoError('MALFORMED', 'the server refused the bulk request');
+    return new Map(reply.records.map(({ key, value }) => [key.toString('utf8'), value]));
+  }
+
+  /** One transaction. Returns how many records were stored. */
+  async setBulk(records: Iterable<readonly [Key, Key]>, database = 0): Promise<number> {
+    return this.#count(await this.#ask(encodeSetBulk([...records].map(([key, value]) => [bytes(key), bytes(value)]), database), false));
+  }
+
+  /** One transaction. Returns how many records were there. */
+  async removeBulk(keys: readonly Key[], database = 0): Promise<number> {
+    return this.#count(await this.#ask(encodeRemoveBulk(keys.map(bytes), database), false));
+  }
+
+  #count(reply: ClientReply): number {
+    if (reply.kind === 'count') return reply.count;
+    throw new TokaidoError('READ_ONLY', 'the server refused the bulk write', { hint: 'write to the root; `tokaido set` says which it is' });
+  }
+
+  async #http(method: string, key: Key, database: string | undefined, headers: Record<string, string>, body: Buffer | undefined) {
+    const path = `/${database === undefined ? '' : `${percent(bytes(database))}/`}${percent(bytes(key))}`;
+    const reply = await this.#ask(encodeHttp(method, path, `${this.#host}:${this.#port}`, headers, body), method === 'HEAD');
+    if (reply.kind !== 'http') throw new TokaidoError('MALFORMED', 'the server does not speak HTTP');
+    return reply;
+  }
+
+  #check({ status, headers, body }: Extract<ClientReply, { kind: 'http' }>): void {
+    if (status < 300) return;
+    const code = headers.get('x-tokaido-error');
+    const [message = '', hint] = body.toString('utf8').trimEnd().split('\n');
+    if (isErrorCode(code)) throw new TokaidoError(code, message, hint === undefined ? {} : { hint });
+    const kt = headers.get('x-kt-error');
+    if (status === 404) throw new TokaidoError('NO_RECORD', 'no such record');
+    if (kt?.includes(' 6:') === true) throw new TokaidoError('DUPLICATE_RECORD', 'there is such a record already');
+    if (kt?.includes(' 7:') === true) throw new TokaidoError('NO_RECORD', 'there is no such record to replace');
+    throw new TokaidoError('MALFORMED', `the server answered ${status} ${message}`);
+  }
+
+  async #ask(request: Buffer, isHead: boolean): Promise<ClientReply> {
+    if (this.#closed) throw new TokaidoError('NETWORK', 'the client is closed');
+    const socket = this.#connected();
+    return await new Promise<ClientReply>((resolve, reject) => {
+      const deadline = setTimeout(() => {
+        // Answers come in order: after a lost one none can be trusted to be the right one.
+        this.#drop(socket, new TokaidoError('TIMEOUT', `no answer from ${this.#host}:${this.#port} within ${this.#timeoutMs} ms`));
+      }, this.#timeoutMs);
+      this.#waiting.push({ resolve, reject, deadline });
+      this.#decoder.expect(isHead);
+      socket.write(request);
+    });
+  }
+
+  #connected(): Socket {
+    if (this.#socket !== undefined) return this.#socket;
+    const socket = connect({ host: this.#host, port: this.#port, noDelay: true });
+    this.#socket = socket;
+    socket.on('data', (chunk: Buffer) => {
+      if (socket === this.#socket) this.#onData(chunk, socket);
+    });
+    const lost = (error?: Error): void => {
+      const reason = error === undefined ? 'the server closed the connection' : messageOf(error) || codeOf(error);
+      const hint = codeOf(error) === 'ECONNREFUSED' ? { hint: 'check that the node runs, and that --server names its client listener' } : {};
+      this.#drop(socket, new TokaidoError('NETWORK', `${this.#host}:${this.#port}: ${reason}`, hint));
+    };
+    socket.on('error', lost);
+    socket.on('close', () => lost());
+    return socket;
+  }
+
+  #onData(chunk: Buffer, socket: Socket): void {
+    this.#received.append(chunk);
+    try {
+      for (;;) {
+        const parsed = this.#decoder.parse(this.#received.view());
+        if (parsed === undefined) return;
+        this.#received.consume(parsed.bytes);
+        const waiting = this.#waiting.shift();
+        if (waiting === undefined) return;
+        clearTimeout(waiting.deadline);
+        waiting.resolve(parsed.reply);
+      }
+    } catch (error) {
+      this.#drop(socket, error);
+    }
+  }
+
+  /** Forgets a connection; the next call makes a new one. */
+  #drop(socket: Socket, error: unknown): void {
+    socket.destroy();
+    if (socket !== this.#socket) return;
+    this.#socket = undefined;
+    this.#received.consume(this.#received.length);
+    this.#decoder.reset();
+    for (const waiting of this.#waiting.splice(0)) {
+      clearTimeout(waiting.deadline);
+      waiting.reject(error);
+    }
+  }
+
+  close(): void {
+    this.#closed = true;
+    if (this.#socket !== undefined) this.#drop(this.#socket, new TokaidoError('NETWORK', 'the client was closed'));
+  }
+}

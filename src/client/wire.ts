@@ -1,0 +1,97 @@
+/** The client's half of the wire: requests into bytes, answers out of bytes. Pure. */
+import { ByteWriter } from '../base/bytes.js';
+import { TokaidoError } from '../base/errors.js';
+import { MAGIC } from '../protocol/kt-binary.js';
+
+export type ClientReply =
+  | { readonly kind: 'http'; readonly status: number; readonly headers: ReadonlyMap<string, string>; readonly body: Buffer }
+  | { readonly kind: 'records'; readonly records: readonly { readonly key: Buffer; readonly value: Buffer }[] }
+  | { readonly kind: 'count'; readonly count: number }
+  | { readonly kind: 'error' };
+
+/** Never expires, in the binary protocol. */
+const NEVER = 0x7fff_ffff_ffff_ffffn;
+
+export function encodeHttp(method: string, path: string, host: string, headers: Readonly<Record<string, string>>, body: Buffer | undefined): Buffer {
+  let head = `${method} ${path} HTTP/1.1\r\nHost: ${host}\r\n`;
+  for (const name in headers) head += `${name}: ${headers[name]}\r\n`;
+  if (body !== undefined) head += `Content-Length: ${body.length}\r\n`;
+  return Buffer.concat([Buffer.from(`${head}\r\n`, 'latin1'), body ?? Buffer.alloc(0)]);
+}
+
+export function encodeGetBulk(keys: readonly Buffer[], database: number): Buffer {
+  return encodeKeys(MAGIC.get, keys, database);
+}
+
+export function encodeRemoveBulk(keys: readonly Buffer[], database: number): Buffer {
+  return encodeKeys(MAGIC.remove, keys, database);
+}
+
+function encodeKeys(magic: number, keys: readonly Buffer[], database: number): Buffer {
+  const writer = new ByteWriter(9 + keys.length * 32).u8(magic).u32(0).u32(keys.length);
+  for (const key of keys) writer.u16(database).u32(key.length).bytes(key);
+  return writer.take();
+}
+
+export function encodeSetBulk(records: readonly (readonly [Buffer, Buffer])[], database: number): Buffer {
+  const writer = new ByteWriter(9 + records.length * 64).u8(MAGIC.set).u32(0).u32(records.length);
+  for (const [key, value] of records) {
+    writer.u16(database).u32(key.length).u32(value.length).u64(NEVER).bytes(key).bytes(value);
+  }
+  return writer.take();
+}
+
+/** Understands answers in the order in which requests were sent. */
+export class ClientDecoder {
+  /** For each request under way, whether its answer has no body (HEAD). */
+  #expected: boolean[] = [];
+
+  expect(isHead: boolean): void {
+    this.#expected.push(isHead);
+  }
+
+  reset(): void {
+    this.#expected = [];
+  }
+
+  /** The answer at the beginning of `bytes`, or `undefined` while it is not all there. Errors: `MALFORMED`. */
+  parse(bytes: Buffer): { readonly reply: ClientReply; readonly bytes: number } | undefined {
+    if (bytes.length === 0) return undefined;
+    const parsed = (bytes[0] as number) >= 0x80 ? parseBinary(bytes) : parseHttpReply(bytes, this.#expected[0] ?? false);
+    if (parsed !== undefined) this.#expected.shift();
+    return parsed;
+  }
+}
+
+function parseHttpReply(bytes: Buffer, isHead: boolean): { reply: ClientReply; bytes: number } | undefined {
+  const end = bytes.indexOf('\r\n\r\n');
+  if (end < 0) return undefined;
+  const [first = '', ...lines] = bytes.toString('latin1', 0, end).split('\r\n');
+  const status = Number(/^HTTP\/1\.[01] (\d{3})/.exec(first)?.[1]);
+  if (Number.isNaN(status)) throw new TokaidoError('MALFORMED', 'the server does not answer in HTTP');
+  const headers = new Map(lines.map((line) => [line.slice(0, line.indexOf(':')).toLowerCase(), line.slice(line.indexOf(':') + 1).trim()]));
+  const length = isHead || status === 204 ? 0 : Number(headers.get('content-length') ?? 0);
+  const total = end + 4 + length;
+  if (bytes.length < total) return undefined;
+  return { reply: { kind: 'http', status, headers, body: bytes.subarray(end + 4, total) }, bytes: total };
+}
+
+function parseBinary(bytes: Buffer): { reply: ClientReply; bytes: number } | undefined {
+  const magic = bytes[0];
+  if (magic === MAGIC.error) return { reply: { kind: 'error' }, bytes: 1 };
+  if (bytes.length < 5) return undefined;
+  const count = bytes.readUInt32BE(1);
+  if (magic === MAGIC.set || magic === MAGIC.remove) return { reply: { kind: 'count', count }, bytes: 5 };
+  if (magic !== MAGIC.get) throw new TokaidoError('MALFORMED', 'the server answered with an unknown magic');
+  const records: { key: Buffer; value: Buffer }[] = [];
+  let at = 5;
+  for (let i = 0; i < count; i++) {
+    if (bytes.length < at + 18) return undefined;
+    const keyEnd = at + 18 + bytes.readUInt32BE(at + 2);
+    const valueEnd = keyEnd + bytes.readUInt32BE(at + 6);
+    if (bytes.length < valueEnd) return undefined;
+    records.push({ key: bytes.subarray(at + 18, keyEnd), value: bytes.subarray(keyEnd, valueEnd) });
+    at = valueEnd;
+  }
+  return { reply: { kind: 'records', records }, bytes: at };
+}
