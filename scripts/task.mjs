@@ -1,0 +1,111 @@
+#!/usr/bin/env node
+/**
+ * One command each: installs what is missing, builds what changed, runs the task. Plain JavaScript without dependencies,
+ * because it runs before there are any. Everything it says goes to standard error: standard output is the task's own.
+ *
+ *   node scripts/task.mjs build|check|test|demo|bench|torture [-- arguments]
+ */
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const [task = '', ...rest] = process.argv.slice(2);
+const args = rest[0] === '--' ? rest.slice(1) : rest;
+const say = (text) => process.stderr.write(`${text}\n`);
+
+/** Runs a command; resolves with its exit code. Ctrl-C reaches it through the terminal, SIGTERM through us. */
+function run(command, parameters, options = {}) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, parameters, { cwd: root, stdio: 'inherit', ...options });
+    const forward = (signal) => child.kill(signal);
+    const wait = () => undefined;
+    process.on('SIGTERM', forward);
+    process.on('SIGINT', wait);
+    child.on('error', reject);
+    child.on('exit', (code, signal) => {
+      process.off('SIGTERM', forward);
+      process.off('SIGINT', wait);
+      resolve(signal === null ? code : 1);
+    });
+  });
+}
+
+async function must(command, parameters, options) {
+  const code = await run(command, parameters, options);
+  if (code !== 0) process.exit(code || 1);
+}
+
+const bin = (name) => join(root, 'node_modules', '.bin', process.platform === 'win32' ? `${name}.cmd` : name);
+const modified = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0);
+
+/** Installs when there is nothing, or when the lock file is newer than what was installed from it. */
+async function install() {
+  const installed = join(root, 'node_modules', '.package-lock.json');
+  if (modified(installed) >= modified(join(root, 'package-lock.json'))) return;
+  say('installing dependencies ...');
+  await must('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { stdio: ['ignore', 2, 2], shell: process.platform === 'win32' });
+}
+
+function* sources(folder) {
+  for (const entry of readdirSync(join(root, folder), { withFileTypes: true, recursive: true })) {
+    if (entry.isFile() && entry.name.endsWith('.ts')) yield join(entry.parentPath ?? entry.path, entry.name);
+  }
+}
+
+/** Compiles when a source is newer than the last build; outputs of deleted sources go. */
+async function build() {
+  const files = ['src', 'test', 'bench', 'demo'].flatMap((folder) => (existsSync(join(root, folder)) ? [...sources(folder)] : []));
+  const list = files.sort().join('\n');
+  const stamp = join(root, 'dist', '.built');
+  const previous = existsSync(stamp) ? readFileSync(stamp, 'utf8') : '';
+  const newest = Math.max(...files.map(modified), modified(join(root, 'tsconfig.json')));
+  if (previous === list && modified(stamp) > newest) return;
+  if (previous !== list) rmSync(join(root, 'dist'), { recursive: true, force: true });
+  say('building ...');
+  await must(bin('tsc'), ['-p', '.'], { stdio: ['ignore', 2, 2] });
+  mkdirSync(join(root, 'dist'), { recursive: true });
+  writeFileSync(stamp, list);
+}
+
+async function check() {
+  say('checking lint and format ...');
+  await must(bin('biome'), ['check', '--error-on-warnings', '.'], { stdio: ['ignore', 2, 2] });
+}
+
+/** Test files, those that match `--only REGEX` when it is given. */
+function tests() {
+  const at = args.indexOf('--only');
+  const only = new RegExp(at < 0 ? '' : (args[at + 1] ?? ''));
+  const folder = join(root, 'dist', 'test');
+  return readdirSync(folder, { withFileTypes: true, recursive: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith('.test.js'))
+    .map((entry) => join(entry.parentPath ?? entry.path, entry.name))
+    .filter((path) => only.test(path))
+    .sort();
+}
+
+const node = (parameters) => run(process.execPath, ['--enable-source-maps', ...parameters]);
+const tasks = {
+  build: async () => 0,
+  check: async () => {
+    await check();
+    return await node(['--test', join(root, 'dist', 'test', 'tidy', 'tidy.test.js')]);
+  },
+  test: async () => {
+    await check();
+    return await node(['--test', '--test-concurrency=2', '--test-reporter=spec', ...tests()]);
+  },
+  demo: async () => await node([join(root, 'dist', 'demo', 'main.js'), ...args]),
+  bench: async () => await node([join(root, 'dist', 'bench', 'run.js'), ...args]),
+  torture: async () => await node([join(root, 'dist', 'test', 'torture', 'run.js'), ...args]),
+};
+
+if (!Object.hasOwn(tasks, task)) {
+  say(`usage: node scripts/task.mjs ${Object.keys(tasks).join('|')} [-- arguments]`);
+  process.exit(2);
+}
+await install();
+await build();
+process.exit(await tasks[task]());

