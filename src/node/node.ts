@@ -9,7 +9,7 @@ import type { Runtime, Timer } from '../base/runtime.js';
 import { Commands } from '../commands/commands.js';
 import { PostgresFeed } from '../feeds/postgres/feed.js';
 import { loadNodeIdentity, type NodeIdentity } from '../pki/identity.js';
-import type { PathNode } from '../replication/frames.js';
+import { encodeFrame, type PathNode } from '../replication/frames.js';
 import { Heartbeats } from '../replication/heartbeats.js';
 import { ReplicationServer } from '../replication/server.js';
 import { UpstreamFollower } from '../replication/upstream-follower.js';
@@ -174,7 +174,8 @@ export class Node {
         const server = this.#replication;
         const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress };
         if (server === undefined) {
-          link.destroy('this node has no data yet');
+          link.send([encodeFrame({ type: 'refuse', code: 'NOT_READY', message: 'this node has no data yet: it is being seeded itself' })]);
+          link.close();
           return { onData: () => undefined, onDrain: () => undefined, onClose: () => undefined };
         }
         const session = server.accept(peer, link);

@@ -44,8 +44,13 @@ function addressOf(socket: Socket): string {
   return `${socket.remoteAddress ?? '?'}:${socket.remotePort ?? '?'}`;
 }
 
+/** The peer's certificate; empty when it presented none, and when the socket is gone already. */
+function certificateOf(socket: TLSSocket): Partial<PeerCertificate> {
+  return (socket.getPeerCertificate() as PeerCertificate | null) ?? {};
+}
+
 function factsOf(socket: TLSSocket): PeerFacts {
-  const certificate = socket.getPeerCertificate();
+  const certificate = certificateOf(socket);
   const presented = Object.keys(certificate).length > 0;
   // Node gives an Error on one side and a code on the other.
   const problem: unknown = socket.authorizationError;
@@ -54,7 +59,7 @@ function factsOf(socket: TLSSocket): PeerFacts {
   return { presented, verifyError, subjectAltName: certificate.subjectaltname };
 }
 
-function describeCertificate(certificate: PeerCertificate): object {
+function describeCertificate(certificate: Partial<PeerCertificate>): object {
   if (Object.keys(certificate).length === 0) return {};
   const { subject, subjectaltname, valid_to: validTo, fingerprint256: fingerprint } = certificate;
   return { subject: subject?.CN, names: subjectaltname, validTo, fingerprint };
@@ -85,9 +90,11 @@ class TlsLink implements Link {
   readonly peerAddress: string;
   readonly #socket: TLSSocket;
   readonly #runtime: Runtime;
+  readonly #notAfterMs: number;
   #reason: string | undefined;
 
   constructor(socket: TLSSocket, peer: Identity, runtime: Runtime) {
+    this.#notAfterMs = Date.parse(certificateOf(socket).valid_to ?? '');
     this.#socket = socket;
     this.peer = peer;
     this.peerAddress = addressOf(socket);
@@ -97,25 +104,24 @@ class TlsLink implements Link {
   /** Hands events over; from here on bytes flow. */
   attach(handlers: LinkHandlers): void {
     const socket = this.#socket;
-    const expiry = this.#closeAtExpiry();
+    const cancelExpiry = this.#closeAtExpiry();
     socket.on('data', (chunk: Buffer) => handlers.onData(chunk));
     socket.on('drain', () => handlers.onDrain());
     socket.on('error', (error) => {
       this.#reason ??= explainTlsError(error);
     });
     socket.on('close', () => {
-      expiry();
+      cancelExpiry();
       handlers.onClose(this.#reason ?? 'the peer closed the link');
     });
   }
 
   /** The peer's certificate ends while the link is open: so does the link. */
   #closeAtExpiry(): () => void {
-    const endMs = Date.parse(this.#socket.getPeerCertificate().valid_to);
     let cancel = (): void => undefined;
     const arm = (): void => {
-      const leftMs = endMs - this.#runtime.nowMs();
-      if (leftMs <= 0) {
+      const leftMs = this.#notAfterMs - this.#runtime.nowMs();
+      if (!(leftMs > 0)) {
         this.destroy('the certificate of the peer has expired');
         return;
       }
@@ -237,7 +243,7 @@ export async function listenForFollowers(options: FollowerListenerOptions): Prom
   });
   server.on('secureConnection', (socket) => {
     socket.on('error', () => undefined);
-    const details = describeCertificate(socket.getPeerCertificate());
+    const details = describeCertificate(certificateOf(socket));
     if (socket.alpnProtocol !== PROTOCOL) {
       refusals.refuse(socket, 'tls', 'the peer does not speak Tokaido replication', details);
       socket.destroy();
