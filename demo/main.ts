@@ -1,0 +1,389 @@
+/**
+ * The main job, end to end: rows committed in Postgres become readable at thirty edges, through relays, over mutual TLS,
+ * while processes die. Real Postgres, real processes, real sockets; everything it made is gone at the end.
+ */
+import { readFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import type pg from 'pg';
+import { Cluster, type ClusterNode } from '../test/support/cluster.js';
+import { TestPostgres } from '../test/support/postgres.js';
+import { EdgeProbe, type Sample } from './probe.js';
+import { expected, type Verdict, verifyEdge } from './verify.js';
+import { BUCKETS_MS, bucketOf, render, type Site } from './view.js';
+import { type Change, DATABASES, SCHEMA, TABLES, Workload } from './workload.js';
+
+const HELP = `npm run demo -- [options]
+
+  --edges N     edges (30)
+  --relays N    relays (2)
+  --rate N      row changes per second (500)
+  --seconds N   how long to write (20)
+  --seed N      of the workload (1)
+  --json        print one JSON object as the last line, and no live view
+  --keep        leave the folders, and say where
+  --help        this text
+
+Exit code 0 only if every record on every edge equals Postgres at the end.`;
+
+const WRITERS = 4;
+/** How long everything may take to become equal after the last write. */
+const SETTLE_MS = 30_000;
+/** Seconds around a kill that do not count as quiet. */
+const AROUND_KILL_MS = 1_000;
+/** Nodes started at a time: a start costs processor time, and there are few cores. */
+const STARTS_AT_A_TIME = 4;
+
+interface Options {
+  readonly edges: number;
+  readonly relays: number;
+  readonly rate: number;
+  readonly seconds: number;
+  readonly seed: number;
+  readonly json: boolean;
+  readonly keep: boolean;
+}
+
+function readOptions(): Options {
+  const string = { type: 'string' } as const;
+  const flag = { type: 'boolean', default: false } as const;
+  const { values } = parseArgs({ options: { edges: string, relays: string, rate: string, seconds: string, seed: string, json: flag, keep: flag, help: flag } });
+  if (values.help) {
+    process.stdout.write(`${HELP}\n`);
+    process.exit(0);
+  }
+  const number = (text: string | undefined, fallback: number, name: string): number => {
+    const value = text === undefined ? fallback : Number(text);
+    if (!Number.isInteger(value) || value < 1) throw new Error(`--${name} must be a whole number of at least 1`);
+    return value;
+  };
+  return {
+    edges: number(values.edges, 30, 'edges'),
+    relays: number(values.relays, 2, 'relays'),
+    rate: number(values.rate, 500, 'rate'),
+    seconds: number(values.seconds, 20, 'seconds'),
+    seed: number(values.seed, 1, 'seed'),
+    json: values.json,
+    keep: values.keep,
+  };
+}
+
+const round = (value: number): number => Math.round(value * 10) / 10;
+
+function percentile(sorted: Float64Array, share: number): number {
+  return sorted.length === 0 ? 0 : (sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] as number);
+}
+
+/** Latencies of many samples, and their histogram. */
+class Latencies {
+  #values = new Float64Array(1 << 16);
+  #count = 0;
+  readonly histogram: number[] = BUCKETS_MS.map(() => 0);
+
+  add(latencyMs: number): void {
+    if (this.#count === this.#values.length) {
+      const larger = new Float64Array(this.#count * 2);
+      larger.set(this.#values);
+      this.#values = larger;
+    }
+    this.#values[this.#count++] = latencyMs;
+    const bucket = bucketOf(latencyMs);
+    this.histogram[bucket] = (this.histogram[bucket] ?? 0) + 1;
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  summary(): { p50: number; p99: number; max: number } {
+    const sorted = this.#values.slice(0, this.#count).sort();
+    return { p50: round(percentile(sorted, 0.5)), p99: round(percentile(sorted, 0.99)), max: round(percentile(sorted, 1)) };
+  }
+}
+
+function residentMb(node: ClusterNode): number | undefined {
+  try {
+    const [, kb] = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${node.process?.pid}/status`, 'utf8')) ?? [];
+    return kb === undefined ? undefined : Math.round(Number(kb) / 1024);
+  } catch {
+    return undefined;
+  }
+}
+
+class Demo {
+  readonly #options: Options;
+  readonly #live: boolean;
+  readonly #all = new Latencies();
+  readonly #samples: Sample[] = [];
+  readonly #events: string[] = [];
+  readonly #everUsed: readonly Set<string>[] = [new Set(), new Set()];
+  readonly #probes: EdgeProbe[] = [];
+  #postgres: TestPostgres | undefined;
+  #cluster: Cluster | undefined;
+  #relays: ClusterNode[] = [];
+  #edges: ClusterNode[] = [];
+  #clients: pg.Client[] = [];
+  #workload: Workload | undefined;
+  #sites: Site[] = [];
+  #startedMs = 0;
+  #disturbed: { fromMs: number; toMs: number }[] = [];
+
+  constructor(options: Options) {
+    this.#options = options;
+    this.#live = process.stdout.isTTY === true && !options.json;
+  }
+
+  #say(text: string): void {
+    this.#events.push(`${new Date().toISOString().slice(11, 19)} ${text}`);
+    if (!this.#live) process.stderr.write(`${text}\n`);
+  }
+
+  async run(): Promise<number> {
+    await this.#setUp();
+    const edgeRss = this.#edges.map(residentMb).filter((mb) => mb !== undefined);
+    const view = this.#live ? setInterval(() => this.#draw(), 200) : undefined;
+    const watch = setInterval(() => void this.#watch(), 1000);
+    await this.#write();
+    clearInterval(watch);
+    const unseen = await this.#settle();
+    if (view !== undefined) clearInterval(view);
+    const verdict = await this.#verify();
+    const readErrors = this.#probes.reduce((total, { errors }) => total + errors, 0);
+    return this.#report(verdict, { edgeRss, unseen, readErrors });
+  }
+
+  async #setUp(): Promise<void> {
+    const { edges, relays } = this.#options;
+    this.#say('starting Postgres');
+    this.#postgres = await TestPostgres.start();
+    const first = await this.#postgres.connect();
+    this.#clients.push(first);
+    await first.query(SCHEMA);
+    this.#say(`making a CA and ${1 + relays + edges} certificates`);
+    const cluster = await Cluster.create();
+    this.#cluster = cluster;
+    // Many nodes share this machine: commits a few ms apart save most of their processor time.
+    const config = { databases: DATABASES, store: { commitIntervalMs: 10 } };
+    const root = await cluster.add({
+      name: 'root',
+      role: 'root',
+      config: { databases: DATABASES, postgres: { connection: this.#postgres.url, tables: TABLES } },
+    });
+    for (let i = 1; i <= relays; i++) {
+      this.#relays.push(await cluster.add({ name: `relay-${i}`, role: 'relay', upstreams: [root], config: { databases: DATABASES } }));
+    }
+    for (let i = 1; i <= edges; i++) {
+      const upstreams = this.#relays.map((_, at) => this.#relays[(at + i) % relays] as ClusterNode);
+      this.#edges.push(await cluster.add({ name: `edge-${String(i).padStart(2, '0')}`, role: 'edge', upstreams, config }));
+    }
+    this.#say(`starting a root, ${relays} relays and ${edges} edges, each a process of its own`);
+    await this.#startAll([root]);
+    await this.#startAll(this.#relays);
+    await this.#startAll(this.#edges);
+    for (let i = 0; i < WRITERS; i++) this.#clients.push(await this.#postgres.connect());
+    this.#say('all sites serve');
+  }
+
+  async #startAll(nodes: readonly ClusterNode[]): Promise<void> {
+    const cluster = this.#cluster as Cluster;
+    for (let at = 0; at < nodes.length; at += STARTS_AT_A_TIME) {
+      const group = nodes.slice(at, at + STARTS_AT_A_TIME);
+      for (const node of group) cluster.start(node, { supervised: true });
+      for (const node of group) await cluster.ready(node, 60_000);
+    }
+  }
+
+  /** Writes for the time asked for, with the disasters half way. */
+  async #write(): Promise<void> {
+    const { rate, seconds, seed } = this.#options;
+    const onSample = (sample: Sample): void => {
+      this.#samples.push(sample);
+      this.#all.add(sample.latencyMs);
+    };
+    for (const edge of this.#edges) this.#probes.push(new EdgeProbe(edge.clientPort, onSample));
+    for (const probe of this.#probes) probe.start();
+    this.#workload = new Workload(this.#clients.slice(1), rate, seed, (changes) => this.#committed(changes));
+    this.#say(`writing ${rate} row changes per second for ${seconds} s, and reading at every edge`);
+    this.#startedMs = performance.now();
+    this.#workload.start();
+    await this.#until(seconds / 2);
+    await this.#disasters();
+    await this.#until(seconds);
+    await this.#workload.stop();
+  }
+
+  #committed(changes: readonly Change[]): void {
+    for (const change of changes) {
+      this.#everUsed[change.database]?.add(change.key);
+      for (const probe of this.#probes) probe.expect(change);
+    }
+  }
+
+  async #until(seconds: number): Promise<void> {
+    const waitMs = this.#startedMs + seconds * 1000 - performance.now();
+    if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
+  }
+
+  async #disasters(): Promise<void> {
+    const cluster = this.#cluster as Cluster;
+    const [edge, other] = this.#edges as [ClusterNode, ClusterNode | undefined];
+    const relay = this.#relays[0] as ClusterNode;
+    const fromMs = performance.now();
+    this.#say(`${edge.name} and ${relay.name} are killed with kill -9`);
+    await Promise.all([cluster.kill(edge), cluster.kill(relay)]);
+    if (other !== undefined) {
+      this.#say(`${other.name} is killed and its data directory wiped`);
+      other.supervised = false;
+      await cluster.kill(other);
+      cluster.wipe(other);
+      cluster.start(other, { supervised: true });
+    }
+    const hurt = [edge, relay, ...(other === undefined ? [] : [other])];
+    await Promise.all(hurt.map(async (node) => await cluster.ready(node, SETTLE_MS)));
+    await this.#caughtUp(hurt);
+    this.#say(`all are back and caught up, ${Math.round(performance.now() - fromMs)} ms after the kill`);
+    this.#disturbed.push({ fromMs: fromMs - AROUND_KILL_MS, toMs: performance.now() + AROUND_KILL_MS });
+  }
+
+  /** Waits until these nodes' data is fresh again. */
+  async #caughtUp(nodes: readonly ClusterNode[]): Promise<void> {
+    const deadlineMs = performance.now() + SETTLE_MS;
+    for (const node of nodes) {
+      for (;;) {
+        const status = await (this.#cluster as Cluster).status(node).catch(() => undefined);
+        if (status?.upstream?.state === 'following' && status.lagMs !== null && status.lagMs < 1500) break;
+        if (performance.now() > deadlineMs) throw new Error(`${node.name} did not catch up`);
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+    }
+  }
+
+  /** Waits until every edge has seen every change; returns how many it did not see. */
+  async #settle(): Promise<number> {
+    const deadlineMs = performance.now() + SETTLE_MS;
+    const unseen = (): number => this.#probes.reduce((total, { missing }) => total + missing, 0);
+    // A ticket key that expired before an edge was asked for it is never seen; give those their time to be sure.
+    while (unseen() > 0 && performance.now() < deadlineMs) {
+      const before = unseen();
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      if (unseen() === before) break;
+    }
+    for (const probe of this.#probes) await probe.stop();
+    return unseen();
+  }
+
+  async #verify(): Promise<Verdict> {
+    this.#say('comparing every record on every edge with Postgres');
+    const wanted = await expected(this.#clients[0] as pg.Client);
+    const total: Verdict = { missing: 0, wrong: 0, compared: 0 };
+    for (const edge of this.#edges) {
+      const { missing, wrong, compared } = await verifyEdge(edge.clientPort, wanted, this.#everUsed);
+      total.missing += missing;
+      total.wrong += wrong;
+      total.compared += compared;
+    }
+    return total;
+  }
+
+  #report(verdict: Verdict, more: { edgeRss: number[]; unseen: number; readErrors: number }): number {
+    const quiet = new Latencies();
+    for (const { committedMs, latencyMs } of this.#samples) {
+      if (!this.#disturbed.some(({ fromMs, toMs }) => committedMs >= fromMs && committedMs <= toMs)) quiet.add(latencyMs);
+    }
+    const all = this.#all.summary();
+    const calm = quiet.summary();
+    const { edges, relays } = this.#options;
+    const rss = more.edgeRss.sort((a, b) => a - b);
+    const result = {
+      edges,
+      relays,
+      rowChanges: this.#workload?.rowChanges ?? 0,
+      samples: this.#all.count,
+      p50Ms: all.p50,
+      p99Ms: all.p99,
+      maxMs: all.max,
+      p50MsQuiet: calm.p50,
+      p99MsQuiet: calm.p99,
+      maxMsQuiet: calm.max,
+      killed: 2,
+      rebuilt: edges > 1 ? 1 : 0,
+      missing: verdict.missing,
+      wrong: verdict.wrong,
+      compared: verdict.compared,
+      unseen: more.unseen,
+      readErrors: more.readErrors,
+      edgeRssMb: { median: rss[rss.length >> 1] ?? null, max: rss.at(-1) ?? null },
+    };
+    if (this.#live) this.#draw();
+    const equal = verdict.missing === 0 && verdict.wrong === 0;
+    if (this.#options.json) {
+      process.stdout.write(`${JSON.stringify(result)}\n`);
+    } else {
+      process.stdout.write(
+        `\n${equal ? 'EQUAL' : 'DIFFERENT'}: ${verdict.compared} records compared on ${edges} edges, ${verdict.missing} missing, ${verdict.wrong} wrong\n` +
+          `${result.rowChanges} row changes; commit to readable at an edge: p50 ${all.p50} ms, p99 ${all.p99} ms, max ${all.max} ms\n` +
+          `outside the seconds of the kills: p50 ${calm.p50} ms, p99 ${calm.p99} ms, max ${calm.max} ms\n` +
+          `memory of an idle edge: ${result.edgeRssMb.median} MB\n`,
+      );
+    }
+    return equal ? 0 : 1;
+  }
+
+  /** Asks every node how it is, for the view. */
+  async #watch(): Promise<void> {
+    if (!this.#live) return;
+    const nodes = [...this.#relays, ...this.#edges];
+    this.#sites = await Promise.all(
+      nodes.map(async (node) => {
+        const status = await (this.#cluster as Cluster).status(node).catch(() => undefined);
+        return { name: node.name, lagMs: status?.lagMs ?? null, up: status !== undefined };
+      }),
+    );
+  }
+
+  #draw(): void {
+    const elapsedSeconds = Math.min(this.#options.seconds, (performance.now() - this.#startedMs) / 1000);
+    const { p50, p99 } = this.#all.summary();
+    const lines = render(
+      {
+        elapsedSeconds,
+        seconds: this.#options.seconds,
+        rowChanges: this.#workload?.rowChanges ?? 0,
+        perSecond: (this.#workload?.rowChanges ?? 0) / Math.max(1, elapsedSeconds),
+        sites: this.#sites,
+        histogram: this.#all.histogram,
+        p50Ms: p50,
+        p99Ms: p99,
+        events: this.#events,
+      },
+      process.stdout.columns ?? 80,
+    );
+    process.stdout.write(`\u001b[H\u001b[2J${lines.join('\n')}\n`);
+  }
+
+  /** Ends every process and removes every folder. */
+  async cleanUp(): Promise<void> {
+    for (const probe of this.#probes) void probe.stop();
+    for (const client of this.#clients) void client.end().catch(() => undefined);
+    const { keep } = this.#options;
+    await this.#cluster?.close({ keep });
+    await this.#postgres?.stop();
+    if (keep && this.#cluster !== undefined) process.stderr.write(`kept: ${this.#cluster.folder} (configurations, logs and data of all nodes)\n`);
+  }
+}
+
+const demo = new Demo(readOptions());
+let ending = false;
+const end = async (code: number): Promise<void> => {
+  if (ending) return;
+  ending = true;
+  await demo.cleanUp().catch((error: unknown) => process.stderr.write(`clean-up: ${String(error)}\n`));
+  process.exit(code);
+};
+process.on('SIGINT', () => void end(130));
+process.on('SIGTERM', () => void end(143));
+try {
+  await end(await demo.run());
+} catch (error) {
+  if (!ending) process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+  await end(1);
+}
