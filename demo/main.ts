@@ -162,14 +162,14 @@ class Demo {
     const cluster = await Cluster.create();
     this.#cluster = cluster;
     // Many nodes share this machine: commits a few ms apart save most of their processor time.
-    const config = { databases: DATABASES, store: { commitIntervalMs: 10 } };
+    const config = { databases: DATABASES, store: { commitIntervalMs: 15 } };
     const root = await cluster.add({
       name: 'root',
       role: 'root',
-      config: { databases: DATABASES, postgres: { connection: this.#postgres.url, tables: TABLES } },
+      config: { databases: DATABASES, store: { commitIntervalMs: 4 }, postgres: { connection: this.#postgres.url, tables: TABLES } },
     });
     for (let i = 1; i <= relays; i++) {
-      this.#relays.push(await cluster.add({ name: `relay-${i}`, role: 'relay', upstreams: [root], config: { databases: DATABASES } }));
+      this.#relays.push(await cluster.add({ name: `relay-${i}`, role: 'relay', upstreams: [root], config: { databases: DATABASES, store: { commitIntervalMs: 4 } } }));
     }
     for (let i = 1; i <= edges; i++) {
       const upstreams = this.#relays.map((_, at) => this.#relays[(at + i) % relays] as ClusterNode);

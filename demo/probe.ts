@@ -6,7 +6,7 @@ import { TokaidoClient } from '../src/client/client.js';
 import type { Change } from './workload.js';
 
 /** Time between an answer and the next question. */
-const POLL_MS = 4;
+const POLL_MS = 5;
 /** Keys of one question. */
 const MAX_KEYS = 200;
 
@@ -15,10 +15,14 @@ export interface Sample {
   readonly latencyMs: number;
 }
 
+function keyOf({ database, key }: Change): string {
+  return `${database} ${key}`;
+}
+
 export class EdgeProbe {
   readonly #client: TokaidoClient;
-  /** Newest change of each key that was not seen here yet, by database. */
-  readonly #pending: readonly Map<string, Change>[] = [new Map(), new Map()];
+  /** Newest change of each key that was not seen here yet. */
+  readonly #pending = new Map<string, Change>();
   readonly #onSample: (sample: Sample) => void;
   #stopped = false;
   #running: Promise<void> | undefined;
@@ -32,9 +36,9 @@ export class EdgeProbe {
 
   /** The newest change of a key takes the place of an older one that was not seen: nobody can see that any more. */
   expect(change: Change): void {
-    const pending = this.#pending[change.database] as Map<string, Change>;
-    const before = pending.get(change.key);
-    if (before === undefined || before.version < change.version) pending.set(change.key, change);
+    const key = keyOf(change);
+    const before = this.#pending.get(key);
+    if (before === undefined || before.version < change.version) this.#pending.set(key, change);
   }
 
   start(): void {
@@ -43,34 +47,34 @@ export class EdgeProbe {
 
   async #run(): Promise<void> {
     while (!this.#stopped) {
-      for (const database of this.#pending.keys()) await this.#poll(database);
+      await this.#poll();
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
   }
 
-  async #poll(database: number): Promise<void> {
-    const pending = this.#pending[database] as Map<string, Change>;
-    if (pending.size === 0) return;
-    const asked = [...pending.values()].slice(0, MAX_KEYS);
-    let found: Map<string, Buffer>;
+  async #poll(): Promise<void> {
+    const asked = [...this.#pending.values()].slice(0, MAX_KEYS);
+    if (asked.length === 0) return;
+    let found: (Buffer | undefined)[];
     try {
-      found = await this.#client.getBulk(asked.map(({ key }) => key), database);
+      found = await this.#client.getMany(asked);
     } catch {
       this.errors++;
       await new Promise((resolve) => setTimeout(resolve, 50));
       return;
     }
     const nowMs = performance.now();
-    for (const change of asked) {
-      if (found.get(change.key)?.toString('utf8') !== change.value) continue;
+    for (const [index, change] of asked.entries()) {
+      if (found[index]?.toString('utf8') !== change.value) continue;
       this.#onSample({ committedMs: change.committedMs, latencyMs: nowMs - change.committedMs });
-      if (pending.get(change.key) === change) pending.delete(change.key);
+      const key = keyOf(change);
+      if (this.#pending.get(key) === change) this.#pending.delete(key);
     }
   }
 
   /** Changes not seen yet. */
   get missing(): number {
-    return this.#pending.reduce((total, { size }) => total + size, 0);
+    return this.#pending.size;
   }
 
   async stop(): Promise<void> {

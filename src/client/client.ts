@@ -96,9 +96,24 @@ export class TokaidoClient {
 
   /** Values by key, in the order of the answer; keys without a record are missing. `database` is its number. */
   async getBulk(keys: readonly Key[], database = 0): Promise<Map<string, Buffer>> {
-    const reply = await this.#ask(encodeGetBulk(keys.map(bytes), database), false);
+    const reply = await this.#ask(encodeGetBulk(keys.map((key) => ({ database, key: bytes(key) }))), false);
     if (reply.kind !== 'records') throw new TokaidoError('MALFORMED', 'the server refused the bulk request');
     return new Map(reply.records.map(({ key, value }) => [key.toString('utf8'), value]));
+  }
+
+  /** Values of keys of several databases (by number) in one call, in the order asked; `undefined` without a record. */
+  async getMany(refs: readonly { readonly database: number; readonly key: Key }[]): Promise<(Buffer | undefined)[]> {
+    const wanted = refs.map(({ database, key }) => ({ database, key: bytes(key) }));
+    const reply = await this.#ask(encodeGetBulk(wanted), false);
+    if (reply.kind !== 'records') throw new TokaidoError('MALFORMED', 'the server refused the bulk request');
+    // The answer keeps the order of the question and leaves out what is not there.
+    let at = 0;
+    return wanted.map(({ database, key }) => {
+      const record = reply.records[at];
+      if (record === undefined || record.database !== database || !record.key.equals(key)) return undefined;
+      at++;
+      return record.value;
+    });
   }
 
   /** One transaction. Returns how many records were stored. */
@@ -108,7 +123,7 @@ export class TokaidoClient {
 
   /** One transaction. Returns how many records were there. */
   async removeBulk(keys: readonly Key[], database = 0): Promise<number> {
-    return this.#count(await this.#ask(encodeRemoveBulk(keys.map(bytes), database), false));
+    return this.#count(await this.#ask(encodeRemoveBulk(keys.map((key) => ({ database, key: bytes(key) }))), false));
   }
 
   #count(reply: ClientReply): number {

@@ -1,11 +1,11 @@
 /** The client's half of the wire: requests into bytes, answers out of bytes. Pure. */
 import { ByteWriter } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
-import { MAGIC } from '../protocol/kt-binary.js';
+import { type BinaryKey, MAGIC } from '../protocol/kt-binary.js';
 
 export type ClientReply =
   | { readonly kind: 'http'; readonly status: number; readonly headers: ReadonlyMap<string, string>; readonly body: Buffer }
-  | { readonly kind: 'records'; readonly records: readonly { readonly key: Buffer; readonly value: Buffer }[] }
+  | { readonly kind: 'records'; readonly records: readonly { readonly database: number; readonly key: Buffer; readonly value: Buffer }[] }
   | { readonly kind: 'count'; readonly count: number }
   | { readonly kind: 'error' };
 
@@ -19,17 +19,17 @@ export function encodeHttp(method: string, path: string, host: string, headers: 
   return Buffer.concat([Buffer.from(`${head}\r\n`, 'latin1'), body ?? Buffer.alloc(0)]);
 }
 
-export function encodeGetBulk(keys: readonly Buffer[], database: number): Buffer {
-  return encodeKeys(MAGIC.get, keys, database);
+export function encodeGetBulk(keys: readonly BinaryKey[]): Buffer {
+  return encodeKeys(MAGIC.get, keys);
 }
 
-export function encodeRemoveBulk(keys: readonly Buffer[], database: number): Buffer {
-  return encodeKeys(MAGIC.remove, keys, database);
+export function encodeRemoveBulk(keys: readonly BinaryKey[]): Buffer {
+  return encodeKeys(MAGIC.remove, keys);
 }
 
-function encodeKeys(magic: number, keys: readonly Buffer[], database: number): Buffer {
+function encodeKeys(magic: number, keys: readonly BinaryKey[]): Buffer {
   const writer = new ByteWriter(9 + keys.length * 32).u8(magic).u32(0).u32(keys.length);
-  for (const key of keys) writer.u16(database).u32(key.length).bytes(key);
+  for (const { database, key } of keys) writer.u16(database).u32(key.length).bytes(key);
   return writer.take();
 }
 
@@ -83,14 +83,14 @@ function parseBinary(bytes: Buffer): { reply: ClientReply; bytes: number } | und
   const count = bytes.readUInt32BE(1);
   if (magic === MAGIC.set || magic === MAGIC.remove) return { reply: { kind: 'count', count }, bytes: 5 };
   if (magic !== MAGIC.get) throw new TokaidoError('MALFORMED', 'the server answered with an unknown magic');
-  const records: { key: Buffer; value: Buffer }[] = [];
+  const records: { database: number; key: Buffer; value: Buffer }[] = [];
   let at = 5;
   for (let i = 0; i < count; i++) {
     if (bytes.length < at + 18) return undefined;
     const keyEnd = at + 18 + bytes.readUInt32BE(at + 2);
     const valueEnd = keyEnd + bytes.readUInt32BE(at + 6);
     if (bytes.length < valueEnd) return undefined;
-    records.push({ key: bytes.subarray(at + 18, keyEnd), value: bytes.subarray(keyEnd, valueEnd) });
+    records.push({ database: bytes.readUInt16BE(at), key: bytes.subarray(at + 18, keyEnd), value: bytes.subarray(keyEnd, valueEnd) });
     at = valueEnd;
   }
   return { reply: { kind: 'records', records }, bytes: at };

@@ -46,6 +46,9 @@ export interface UpstreamStatus {
   readonly loading: { readonly rows: number; readonly of: number } | undefined;
 }
 
+/** How often an upstream learns how far this node is. */
+const ACK_MS = 100;
+
 export class UpstreamFollower {
   readonly #options: UpstreamFollowerOptions;
   readonly #choice: UpstreamChoice;
@@ -58,6 +61,7 @@ export class UpstreamFollower {
   #lastError: string | undefined;
   #retry: Timer | undefined;
   readonly #watch: Timer;
+  readonly #acks: Timer;
   #stopped = false;
 
   constructor(options: UpstreamFollowerOptions) {
@@ -66,6 +70,7 @@ export class UpstreamFollower {
     this.#upstream = options.upstreams[0] as UpstreamAddress;
     this.#sinceMs = options.runtime.monotonicMs();
     this.#watch = options.runtime.every(Math.max(100, options.silenceMs / 4), () => this.#checkSilence());
+    this.#acks = options.runtime.every(ACK_MS, () => this.#session?.acknowledge());
     this.#schedule();
   }
 
@@ -151,6 +156,7 @@ export class UpstreamFollower {
     this.#stopped = true;
     this.#retry?.cancel();
     this.#watch.cancel();
+    this.#acks.cancel();
     this.#session?.end('this node is stopping');
   }
 }

@@ -56,6 +56,7 @@ export class UpstreamSession {
   #state: UpstreamState = 'greeting';
   #unapplied = 0;
   #paused = false;
+  #ackDue = false;
   #target: SnapshotTarget | undefined;
   #rows = 0;
   #expectedRows = 0;
@@ -185,7 +186,7 @@ export class UpstreamSession {
       .committed.then(
         () => {
           this.#done(payload.length);
-          this.acknowledge();
+          this.#ackDue = true;
         },
         (error: unknown) => this.end(`cannot apply what the upstream sent: ${messageOf(error)}`),
       );
@@ -207,10 +208,14 @@ export class UpstreamSession {
     }
   }
 
-  /** Tells the upstream how far this node is. */
+  /**
+   * Tells the upstream how far this node is, if that changed. Called on a timer: acknowledgements are for status and
+   * metrics, nothing waits for them, so one per batch would only cost both ends.
+   */
   acknowledge(): void {
     const store = this.#host.store();
-    if (this.#state !== 'following' || store === undefined) return;
+    if (!this.#ackDue || this.#state !== 'following' || store === undefined) return;
+    this.#ackDue = false;
     this.#send({ type: 'ack', applied: store.position(), flushed: store.flushedPosition() });
   }
 
@@ -241,7 +246,7 @@ export class UpstreamSession {
       this.#target = undefined;
       this.#state = 'following';
       this.#host.onLoaded(rows);
-      this.acknowledge();
+      this.#ackDue = true;
     });
   }
 
