@@ -6,7 +6,7 @@ import { TokaidoClient } from '../src/client/client.js';
 import type { Change } from './workload.js';
 
 /** Time between an answer and the next question. */
-const POLL_MS = 5;
+const POLL_MS = 4;
 /** Keys of one question. */
 const MAX_KEYS = 200;
 
@@ -29,8 +29,12 @@ export class EdgeProbe {
   /** Reads that failed. */
   errors = 0;
 
-  constructor(clientPort: number, onSample: (sample: Sample) => void) {
+  /** Which of the sampled changes this probe looks for. */
+  readonly turn: number;
+
+  constructor(clientPort: number, turn: number, onSample: (sample: Sample) => void) {
     this.#client = new TokaidoClient({ server: `127.0.0.1:${clientPort}`, timeoutMs: 3000 });
+    this.turn = turn;
     this.#onSample = onSample;
   }
 

@@ -14,8 +14,12 @@ export interface Verdict {
 const PAGE = 500;
 
 /** What Postgres says should be there, by database. Rows about to expire are left out of the comparison. */
-export async function expected(sql: pg.Client): Promise<readonly [Map<string, Buffer>, Map<string, Buffer>, Set<string>]> {
-  const dns = await sql.query<{ key: string; data: string }>(`SELECT zone || '/' || name || '/' || type AS key, data FROM dns_records`);
+export async function expected(
+  sql: pg.Client,
+): Promise<readonly [Map<string, Buffer>, Map<string, Buffer>, Set<string>]> {
+  const dns = await sql.query<{ key: string; data: string }>(
+    `SELECT zone || '/' || name || '/' || type AS key, data FROM dns_records`,
+  );
   const tickets = await sql.query<{ id: number; key: Buffer; left: number }>(
     `SELECT id, key, extract(epoch FROM expires_at - now())::float8 AS left FROM session_ticket_keys`,
   );
@@ -38,7 +42,9 @@ export async function verifyEdge(
   const verdict: Verdict = { missing: 0, wrong: 0, compared: 0 };
   try {
     for (const [database, wanted] of [dns, tickets].entries()) {
-      const keys = [...new Set([...wanted.keys(), ...(everUsed[database] ?? [])])].filter((key) => database === 0 || !soon.has(key));
+      const keys = [...new Set([...wanted.keys(), ...(everUsed[database] ?? [])])].filter(
+        (key) => database === 0 || !soon.has(key),
+      );
       for (let at = 0; at < keys.length; at += PAGE) {
         const page = keys.slice(at, at + PAGE);
         const found = await client.getBulk(page, database);

@@ -31,7 +31,13 @@ const COLOUR = { good: '\u001b[32m', slow: '\u001b[33m', bad: '\u001b[31m', dim:
 const CELL = 16;
 
 function cell({ name, lagMs, up }: Site): string {
-  const text = !up ? 'DOWN' : lagMs === null ? '...' : lagMs < 1000 ? `${Math.round(lagMs)} ms` : `${(lagMs / 1000).toFixed(1)} s`;
+  const text = !up
+    ? 'DOWN'
+    : lagMs === null
+      ? '...'
+      : lagMs < 1000
+        ? `${Math.round(lagMs)} ms`
+        : `${(lagMs / 1000).toFixed(1)} s`;
   const colour = !up || lagMs === null ? COLOUR.bad : lagMs < 1500 ? COLOUR.good : COLOUR.slow;
   return `${name.padEnd(9)}${colour}${text.padEnd(CELL - 10)}${RESET} `;
 }
@@ -45,15 +51,26 @@ export function render(state: ViewState, columns: number): string[] {
     '',
     `${COLOUR.dim}sites, with the age of their data${RESET}`,
   ];
-  for (let at = 0; at < state.sites.length; at += perRow) lines.push(state.sites.slice(at, at + perRow).map(cell).join(''));
+  for (let at = 0; at < state.sites.length; at += perRow)
+    lines.push(
+      state.sites
+        .slice(at, at + perRow)
+        .map(cell)
+        .join(''),
+    );
   lines.push('', `${COLOUR.dim}propagation, commit to readable at an edge${RESET}`);
-  const total = Math.max(1, state.histogram.reduce((sum, count) => sum + count, 0));
+  const total = Math.max(
+    1,
+    state.histogram.reduce((sum, count) => sum + count, 0),
+  );
   const width = Math.max(10, Math.min(60, columns - 30));
   state.histogram.forEach((count, index) => {
     const bound = BUCKETS_MS[index] as number;
     const label = Number.isFinite(bound) ? `<= ${bound} ms` : 'more';
     const share = count / total;
-    lines.push(`${label.padStart(11)} ${'#'.repeat(Math.round(share * width)).padEnd(width)} ${(share * 100).toFixed(1).padStart(5)} %`);
+    lines.push(
+      `${label.padStart(11)} ${'#'.repeat(Math.round(share * width)).padEnd(width)} ${(share * 100).toFixed(1).padStart(5)} %`,
+    );
   });
   lines.push('', ...state.events.slice(-6).map((event) => event.slice(0, columns)));
   return lines;

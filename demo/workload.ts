@@ -9,7 +9,13 @@ CREATE TABLE session_ticket_keys (id integer PRIMARY KEY, key bytea NOT NULL, ex
 /** How the tables become records; a part of the root's configuration. */
 export const TABLES = [
   { table: 'public.dns_records', database: 'dns', key: '{zone}/{name}/{type}', value: { column: 'data' } },
-  { table: 'public.session_ticket_keys', database: 'tickets', key: '{id}', value: { column: 'key' }, expires: { column: 'expires_at' } },
+  {
+    table: 'public.session_ticket_keys',
+    database: 'tickets',
+    key: '{id}',
+    value: { column: 'key' },
+    expires: { column: 'expires_at' },
+  },
 ];
 export const DATABASES = ['dns', 'tickets'];
 
@@ -54,7 +60,12 @@ export class Workload {
   /** Row changes committed. */
   rowChanges = 0;
 
-  constructor(clients: readonly pg.Client[], rate: number, seed: number, onCommit: (changes: readonly Change[]) => void) {
+  constructor(
+    clients: readonly pg.Client[],
+    rate: number,
+    seed: number,
+    onCommit: (changes: readonly Change[]) => void,
+  ) {
     this.#clients = clients;
     this.#rate = rate;
     this.#random = randomFrom(seed);
@@ -113,7 +124,8 @@ export class Workload {
       return { sql, parameters: [...row], change: { database: 0, key, value: undefined, version } };
     }
     const value = `192.0.2.${number % 256} v${version}`;
-    const sql = 'INSERT INTO dns_records VALUES ($1, $2, $3, $4) ON CONFLICT (zone, name, type) DO UPDATE SET data = excluded.data';
+    const sql =
+      'INSERT INTO dns_records VALUES ($1, $2, $3, $4) ON CONFLICT (zone, name, type) DO UPDATE SET data = excluded.data';
     return { sql, parameters: [...row, value], change: { database: 0, key, value, version } };
   }
 
@@ -126,6 +138,10 @@ export class Workload {
     const seconds = this.#random() < 0.3 ? 6 : 3600;
     const sql = `INSERT INTO session_ticket_keys VALUES ($1, $2, now() + make_interval(secs => $3))
                  ON CONFLICT (id) DO UPDATE SET key = excluded.key, expires_at = excluded.expires_at`;
-    return { sql, parameters: [id, Buffer.from(value), seconds], change: { database: 1, key: String(id), value, version } };
+    return {
+      sql,
+      parameters: [id, Buffer.from(value), seconds],
+      change: { database: 1, key: String(id), value, version },
+    };
   }
 }

@@ -45,7 +45,10 @@ async function install() {
   const installed = join(root, 'node_modules', '.package-lock.json');
   if (modified(installed) >= modified(join(root, 'package-lock.json'))) return;
   say('installing dependencies ...');
-  await must('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { stdio: ['ignore', 2, 2], shell: process.platform === 'win32' });
+  await must('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], {
+    stdio: ['ignore', 2, 2],
+    shell: process.platform === 'win32',
+  });
 }
 
 function* sources(folder) {
@@ -56,7 +59,9 @@ function* sources(folder) {
 
 /** Compiles when a source is newer than the last build; outputs of deleted sources go. */
 async function build() {
-  const files = ['src', 'test', 'bench', 'demo'].flatMap((folder) => (existsSync(join(root, folder)) ? [...sources(folder)] : []));
+  const files = ['src', 'test', 'bench', 'demo'].flatMap((folder) =>
+    existsSync(join(root, folder)) ? [...sources(folder)] : [],
+  );
   const list = files.sort().join('\n');
   const stamp = join(root, 'dist', '.built');
   const previous = existsSync(stamp) ? readFileSync(stamp, 'utf8') : '';

@@ -32,15 +32,27 @@ export function registerCa(program: Command): void {
     .addHelpText('after', '\nExample:\n  tokaido ca init --dir ./pki --name mycluster')
     .action(
       action(async (flags: InitFlags) => {
-        const made = await createCa({ folder: flags.dir, name: flags.name, days: Number(flags.days), nowMs: Date.now() });
+        const made = await createCa({
+          folder: flags.dir,
+          name: flags.name,
+          days: Number(flags.days),
+          nowMs: Date.now(),
+        });
         if (flags.json) printJson(made);
-        else print(`cluster ${made.clusterId}\nCA valid until ${made.notAfter}\nkeep ${made.files[1]} secret: whoever has it can join the cluster`);
+        else
+          print(
+            `cluster ${made.clusterId}\nCA valid until ${made.notAfter}\nkeep ${made.files[1]} secret: whoever has it can join the cluster`,
+          );
       }),
     );
   ca.command('issue')
     .description('make a key and a certificate for one node')
     .requiredOption('--ca <folder>', 'folder of the CA')
-    .addOption(new Option('--role <role>', 'what the node may be').choices(['root', 'relay', 'edge', 'client']).makeOptionMandatory())
+    .addOption(
+      new Option('--role <role>', 'what the node may be')
+        .choices(['root', 'relay', 'edge', 'client'])
+        .makeOptionMandatory(),
+    )
     .requiredOption('--name <name>', 'name of the node, unique in the cluster')
     .option('--out <folder>', 'where to put node.crt, node.key and ca.crt (default: ./NAME)')
     .option('--days <number>', 'how long it is valid', '90')
@@ -52,7 +64,16 @@ export function registerCa(program: Command): void {
       action(async (flags: IssueFlags) => {
         const { role, name, dns, ip } = flags;
         const out = flags.out ?? name;
-        const made = await issueCertificate({ ca: flags.ca, out, role, name, days: Number(flags.days), dns, ip, nowMs: Date.now() });
+        const made = await issueCertificate({
+          ca: flags.ca,
+          out,
+          role,
+          name,
+          days: Number(flags.days),
+          dns,
+          ip,
+          nowMs: Date.now(),
+        });
         if (flags.json) printJson(made);
         else print(`${made.identity}\nvalid until ${made.notAfter}\nwrote ${made.files.join(', ')}`);
       }),

@@ -17,7 +17,10 @@ export function registerConfig(program: Command): void {
         const loaded = await loadConfig(file);
         const { postgres } = loaded;
         // A URL may carry a password; nobody needs to see it here.
-        const shown = postgres === undefined ? loaded : { ...loaded, postgres: { ...postgres, connection: hidePassword(postgres.connection) } };
+        const shown =
+          postgres === undefined
+            ? loaded
+            : { ...loaded, postgres: { ...postgres, connection: hidePassword(postgres.connection) } };
         if (flags.json) printJson(shown);
         else print(`${file} is valid; with all defaults it is:\n\n${stringify(shown).trimEnd()}`);
       }),

@@ -11,7 +11,9 @@ import { registerServe } from './serve.js';
 import { registerStatus } from './status.js';
 
 const program = new Command('tokaido')
-  .description('A replicated key-value store that carries Postgres rows to every edge in milliseconds, over mutual TLS.')
+  .description(
+    'A replicated key-value store that carries Postgres rows to every edge in milliseconds, over mutual TLS.',
+  )
   .version(VERSION)
   .showHelpAfterError('(add --help for what is possible)')
   .exitOverride((error) => {

@@ -17,7 +17,9 @@ export function printError(error: unknown, json: boolean): number {
   const known = error instanceof TokaidoError ? error : undefined;
   const message = error instanceof Error ? error.message : String(error);
   if (json) {
-    process.stderr.write(`${JSON.stringify({ error: { code: known?.code ?? 'INTERNAL', message, hint: known?.hint } })}\n`);
+    process.stderr.write(
+      `${JSON.stringify({ error: { code: known?.code ?? 'INTERNAL', message, hint: known?.hint } })}\n`,
+    );
   } else {
     process.stderr.write(`error: ${message}\n`);
     if (known?.hint !== undefined) process.stderr.write(`hint: ${known.hint}\n`);

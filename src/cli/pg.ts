@@ -6,7 +6,9 @@ import { action, print, printJson } from './output.js';
 export function registerPg(program: Command): void {
   const pg = program.command('pg').description('work with the Postgres source');
   pg.command('setup')
-    .description('check the server and the tables, and create the publication; the slot is made when the root first starts')
+    .description(
+      'check the server and the tables, and create the publication; the slot is made when the root first starts',
+    )
     .requiredOption('--config <file>', 'configuration of the root')
     .option('--json', 'print one JSON object')
     .addHelpText('after', '\nExample:\n  tokaido pg setup --config ./root.yaml')
@@ -26,10 +28,18 @@ export function registerPg(program: Command): void {
           await setup.checkServer(sql, postgres);
           const done = await setup.ensurePublication(sql, { ...postgres, create: true });
           const slot = await setup.findSlot(sql, postgres.slot);
-          if (flags.json) printJson({ statements: done, publication: postgres.publication, slot: postgres.slot, slotExists: slot !== undefined });
+          if (flags.json)
+            printJson({
+              statements: done,
+              publication: postgres.publication,
+              slot: postgres.slot,
+              slotExists: slot !== undefined,
+            });
           else {
             for (const statement of done) print(`${statement};`);
-            print(`publication ${postgres.publication} is ready; slot ${postgres.slot} ${slot === undefined ? 'will be made at the first start' : 'exists'}`);
+            print(
+              `publication ${postgres.publication} is ready; slot ${postgres.slot} ${slot === undefined ? 'will be made at the first start' : 'exists'}`,
+            );
           }
         } finally {
           await sql.end();

@@ -49,16 +49,18 @@ function readable(value: Buffer): { value: string } | { valueBase64: string } {
 function expiryOf({ ttl, expires }: SetFlags): { xtMs?: number } {
   if (ttl !== undefined) {
     const [, amount, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(ttl) ?? [];
-    if (amount === undefined || unit === undefined) throw new TokaidoError('CONFIG', `--ttl ${ttl} is not a duration such as 30s or 5m`);
+    if (amount === undefined || unit === undefined)
+      throw new TokaidoError('CONFIG', `--ttl ${ttl} is not a duration such as 30s or 5m`);
     return { xtMs: Date.now() + Number(amount) * (UNITS[unit] as number) };
   }
   if (expires === undefined) return {};
   const xtMs = Date.parse(expires);
-  if (Number.isNaN(xtMs)) throw new TokaidoError('CONFIG', `--expires ${expires} is not a date such as 2030-01-01T00:00:00Z`);
+  if (Number.isNaN(xtMs))
+    throw new TokaidoError('CONFIG', `--expires ${expires} is not a date such as 2030-01-01T00:00:00Z`);
   return { xtMs };
 }
 
-async function valueOf(value: string | undefined, { file }: SetFlags): Promise<Buffer> {
+async function readValue(value: string | undefined, { file }: SetFlags): Promise<Buffer> {
   const { readFileSync } = await import('node:fs');
   if (file !== undefined) return readFileSync(file);
   if (value === '-') return readFileSync(0);
@@ -68,7 +70,10 @@ async function valueOf(value: string | undefined, { file }: SetFlags): Promise<B
 
 export function registerRecords(program: Command): void {
   withServer(program.command('get').description('print the value of a record').argument('<key>', 'key'))
-    .addHelpText('after', '\nExample:\n  tokaido get example.com/www/A --database dns --server 127.0.0.1:1978\n\nExits with 3 when there is no such record.')
+    .addHelpText(
+      'after',
+      '\nExample:\n  tokaido get example.com/www/A --database dns --server 127.0.0.1:1978\n\nExits with 3 when there is no such record.',
+    )
     .action(
       action(async (key: string, flags: Flags) => {
         const record = await withClient(flags, async (client) => await client.get(key, place(flags)));
@@ -78,7 +83,13 @@ export function registerRecords(program: Command): void {
         else process.stdout.write(process.stdout.isTTY ? `${record.value.toString('utf8')}\n` : record.value);
       }),
     );
-  withServer(program.command('set').description('store a record (at the root)').argument('<key>', 'key').argument('[value]', 'value; - reads standard input'))
+  withServer(
+    program
+      .command('set')
+      .description('store a record (at the root)')
+      .argument('<key>', 'key')
+      .argument('[value]', 'value; - reads standard input'),
+  )
     .option('--file <path>', 'take the value from a file')
     .option('--ttl <duration>', 'expire after: 30s, 5m, 2h, 7d')
     .option('--expires <date>', 'expire at: 2030-01-01T00:00:00Z')
@@ -87,9 +98,12 @@ export function registerRecords(program: Command): void {
     .addHelpText('after', '\nExample:\n  tokaido set flags/dark-mode on --ttl 5m')
     .action(
       action(async (key: string, value: string | undefined, flags: SetFlags) => {
-        const bytes = await valueOf(value, flags);
+        const bytes = await readValue(value, flags);
         const mode = flags.add ? 'add' : flags.replace ? 'replace' : 'set';
-        await withClient(flags, async (client) => await client.set(key, bytes, { ...place(flags), ...expiryOf(flags), mode }));
+        await withClient(
+          flags,
+          async (client) => await client.set(key, bytes, { ...place(flags), ...expiryOf(flags), mode }),
+        );
         if (flags.json) printJson({ key, stored: true });
       }),
     );

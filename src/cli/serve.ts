@@ -19,7 +19,10 @@ export function registerServe(program: Command): void {
     .command('serve')
     .description('run a node')
     .requiredOption('--config <file>', 'configuration (YAML); docs/reference/config.md describes every key')
-    .addHelpText('after', '\nExample:\n  tokaido serve --config ./edge-tokyo.yaml\n\nSIGTERM and SIGINT stop it in good order; a second one at once.')
+    .addHelpText(
+      'after',
+      '\nExample:\n  tokaido serve --config ./edge-tokyo.yaml\n\nSIGTERM and SIGINT stop it in good order; a second one at once.',
+    )
     .action(
       action(async (flags: { readonly config: string }) => {
         const [{ loadConfig }, { startNode }, { systemRuntime }, { jsonLogger }] = await Promise.all([
@@ -31,7 +34,10 @@ export function registerServe(program: Command): void {
         const config = await loadConfig(flags.config);
         const log = jsonLogger(config.logging.level);
         const onFatal = (error: unknown): never => {
-          log.error({ reason: messageOf(error), stack: error instanceof Error ? error.stack : undefined }, 'cannot go on: stopping');
+          log.error(
+            { reason: messageOf(error), stack: error instanceof Error ? error.stack : undefined },
+            'cannot go on: stopping',
+          );
           // No orderly close: memory may be wrong, the disk is not (every commit is atomic).
           return leave(70);
         };

@@ -7,7 +7,12 @@ import { action, print, printJson } from './output.js';
 const TIMEOUT_MS = 5_000;
 
 function duration(ms: number): string {
-  const units: readonly (readonly [number, string])[] = [[86_400_000, 'd'], [3_600_000, 'h'], [60_000, 'min'], [1000, 's']];
+  const units: readonly (readonly [number, string])[] = [
+    [86_400_000, 'd'],
+    [3_600_000, 'h'],
+    [60_000, 'min'],
+    [1000, 's'],
+  ];
   for (const [size, unit] of units) if (ms >= size) return `${(ms / size).toFixed(ms / size < 10 ? 1 : 0)} ${unit}`;
   return `${Math.round(ms)} ms`;
 }
@@ -17,21 +22,31 @@ export function renderStatus(status: NodeStatus): string {
   const rows: [string, string][] = [
     ['node', `${status.name} (${status.role}), cluster ${status.clusterId}, version ${status.version}`],
     ['state', status.ready ? `ready, up ${duration(status.uptimeMs)}` : `NOT READY: ${status.notReadyBecause ?? ''}`],
-    ['position', status.position.map(({ sid, epoch, sequence }) => `origin ${sid}: ${sequence} (epoch ${epoch})`).join(', ') || 'start'],
+    [
+      'position',
+      status.position.map(({ sid, epoch, sequence }) => `origin ${sid}: ${sequence} (epoch ${epoch})`).join(', ') ||
+        'start',
+    ],
     ['lag', status.lagMs === null ? 'unknown: no heartbeat from an origin yet' : duration(status.lagMs)],
   ];
   if (status.recovering) rows.push(['recovery', 'asking followers for transactions lost when the machine went down']);
-  for (const { name, index, records } of status.databases) rows.push([`database ${index}`, `${name}: ${records} records`]);
-  if (status.log !== undefined) rows.push(['log', `${status.log.first} to ${status.log.next - 1}, ${status.log.bytes} bytes`]);
+  for (const { name, index, records } of status.databases)
+    rows.push([`database ${index}`, `${name}: ${records} records`]);
+  if (status.log !== undefined)
+    rows.push(['log', `${status.log.first} to ${status.log.next - 1}, ${status.log.bytes} bytes`]);
   const { upstream } = status;
   if (upstream !== undefined) {
     const who = `${upstream.name ?? '?'} at ${upstream.address}`;
-    const loading = upstream.loading === undefined ? '' : `, ${upstream.loading.rows} of ${upstream.loading.of} records`;
+    const loading =
+      upstream.loading === undefined ? '' : `, ${upstream.loading.rows} of ${upstream.loading.of} records`;
     const error = upstream.lastError === undefined ? '' : `; last error: ${upstream.lastError}`;
     rows.push(['upstream', `${who}: ${upstream.state} for ${duration(upstream.sinceMs)}${loading}${error}`]);
   }
   for (const follower of status.followers) {
-    rows.push(['follower', `${follower.name} (${follower.role}) at ${follower.address}: ${follower.state}, ${follower.lagChanges} behind`]);
+    rows.push([
+      'follower',
+      `${follower.name} (${follower.role}) at ${follower.address}: ${follower.state}, ${follower.lagChanges} behind`,
+    ]);
   }
   rows.push(['certificate', `until ${status.certificate.notAfter} (${duration(status.certificate.expiresInMs)})`]);
   if (status.feed !== undefined) rows.push(['feed', JSON.stringify(status.feed)]);
@@ -44,10 +59,14 @@ export async function fetchStatus(admin: string): Promise<NodeStatus> {
     const response = await fetch(`http://${admin}/status`, { signal: AbortSignal.timeout(TIMEOUT_MS) });
     return (await response.json()) as NodeStatus;
   } catch (error) {
-    throw new TokaidoError('NETWORK', `no status from the admin listener ${admin}: ${messageOf((error as Error).cause ?? error)}`, {
-      hint: 'check that the node runs and that --admin names its listen.admin address',
-      cause: error,
-    });
+    throw new TokaidoError(
+      'NETWORK',
+      `no status from the admin listener ${admin}: ${messageOf((error as Error).cause ?? error)}`,
+      {
+        hint: 'check that the node runs and that --admin names its listen.admin address',
+        cause: error,
+      },
+    );
   }
 }
 

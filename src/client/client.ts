@@ -118,7 +118,15 @@ export class TokaidoClient {
 
   /** One transaction. Returns how many records were stored. */
   async setBulk(records: Iterable<readonly [Key, Key]>, database = 0): Promise<number> {
-    return this.#count(await this.#ask(encodeSetBulk([...records].map(([key, value]) => [bytes(key), bytes(value)]), database), false));
+    return this.#count(
+      await this.#ask(
+        encodeSetBulk(
+          [...records].map(([key, value]) => [bytes(key), bytes(value)]),
+          database,
+        ),
+        false,
+      ),
+    );
   }
 
   /** One transaction. Returns how many records were there. */
@@ -128,12 +136,23 @@ export class TokaidoClient {
 
   #count(reply: ClientReply): number {
     if (reply.kind === 'count') return reply.count;
-    throw new TokaidoError('READ_ONLY', 'the server refused the bulk write', { hint: 'write to the root; `tokaido set` says which it is' });
+    throw new TokaidoError('READ_ONLY', 'the server refused the bulk write', {
+      hint: 'write to the root; `tokaido set` says which it is',
+    });
   }
 
-  async #http(method: string, key: Key, database: string | undefined, headers: Record<string, string>, body: Buffer | undefined) {
+  async #http(
+    method: string,
+    key: Key,
+    database: string | undefined,
+    headers: Record<string, string>,
+    body: Buffer | undefined,
+  ) {
     const path = `/${database === undefined ? '' : `${percent(bytes(database))}/`}${percent(bytes(key))}`;
-    const reply = await this.#ask(encodeHttp(method, path, `${this.#host}:${this.#port}`, headers, body), method === 'HEAD');
+    const reply = await this.#ask(
+      encodeHttp(method, path, `${this.#host}:${this.#port}`, headers, body),
+      method === 'HEAD',
+    );
     if (reply.kind !== 'http') throw new TokaidoError('MALFORMED', 'the server does not speak HTTP');
     return reply;
   }
@@ -156,7 +175,10 @@ export class TokaidoClient {
     return await new Promise<ClientReply>((resolve, reject) => {
       const deadline = setTimeout(() => {
         // Answers come in order: after a lost one none can be trusted to be the right one.
-        this.#drop(socket, new TokaidoError('TIMEOUT', `no answer from ${this.#host}:${this.#port} within ${this.#timeoutMs} ms`));
+        this.#drop(
+          socket,
+          new TokaidoError('TIMEOUT', `no answer from ${this.#host}:${this.#port} within ${this.#timeoutMs} ms`),
+        );
       }, this.#timeoutMs);
       this.#waiting.push({ resolve, reject, deadline });
       this.#decoder.expect(isHead);
@@ -173,7 +195,10 @@ export class TokaidoClient {
     });
     const lost = (error?: Error): void => {
       const reason = error === undefined ? 'the server closed the connection' : messageOf(error) || codeOf(error);
-      const hint = codeOf(error) === 'ECONNREFUSED' ? { hint: 'check that the node runs, and that --server names its client listener' } : {};
+      const hint =
+        codeOf(error) === 'ECONNREFUSED'
+          ? { hint: 'check that the node runs, and that --server names its client listener' }
+          : {};
       this.#drop(socket, new TokaidoError('NETWORK', `${this.#host}:${this.#port}: ${reason}`, hint));
     };
     socket.on('error', lost);

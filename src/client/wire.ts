@@ -4,15 +4,29 @@ import { TokaidoError } from '../base/errors.js';
 import { type BinaryKey, MAGIC } from '../protocol/kt-binary.js';
 
 export type ClientReply =
-  | { readonly kind: 'http'; readonly status: number; readonly headers: ReadonlyMap<string, string>; readonly body: Buffer }
-  | { readonly kind: 'records'; readonly records: readonly { readonly database: number; readonly key: Buffer; readonly value: Buffer }[] }
+  | {
+      readonly kind: 'http';
+      readonly status: number;
+      readonly headers: ReadonlyMap<string, string>;
+      readonly body: Buffer;
+    }
+  | {
+      readonly kind: 'records';
+      readonly records: readonly { readonly database: number; readonly key: Buffer; readonly value: Buffer }[];
+    }
   | { readonly kind: 'count'; readonly count: number }
   | { readonly kind: 'error' };
 
 /** Never expires, in the binary protocol. */
 const NEVER = 0x7fff_ffff_ffff_ffffn;
 
-export function encodeHttp(method: string, path: string, host: string, headers: Readonly<Record<string, string>>, body: Buffer | undefined): Buffer {
+export function encodeHttp(
+  method: string,
+  path: string,
+  host: string,
+  headers: Readonly<Record<string, string>>,
+  body: Buffer | undefined,
+): Buffer {
   let head = `${method} ${path} HTTP/1.1\r\nHost: ${host}\r\n`;
   for (const name in headers) head += `${name}: ${headers[name]}\r\n`;
   if (body !== undefined) head += `Content-Length: ${body.length}\r\n`;
@@ -57,7 +71,8 @@ export class ClientDecoder {
   /** The answer at the beginning of `bytes`, or `undefined` while it is not all there. Errors: `MALFORMED`. */
   parse(bytes: Buffer): { readonly reply: ClientReply; readonly bytes: number } | undefined {
     if (bytes.length === 0) return undefined;
-    const parsed = (bytes[0] as number) >= 0x80 ? parseBinary(bytes) : parseHttpReply(bytes, this.#expected[0] ?? false);
+    const parsed =
+      (bytes[0] as number) >= 0x80 ? parseBinary(bytes) : parseHttpReply(bytes, this.#expected[0] ?? false);
     if (parsed !== undefined) this.#expected.shift();
     return parsed;
   }
@@ -69,7 +84,9 @@ function parseHttpReply(bytes: Buffer, isHead: boolean): { reply: ClientReply; b
   const [first = '', ...lines] = bytes.toString('latin1', 0, end).split('\r\n');
   const status = Number(/^HTTP\/1\.[01] (\d{3})/.exec(first)?.[1]);
   if (Number.isNaN(status)) throw new TokaidoError('MALFORMED', 'the server does not answer in HTTP');
-  const headers = new Map(lines.map((line) => [line.slice(0, line.indexOf(':')).toLowerCase(), line.slice(line.indexOf(':') + 1).trim()]));
+  const headers = new Map(
+    lines.map((line) => [line.slice(0, line.indexOf(':')).toLowerCase(), line.slice(line.indexOf(':') + 1).trim()]),
+  );
   const length = isHead || status === 204 ? 0 : Number(headers.get('content-length') ?? 0);
   const total = end + 4 + length;
   if (bytes.length < total) return undefined;
@@ -90,7 +107,11 @@ function parseBinary(bytes: Buffer): { reply: ClientReply; bytes: number } | und
     const keyEnd = at + 18 + bytes.readUInt32BE(at + 2);
     const valueEnd = keyEnd + bytes.readUInt32BE(at + 6);
     if (bytes.length < valueEnd) return undefined;
-    records.push({ database: bytes.readUInt16BE(at), key: bytes.subarray(at + 18, keyEnd), value: bytes.subarray(keyEnd, valueEnd) });
+    records.push({
+      database: bytes.readUInt16BE(at),
+      key: bytes.subarray(at + 18, keyEnd),
+      value: bytes.subarray(keyEnd, valueEnd),
+    });
     at = valueEnd;
   }
   return { reply: { kind: 'records', records }, bytes: at };

@@ -73,18 +73,26 @@ export class Commands {
 
   #checkKey(key: Buffer): void {
     if (key.length > this.#options.limits.keyBytes) {
-      throw new TokaidoError('TOO_LARGE', `a key of ${key.length} bytes exceeds the limit of ${this.#options.limits.keyBytes}`, {
-        hint: 'shorten the key; the limit is limits.keyBytes in the configuration',
-      });
+      throw new TokaidoError(
+        'TOO_LARGE',
+        `a key of ${key.length} bytes exceeds the limit of ${this.#options.limits.keyBytes}`,
+        {
+          hint: 'shorten the key; the limit is limits.keyBytes in the configuration',
+        },
+      );
     }
   }
 
   #checkRecord(record: RecordWrite): void {
     this.#checkKey(record.key);
     if (record.value.length > this.#options.limits.valueBytes) {
-      throw new TokaidoError('TOO_LARGE', `a value of ${record.value.length} bytes exceeds the limit of ${this.#options.limits.valueBytes}`, {
-        hint: 'split the value, or raise limits.valueBytes in the configuration of every node',
-      });
+      throw new TokaidoError(
+        'TOO_LARGE',
+        `a value of ${record.value.length} bytes exceeds the limit of ${this.#options.limits.valueBytes}`,
+        {
+          hint: 'split the value, or raise limits.valueBytes in the configuration of every node',
+        },
+      );
     }
   }
 
@@ -99,7 +107,8 @@ export class Commands {
     const found =
       typeof nameOrIndex === 'number'
         ? databases[nameOrIndex]
-        : (this.#store().database(nameOrIndex) ?? (/^\d{1,5}$/.test(nameOrIndex) ? databases[Number(nameOrIndex)] : undefined));
+        : (this.#store().database(nameOrIndex) ??
+          (/^\d{1,5}$/.test(nameOrIndex) ? databases[Number(nameOrIndex)] : undefined));
     if (found === undefined) throw new TokaidoError('NO_DATABASE', 'no such database');
     return found;
   }

@@ -73,7 +73,5 @@ export function decodePosition(reader: ByteReader): Position {
 /** For logs: `1:5701 7@2:12` (sid:sequence, `@epoch` where it is not 1). */
 export function describePosition(position: Position): string {
   if (position.length === 0) return 'start';
-  return position
-    .map(({ sid, epoch, sequence }) => `${sid}${epoch === 1 ? '' : `@${epoch}`}:${sequence}`)
-    .join(' ');
+  return position.map(({ sid, epoch, sequence }) => `${sid}${epoch === 1 ? '' : `@${epoch}`}:${sequence}`).join(' ');
 }

@@ -3,7 +3,7 @@
  * it is written, and never again: relays store and forward the same bytes. The layout is in docs/protocol.md
  * ("Transaction") and pinned by golden bytes in test/log.
  */
-import { ByteReader, ByteWriter } from '../base/bytes.js';
+import { ByteReader, type ByteWriter } from '../base/bytes.js';
 import { assert, TokaidoError, unreachable } from '../base/errors.js';
 import {
   type Epoch,
@@ -72,7 +72,10 @@ export function encodeTransaction(writer: ByteWriter, transaction: Transaction):
 function encodeChange(writer: ByteWriter, change: Change, database: number): void {
   switch (change.kind) {
     case 'set':
-      writer.u8(change.xtMs === NEVER_EXPIRES ? KIND_SET : KIND_SET_EXPIRING).varint(database).sized(change.key);
+      writer
+        .u8(change.xtMs === NEVER_EXPIRES ? KIND_SET : KIND_SET_EXPIRING)
+        .varint(database)
+        .sized(change.key);
       if (change.xtMs !== NEVER_EXPIRES) writer.u48(change.xtMs);
       writer.sized(change.value);
       return;

@@ -165,7 +165,8 @@ export class UpdateLog {
   /** Header of the batch that contains this local number. */
   #headerContaining(number: number): BatchHeader {
     const range = { end: rowKey(number + 1, 0), reverse: true, limit: 1 };
-    for (const { key } of this.#reader.range(this.#map, range)) return this.#headerAt(this.#reader, key.readUIntBE(3, 6));
+    for (const { key } of this.#reader.range(this.#map, range))
+      return this.#headerAt(this.#reader, key.readUIntBE(3, 6));
     throw new TokaidoError('CORRUPT', `no log batch contains number ${number}`);
   }
 

@@ -8,7 +8,17 @@
  * A generation is current only once node.json says so, and node.json says so only after the generation is flushed: a
  * crash in the middle of a snapshot leaves a folder that the next start removes, and the old store as it was.
  */
-import { closeSync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
 import type { Runtime } from '../base/runtime.js';
@@ -91,15 +101,21 @@ export class DataDirectory {
     try {
       mkdirSync(folder, { recursive: true, mode: 0o700 });
     } catch (error) {
-      throw new TokaidoError('STORAGE', `cannot create the data directory ${folder}: ${messageOf(error)}`, { cause: error });
+      throw new TokaidoError('STORAGE', `cannot create the data directory ${folder}: ${messageOf(error)}`, {
+        cause: error,
+      });
     }
     this.#takeLock();
     const before = this.#read();
     if (before !== undefined && before.clusterId !== clusterId) {
       this.#releaseLock();
-      throw new TokaidoError('IDENTITY', `${folder} holds data of cluster ${before.clusterId}, the certificate is of ${clusterId}`, {
-        hint: 'use the right certificate, or an empty data directory',
-      });
+      throw new TokaidoError(
+        'IDENTITY',
+        `${folder} holds data of cluster ${before.clusterId}, the certificate is of ${clusterId}`,
+        {
+          hint: 'use the right certificate, or an empty data directory',
+        },
+      );
     }
     const boot = bootId();
     const rebooted = boot === '' || before?.bootId !== boot;
@@ -137,7 +153,8 @@ export class DataDirectory {
     const path = join(this.#folder, 'node.json');
     try {
       const file = JSON.parse(readFileSync(path, 'utf8')) as NodeFile;
-      if (file.format !== 1) throw new TokaidoError('CORRUPT', `${path} has format ${String(file.format)}; this version knows 1`);
+      if (file.format !== 1)
+        throw new TokaidoError('CORRUPT', `${path} has format ${String(file.format)}; this version knows 1`);
       return file;
     } catch (error) {
       if (codeOf(error) === 'ENOENT') return undefined;

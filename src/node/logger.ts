@@ -3,5 +3,8 @@ import { destination, pino } from 'pino';
 import type { Logger } from '../base/logger.js';
 
 export function jsonLogger(level: string): Logger {
-  return pino({ level, base: null, timestamp: () => `,"time":"${new Date().toISOString()}"` }, destination({ dest: 2, sync: true }));
+  return pino(
+    { level, base: null, timestamp: () => `,"time":"${new Date().toISOString()}"` },
+    destination({ dest: 2, sync: true }),
+  );
 }

@@ -32,10 +32,14 @@ export function registerNodeMetrics(node: Node): void {
     return state === undefined ? undefined : state === 'following' ? 1 : 0;
   });
   metrics.gauge('follower_lag_changes', 'Transactions a follower lacks.', () => {
-    return (node.replication?.followers() ?? []).map(({ name, lagChanges }) => [{ follower: name }, lagChanges] as const);
+    return (node.replication?.followers() ?? []).map(
+      ({ name, lagChanges }) => [{ follower: name }, lagChanges] as const,
+    );
   });
   metrics.gauge('follower_queue_bytes', 'Bytes waiting for a follower.', () => {
-    return (node.replication?.followers() ?? []).map(({ name, queuedBytes }) => [{ follower: name }, queuedBytes] as const);
+    return (node.replication?.followers() ?? []).map(
+      ({ name, queuedBytes }) => [{ follower: name }, queuedBytes] as const,
+    );
   });
   metrics.counter('refused_peers_total', 'Replication peers refused, by reason.', () => {
     return [...(node.followerListener?.refusals ?? [])].map(([reason, count]) => [{ reason }, count] as const);

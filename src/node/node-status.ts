@@ -21,18 +21,29 @@ export function nodeStatus(node: Node): NodeStatus {
     ready,
     notReadyBecause: reason,
     recovering: node.recovery.active,
-    position: (store?.position() ?? []).map(({ versionNs, ...origin }) => ({ ...origin, versionNs: String(versionNs) })),
+    position: (store?.position() ?? []).map(({ versionNs, ...origin }) => ({
+      ...origin,
+      versionNs: String(versionNs),
+    })),
     lagMs: identity.role === 'root' ? 0 : (node.heartbeats.lagMs(nowMs) ?? null),
     databases: (store?.databases() ?? []).map(({ name, index }) => ({ name, index, records: store?.count(name) ?? 0 })),
-    log: store === undefined ? undefined : { first: store.log.first, next: store.log.next, bytes: statistics?.logBytes ?? 0 },
+    log:
+      store === undefined
+        ? undefined
+        : { first: store.log.first, next: store.log.next, bytes: statistics?.logBytes ?? 0 },
     store:
       statistics === undefined
         ? undefined
         : { sizeBytes: statistics.sizeBytes, queuedWrites: statistics.queued, commits: statistics.commits },
-    upstream: upstream === undefined ? undefined : { ...upstream, sinceMs: Math.round(runtime.monotonicMs() - upstream.sinceMs) },
-    followers: (node.replication?.followers() ?? []).map(({ name, role, address, state, lagChanges, queuedBytes, connectedMs }) => {
-      return { name, role, address, state, lagChanges, queuedBytes, connectedMs: Math.round(connectedMs) };
-    }),
+    upstream:
+      upstream === undefined
+        ? undefined
+        : { ...upstream, sinceMs: Math.round(runtime.monotonicMs() - upstream.sinceMs) },
+    followers: (node.replication?.followers() ?? []).map(
+      ({ name, role, address, state, lagChanges, queuedBytes, connectedMs }) => {
+        return { name, role, address, state, lagChanges, queuedBytes, connectedMs: Math.round(connectedMs) };
+      },
+    ),
     certificate: { notAfter: new Date(notAfterMs).toISOString(), expiresInMs: notAfterMs - nowMs, fingerprint },
     feed: node.feed?.status(),
   };

@@ -129,7 +129,10 @@ export class Node {
     }
     this.#scheduleSweep(config.store.expiryIntervalMs);
     // A root that recovers is up and reachable meanwhile: its followers are what it waits for.
-    void this.recovery.complete().then(() => this.#startFeed()).catch((error: unknown) => this.#options.onFatal(error));
+    void this.recovery
+      .complete()
+      .then(() => this.#startFeed())
+      .catch((error: unknown) => this.#options.onFatal(error));
   }
 
   /** (Re)starts the upstream side on the current store. Followers reconnect and compare positions. */
@@ -174,7 +177,13 @@ export class Node {
         const server = this.#replication;
         const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress };
         if (server === undefined) {
-          link.send([encodeFrame({ type: 'refuse', code: 'NOT_READY', message: 'this node has no data yet: it is being seeded itself' })]);
+          link.send([
+            encodeFrame({
+              type: 'refuse',
+              code: 'NOT_READY',
+              message: 'this node has no data yet: it is being seeded itself',
+            }),
+          ]);
           link.close();
           return { onData: () => undefined, onDrain: () => undefined, onClose: () => undefined };
         }
@@ -285,7 +294,8 @@ export class Node {
   /** Whether clients can read here now, and why not. */
   ready(): { ready: boolean; reason?: string } {
     if (this.#stopping) return { ready: false, reason: 'stopping' };
-    if (this.stores.current === undefined) return { ready: false, reason: 'no data yet: waiting for a snapshot from an upstream' };
+    if (this.stores.current === undefined)
+      return { ready: false, reason: 'no data yet: waiting for a snapshot from an upstream' };
     return { ready: true };
   }
 
@@ -299,7 +309,11 @@ export class Node {
     const at = (listener: { readonly host: string } | false, open: { readonly port: number } | undefined): string => {
       return listener === false || open === undefined ? 'off' : `${listener.host}:${open.port}`;
     };
-    return { clients: at(clients, this.#clients), replication: at(replication, this.#followers), admin: at(admin, this.#admin) };
+    return {
+      clients: at(clients, this.#clients),
+      replication: at(replication, this.#followers),
+      admin: at(admin, this.#admin),
+    };
   }
 
   get replication(): ReplicationServer | undefined {

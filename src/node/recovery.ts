@@ -37,9 +37,13 @@ export class Recovery {
   /** Why writes must wait, while they must. */
   refusal(): TokaidoError | undefined {
     if (!this.#active) return undefined;
-    return new TokaidoError('NOT_READY', `recovering after an unclean shutdown: waiting for ${this.#missing.size} followers`, {
-      hint: 'the root goes on by itself, at the latest after replication.recoveryWaitMs',
-    });
+    return new TokaidoError(
+      'NOT_READY',
+      `recovering after an unclean shutdown: waiting for ${this.#missing.size} followers`,
+      {
+        hint: 'the root goes on by itself, at the latest after replication.recoveryWaitMs',
+      },
+    );
   }
 
   /** This follower has nothing that the root lacks (any more). */
@@ -53,7 +57,10 @@ export class Recovery {
   async complete(): Promise<void> {
     if (!this.#active) return;
     const { log, waitMs, runtime, directory, beginEpoch } = this.#options;
-    log.warn({ followers: this.#missing.size, waitMs }, 'the machine went down uncleanly: asking followers for lost transactions');
+    log.warn(
+      { followers: this.#missing.size, waitMs },
+      'the machine went down uncleanly: asking followers for lost transactions',
+    );
     if (this.#missing.size > 0) {
       await new Promise<void>((resolve) => {
         const timer = runtime.after(waitMs, resolve);
@@ -64,7 +71,10 @@ export class Recovery {
       });
     }
     if (this.#missing.size > 0) {
-      log.error({ missing: this.#missing.size }, 'not every follower came back in time: numbering goes on in a new epoch');
+      log.error(
+        { missing: this.#missing.size },
+        'not every follower came back in time: numbering goes on in a new epoch',
+      );
       await beginEpoch();
       directory.forgetFollowers([...this.#missing]);
     }

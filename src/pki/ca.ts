@@ -68,7 +68,8 @@ function pem(label: string, der: Buffer): string {
 }
 
 function validity(nowMs: number, days: number): { notBefore: Date; notAfter: Date } {
-  if (!Number.isFinite(days) || days <= 0 || days > 36_500) throw new TokaidoError('CONFIG', `${days} is not a number of days`);
+  if (!Number.isFinite(days) || days <= 0 || days > 36_500)
+    throw new TokaidoError('CONFIG', `${days} is not a number of days`);
   return { notBefore: new Date(nowMs - SKEW_MS), notAfter: new Date(nowMs + days * DAY_MS) };
 }
 
@@ -123,9 +124,13 @@ async function sign(folder: string, request: SigningRequest): Promise<{ pem: str
   const signingKey = await webcrypto.subtle.importKey('pkcs8', der, ALGORITHM, false, ['sign']);
   const { notBefore, notAfter } = validity(request.nowMs, request.days);
   if (notAfter > ca.notAfter) {
-    throw new TokaidoError('IDENTITY', `the CA itself ends on ${ca.notAfter.toISOString()}, before the certificate would`, {
-      hint: 'issue for fewer days (--days)',
-    });
+    throw new TokaidoError(
+      'IDENTITY',
+      `the CA itself ends on ${ca.notAfter.toISOString()}, before the certificate would`,
+      {
+        hint: 'issue for fewer days (--days)',
+      },
+    );
   }
   const serial = newSerial();
   const certificate = await x509.X509CertificateGenerator.create({
@@ -156,17 +161,28 @@ async function sign(folder: string, request: SigningRequest): Promise<{ pem: str
 /** The cluster of the CA in a folder. Errors: `IDENTITY` when there is none. */
 async function clusterOf(folder: string): Promise<string> {
   const { X509Certificate } = await import('node:crypto');
-  const authority = identityOf(new X509Certificate(readPublic(join(folder, 'ca.crt'), 'CA certificate')).subjectAltName);
-  if (authority?.role !== 'ca') throw new TokaidoError('IDENTITY', `${folder} does not hold a CA made by \`tokaido ca init\``);
+  const authority = identityOf(
+    new X509Certificate(readPublic(join(folder, 'ca.crt'), 'CA certificate')).subjectAltName,
+  );
+  if (authority?.role !== 'ca')
+    throw new TokaidoError('IDENTITY', `${folder} does not hold a CA made by \`tokaido ca init\``);
   return authority.clusterId;
 }
 
 /** Makes a key, certifies it, and writes all that a node needs to one folder. Errors: `IDENTITY`, `CONFIG`. */
 export async function issueCertificate(options: IssueOptions): Promise<Issued> {
-  const identity: Identity = { clusterId: await clusterOf(options.ca), role: options.role, name: checkName(options.name) };
+  const identity: Identity = {
+    clusterId: await clusterOf(options.ca),
+    role: options.role,
+    name: checkName(options.name),
+  };
   const { keys, pem: keyPem } = await newKeys();
   try {
-    const { pem: certificatePem, serial, notAfter } = await sign(options.ca, { ...options, identity, publicKey: keys.publicKey });
+    const {
+      pem: certificatePem,
+      serial,
+      notAfter,
+    } = await sign(options.ca, { ...options, identity, publicKey: keys.publicKey });
     const files = ['node.key', 'node.crt', 'ca.crt'].map((name) => join(options.out, name)) as [string, string, string];
     writeNew(files[0], keyPem, 'key');
     writeNew(files[1], certificatePem, 'public');

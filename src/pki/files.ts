@@ -1,5 +1,16 @@
 /** Keys and certificates on disk: written whole or not at all, keys for their owner only, nothing overwritten unasked. */
-import { chmodSync, closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
 
@@ -32,7 +43,10 @@ export function readPublic(path: string, what: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    const hint = codeOf(error) === 'ENOENT' ? 'check the path in the configuration, or issue it with `tokaido ca issue`' : 'check its permissions';
+    const hint =
+      codeOf(error) === 'ENOENT'
+        ? 'check the path in the configuration, or issue it with `tokaido ca issue`'
+        : 'check its permissions';
     throw new TokaidoError('IDENTITY', `cannot read the ${what} ${path}: ${messageOf(error)}`, { hint, cause: error });
   }
 }

@@ -26,7 +26,9 @@ function parse(pem: string, path: string): X509Certificate {
   try {
     return new X509Certificate(pem);
   } catch (error) {
-    throw new TokaidoError('IDENTITY', `${path} is not a certificate in PEM form: ${messageOf(error)}`, { cause: error });
+    throw new TokaidoError('IDENTITY', `${path} is not a certificate in PEM form: ${messageOf(error)}`, {
+      cause: error,
+    });
   }
 }
 
@@ -46,7 +48,9 @@ export function loadNodeIdentity(files: IdentityFiles, nowMs: number): NodeIdent
   try {
     key = createPrivateKey(keyPem);
   } catch (error) {
-    throw new TokaidoError('IDENTITY', `${files.key} is not a private key in PEM form: ${messageOf(error)}`, { cause: error });
+    throw new TokaidoError('IDENTITY', `${files.key} is not a private key in PEM form: ${messageOf(error)}`, {
+      cause: error,
+    });
   }
   if (!certificate.checkPrivateKey(key)) refuse(`${files.key} is not the key of ${files.certificate}`, reissue);
   if (!certificate.checkIssued(ca) || !certificate.verify(ca.publicKey)) {
@@ -54,7 +58,8 @@ export function loadNodeIdentity(files: IdentityFiles, nowMs: number): NodeIdent
   }
   const notAfterMs = Date.parse(certificate.validTo);
   if (notAfterMs <= nowMs) refuse(`${files.certificate} expired on ${certificate.validTo}`, reissue);
-  if (Date.parse(certificate.validFrom) > nowMs) refuse(`${files.certificate} is valid from ${certificate.validFrom} on`, 'compare the clock of this machine');
+  if (Date.parse(certificate.validFrom) > nowMs)
+    refuse(`${files.certificate} is valid from ${certificate.validFrom} on`, 'compare the clock of this machine');
   const identity = identityOf(certificate.subjectAltName);
   if (identity === undefined) refuse(`${files.certificate} does not carry exactly one tokaido:// name`, reissue);
   const authority = identityOf(ca.subjectAltName);

@@ -29,7 +29,9 @@ export function formatIdentity({ clusterId, role, name }: Identity): string {
 export function parseIdentity(uri: string): Identity | undefined {
   const [, clusterId, role, name] = FORM.exec(uri) ?? [];
   const known = ROLES.find((candidate) => candidate === role);
-  return clusterId === undefined || name === undefined || known === undefined ? undefined : { clusterId, role: known, name };
+  return clusterId === undefined || name === undefined || known === undefined
+    ? undefined
+    : { clusterId, role: known, name };
 }
 
 /** Errors: `CONFIG`. */

@@ -73,12 +73,16 @@ export function checkPeer(facts: PeerFacts, self: Identity, side: PeerSide, expe
     return refused(reason, MESSAGES[reason] ?? `its certificate does not verify: ${facts.verifyError}`);
   }
   const identity = identityOf(facts.subjectAltName);
-  if (identity === undefined) return refused('no-identity', 'its certificate does not carry exactly one tokaido:// name');
+  if (identity === undefined)
+    return refused('no-identity', 'its certificate does not carry exactly one tokaido:// name');
   if (identity.clusterId !== self.clusterId) {
     return refused('wrong-cluster', `it belongs to cluster ${identity.clusterId}, this node to ${self.clusterId}`);
   }
   if (!mayBe(side, identity)) {
-    return refused('wrong-role', `a certificate of role ${identity.role} may not be ${side === 'upstream' ? 'an upstream' : 'a follower'}`);
+    return refused(
+      'wrong-role',
+      `a certificate of role ${identity.role} may not be ${side === 'upstream' ? 'an upstream' : 'a follower'}`,
+    );
   }
   if (expectedName !== undefined && identity.name !== expectedName) {
     return refused('wrong-name', `it is ${identity.name}, the configuration expects ${expectedName}`);

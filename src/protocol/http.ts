@@ -57,7 +57,8 @@ function parseHeaders(lines: readonly string[]): Map<string, string> {
     const [, name, value] = HEADER.exec(text) ?? [];
     if (name === undefined || value === undefined) throw malformed('a header line does not parse');
     const key = name.toLowerCase();
-    if (headers.has(key) && (key === 'content-length' || key === 'transfer-encoding')) throw malformed(`${key} is given twice`);
+    if (headers.has(key) && (key === 'content-length' || key === 'transfer-encoding'))
+      throw malformed(`${key} is given twice`);
     headers.set(key, value);
   }
   return headers;
@@ -133,7 +134,8 @@ export class HttpDecoder {
       if (this.#inTrailer) {
         // Trailers are read and ignored, up to the blank line.
         this.#at = end + 1;
-        if (this.#at - (this.#head as Head).bytes > 2 * this.#limits.bodyBytes + MAX_CHUNK_LINE) throw malformed('endless trailers');
+        if (this.#at - (this.#head as Head).bytes > 2 * this.#limits.bodyBytes + MAX_CHUNK_LINE)
+          throw malformed('endless trailers');
         if (line === '') return { body: Buffer.concat(this.#chunks, this.#chunkBytes), end: this.#at };
         continue;
       }
@@ -179,7 +181,8 @@ function bodyForm(headers: ReadonlyMap<string, string>, limit: number): Head['bo
   const length = headers.get('content-length');
   if (coding !== undefined) {
     if (length !== undefined) throw malformed('both transfer-encoding and content-length');
-    if (coding.toLowerCase() !== 'chunked') throw new TokaidoError('NOT_IMPLEMENTED', 'only the chunked transfer coding is known');
+    if (coding.toLowerCase() !== 'chunked')
+      throw new TokaidoError('NOT_IMPLEMENTED', 'only the chunked transfer coding is known');
     return { kind: 'chunked' };
   }
   if (length !== undefined && !/^\d{1,15}$/.test(length)) throw malformed('content-length is not a number');

@@ -56,7 +56,8 @@ export class BinaryDecoder {
     while (this.#left > 0) {
       const end = this.#record(bytes);
       if (end === undefined) {
-        if (bytes.length > this.#limits.requestBytes) throw tooLarge(`a request of more than ${this.#limits.requestBytes} bytes`);
+        if (bytes.length > this.#limits.requestBytes)
+          throw tooLarge(`a request of more than ${this.#limits.requestBytes} bytes`);
         return { kind: 'incomplete' };
       }
       this.#at = end;
@@ -78,7 +79,8 @@ export class BinaryDecoder {
     } else {
       throw new TokaidoError('MALFORMED', `unknown magic 0x${magic.toString(16)}`);
     }
-    if (this.#left > this.#limits.records) throw tooLarge(`${this.#left} records exceed the limit of ${this.#limits.records}`);
+    if (this.#left > this.#limits.records)
+      throw tooLarge(`${this.#left} records exceed the limit of ${this.#limits.records}`);
     this.#at = size + this.#nameBytes;
     this.#checkBytes(this.#at);
     return true;
@@ -166,7 +168,13 @@ export class GetReply {
   add(database: number, key: Buffer, value: Buffer, xtMs: number): void {
     this.#hits++;
     const writer = this.#writer;
-    writer.u16(database).u32(key.length).u32(value.length).u64(BigInt(secondsFromXt(xtMs))).bytes(key).bytes(value);
+    writer
+      .u16(database)
+      .u32(key.length)
+      .u32(value.length)
+      .u64(BigInt(secondsFromXt(xtMs)))
+      .bytes(key)
+      .bytes(value);
   }
 
   take(): Buffer {

@@ -66,7 +66,10 @@ export function errorReply(error: TokaidoError, isHead = false): HttpReply {
   }
   const hint = error.hint === undefined ? '' : `${error.hint}\n`;
   const body = Buffer.from(`${error.message}\n${hint}`);
-  const headers: Record<string, string> = { 'Content-Type': 'text/plain; charset=utf-8', 'X-Tokaido-Error': error.code };
+  const headers: Record<string, string> = {
+    'Content-Type': 'text/plain; charset=utf-8',
+    'X-Tokaido-Error': error.code,
+  };
   if (http === 503) headers['Retry-After'] = '1';
   return isHead ? { status: http, headers, announcedBytes: body.length } : { status: http, headers, body };
 }

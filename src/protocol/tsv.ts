@@ -23,7 +23,13 @@ function decoder(encoding: Encoding): (column: string) => Buffer {
         return Buffer.from(text, 'base64');
       };
     case 'Q':
-      return (column) => decodePercent(column.replace(/%/g, '%25').replace(/=([0-9a-fA-F]{2})/g, '%$1').replace(/=$/, ''));
+      return (column) =>
+        decodePercent(
+          column
+            .replace(/%/g, '%25')
+            .replace(/=([0-9a-fA-F]{2})/g, '%$1')
+            .replace(/=$/, ''),
+        );
     case 'U':
       return (column) => decodePercent(column.replace(/\+/g, ' '));
     default:

@@ -166,10 +166,16 @@ export class FollowerSession {
 
   #whyNot(hello: Hello): { code: string; message: string } | undefined {
     if (hello.version !== PROTOCOL_VERSION) {
-      return { code: 'VERSION', message: `this node speaks replication version ${PROTOCOL_VERSION}, not ${hello.version}` };
+      return {
+        code: 'VERSION',
+        message: `this node speaks replication version ${PROTOCOL_VERSION}, not ${hello.version}`,
+      };
     }
     if (hello.clusterId !== this.#host.clusterId) {
-      return { code: 'CLUSTER', message: `the data of cluster ${hello.clusterId} does not belong to ${this.#host.clusterId}` };
+      return {
+        code: 'CLUSTER',
+        message: `the data of cluster ${hello.clusterId} does not belong to ${this.#host.clusterId}`,
+      };
     }
     const path = this.#host.path();
     const loop = path.findIndex((node) => node.instanceId === hello.self.instanceId);
@@ -242,7 +248,8 @@ export class FollowerSession {
   #logStart(found: Found, position: Position): void {
     const at = { position: describePosition(position), ours: describePosition(this.#host.store.position()) };
     if (found.kind === 'from') this.#log.info(at, 'follower connected: sending from the log');
-    else if (found.kind === 'too-old') this.#log.info(at, 'follower connected: too far behind for the log, sending a snapshot');
+    else if (found.kind === 'too-old')
+      this.#log.info(at, 'follower connected: too far behind for the log, sending a snapshot');
     else this.#log.warn(at, 'follower connected: its history differs from ours, sending a snapshot');
   }
 

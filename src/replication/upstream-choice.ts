@@ -37,7 +37,8 @@ export class UpstreamChoice {
   next(random: () => number): Attempt {
     this.#index = (this.#index + 1) % this.#upstreams.length;
     const round = Math.floor(this.#failures / this.#upstreams.length);
-    const ceilingMs = round === 0 ? this.#backOff.minMs : Math.min(this.#backOff.maxMs, this.#backOff.minMs * 2 ** round);
+    const ceilingMs =
+      round === 0 ? this.#backOff.minMs : Math.min(this.#backOff.maxMs, this.#backOff.minMs * 2 ** round);
     const delayMs = this.#failures === 0 ? random() * this.#backOff.minMs : ceilingMs * (0.5 + random() / 2);
     this.#failures++;
     return { upstream: this.#upstreams[this.#index] as UpstreamAddress, delayMs };

@@ -19,10 +19,7 @@ export interface LinkEvents {
 }
 
 /** Opens an authenticated link. Rejects with the reason when the upstream cannot be reached or is not allowed. */
-export type Connect = (
-  upstream: UpstreamAddress,
-  attach: (peer: Peer, link: PeerLink) => LinkEvents,
-) => Promise<void>;
+export type Connect = (upstream: UpstreamAddress, attach: (peer: Peer, link: PeerLink) => LinkEvents) => Promise<void>;
 
 export interface UpstreamFollowerOptions {
   readonly upstreams: readonly UpstreamAddress[];

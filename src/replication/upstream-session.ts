@@ -11,11 +11,20 @@
  */
 import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
-import type { Position } from '../base/types.js';
 import { describePosition } from '../log/position.js';
 import type { SnapshotContents } from '../store/snapshot.js';
 import type { LocalStore } from '../store/store.js';
-import { encodeFrame, type Frame, FrameDecoder, type Heartbeat, MAX_PATH, type PathNode, PROTOCOL_VERSION, type Recall, type Welcome } from './frames.js';
+import {
+  encodeFrame,
+  type Frame,
+  FrameDecoder,
+  type Heartbeat,
+  MAX_PATH,
+  type PathNode,
+  PROTOCOL_VERSION,
+  type Recall,
+  type Welcome,
+} from './frames.js';
 import type { Peer, PeerLink } from './link.js';
 
 /** Where a snapshot goes: a store in the making. */
@@ -145,7 +154,10 @@ export class UpstreamSession {
     this.#expect('greeting', 'welcome');
     if (welcome.version !== PROTOCOL_VERSION) throw new TokaidoError('REPLICATION', `version ${welcome.version}`);
     if (welcome.clusterId !== this.#host.clusterId) {
-      throw new TokaidoError('REPLICATION', `the data of cluster ${welcome.clusterId} does not belong to ${this.#host.clusterId}`);
+      throw new TokaidoError(
+        'REPLICATION',
+        `the data of cluster ${welcome.clusterId} does not belong to ${this.#host.clusterId}`,
+      );
     }
     if (welcome.path.some(({ instanceId }) => instanceId === this.#host.self.instanceId)) {
       const drawn = [this.#host.self.name, ...welcome.path.map(({ name }) => name)].join(' -> ');
@@ -222,7 +234,10 @@ export class UpstreamSession {
   #onSnapshotBegin(contents: SnapshotContents): void {
     this.#expect('loading', 'snapshotBegin');
     this.#expectedRows = contents.databases.reduce((total, { records }) => total + records, 0);
-    this.#log.info({ records: this.#expectedRows, position: describePosition(contents.position) }, 'loading a snapshot');
+    this.#log.info(
+      { records: this.#expectedRows, position: describePosition(contents.position) },
+      'loading a snapshot',
+    );
     this.#inOrder(async () => {
       if (this.#target !== undefined) throw new TokaidoError('REPLICATION', 'a second snapshot on one link');
       this.#target = await this.#host.openSnapshot(contents);

@@ -5,10 +5,17 @@
  */
 import { ByteWriter } from '../base/bytes.js';
 import { assert, TokaidoError } from '../base/errors.js';
-import { type Epoch, type LocalNumber, localNumber, NEVER_EXPIRES, type Position, type VersionNs } from '../base/types.js';
+import {
+  type Epoch,
+  type LocalNumber,
+  localNumber,
+  NEVER_EXPIRES,
+  type Position,
+  type VersionNs,
+} from '../base/types.js';
 import type { MapId, Writer } from '../engine/engine.js';
 import { withOrigin } from '../log/position.js';
-import { type Change, type FeedPosition, type TransactionHeader } from '../log/transaction.js';
+import type { Change, FeedPosition, TransactionHeader } from '../log/transaction.js';
 import type { Retention, UpdateLog } from '../log/update-log.js';
 import { encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
 import type { ClearMark, StoreState } from './state.js';
@@ -152,7 +159,8 @@ export class Draft {
     }
     const before = this.stored(databaseId, change.key);
     if (before?.isNewerThan(stamp) === true || this.#isCleared(databaseId, change.key, stamp)) return;
-    if (change.kind === 'set') this.#put(databaseId, change.key, before, encodeRecord(stamp, change.xtMs, change.value));
+    if (change.kind === 'set')
+      this.#put(databaseId, change.key, before, encodeRecord(stamp, change.xtMs, change.value));
     else this.#bury(databaseId, change.key, before, stamp);
   }
 
@@ -224,7 +232,10 @@ export class Draft {
   /** Turns records that expired before now into tombstones, at most `limit`; returns how many index rows it handled. */
   collectExpired(limit: number): number {
     const due: Buffer[] = [];
-    for (const { key } of this.#writer.range(this.#maps.expiry, { end: indexKey(this.#nowMs, 0, Buffer.alloc(0)), limit })) {
+    for (const { key } of this.#writer.range(this.#maps.expiry, {
+      end: indexKey(this.#nowMs, 0, Buffer.alloc(0)),
+      limit,
+    })) {
       due.push(Buffer.from(key));
     }
     this.writes += due.length;
@@ -295,4 +306,3 @@ export class Draft {
 export function nextVersion(nowNs: bigint, lastVersionNs: VersionNs): VersionNs {
   return (nowNs > lastVersionNs ? nowNs : lastVersionNs + 1n) as VersionNs;
 }
-

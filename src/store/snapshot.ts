@@ -127,7 +127,8 @@ export class SnapshotLoader {
           continue;
         }
         this.#live[database] = (this.#live[database] ?? 0) + 1;
-        if (record.xtMs !== NEVER_EXPIRES) writer.put(this.#expiry, indexKey(record.xtMs, databaseId, key), Buffer.alloc(0));
+        if (record.xtMs !== NEVER_EXPIRES)
+          writer.put(this.#expiry, indexKey(record.xtMs, databaseId, key), Buffer.alloc(0));
       }
     });
   }

@@ -4,7 +4,16 @@
  */
 import { ByteReader, ByteWriter } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
-import { type Epoch, epoch, type LocalNumber, localNumber, type Position, type Sid, type VersionNs, versionNs } from '../base/types.js';
+import {
+  type Epoch,
+  epoch,
+  type LocalNumber,
+  localNumber,
+  type Position,
+  type Sid,
+  type VersionNs,
+  versionNs,
+} from '../base/types.js';
 import { decodePosition, encodePosition, START } from '../log/position.js';
 import { type FeedPosition, readSid } from '../log/transaction.js';
 

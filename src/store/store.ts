@@ -14,10 +14,24 @@
 import { assert, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
-import { type Epoch, epoch, localNumber, type OriginPosition, type Position, type Sid, sequence } from '../base/types.js';
+import {
+  type Epoch,
+  epoch,
+  localNumber,
+  type OriginPosition,
+  type Position,
+  type Sid,
+  sequence,
+} from '../base/types.js';
 import type { Engine, MapId, Writer } from '../engine/engine.js';
 import { originOf } from '../log/position.js';
-import { decodeTransaction, encodeTransaction, type FeedPosition, type Transaction, transactionSpans } from '../log/transaction.js';
+import {
+  decodeTransaction,
+  encodeTransaction,
+  type FeedPosition,
+  type Transaction,
+  transactionSpans,
+} from '../log/transaction.js';
 import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
 import { CommitQueue, type Outcome, type QueueHead, type QueueLimits } from './commit-queue.js';
 import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
@@ -186,7 +200,8 @@ export class LocalStore implements Store {
 
   write<T>(build: (transaction: StoreTransaction) => T, feed?: FeedPosition): Written<T> {
     const { sid } = this.#options;
-    if (sid === undefined) throw new TokaidoError('READ_ONLY', 'this node has no server id of its own and takes no writes');
+    if (sid === undefined)
+      throw new TokaidoError('READ_ONLY', 'this node has no server id of its own and takes no writes');
     return this.#queue.add<T>({ databases: [], run: (draft) => this.#runLocal(draft, sid, build, feed) });
   }
 
@@ -201,7 +216,8 @@ export class LocalStore implements Store {
 
   mark(feed: FeedPosition): Written<void> {
     const { sid, runtime } = this.#options;
-    if (sid === undefined) throw new TokaidoError('READ_ONLY', 'this node has no server id of its own and takes no writes');
+    if (sid === undefined)
+      throw new TokaidoError('READ_ONLY', 'this node has no server id of its own and takes no writes');
     const run = (draft: Draft): void => {
       this.#logLocal(draft, { sid, versionNs: nextVersion(runtime.nowNs(), draft.lastVersionNs), feed, changes: [] });
     };
@@ -224,12 +240,20 @@ export class LocalStore implements Store {
     const transactions = [...transactionSpans(payload)].map(({ header, start, end }) => {
       return { header, bytes: payload.subarray(start, end) };
     });
-    const decoded = transactions.map(({ header, bytes }) => ({ header, bytes, changes: decodeTransaction(bytes).changes }));
+    const decoded = transactions.map(({ header, bytes }) => ({
+      header,
+      bytes,
+      changes: decodeTransaction(bytes).changes,
+    }));
     const databases = new Set(decoded.flatMap(({ changes }) => changes.map(({ database }) => database)));
     const run = (draft: Draft): number => {
       // Checked whole before anything is applied: a job that throws must not have touched the draft.
       let position = draft.position;
-      const fresh = decoded.filter(({ header }) => isNext(position, header, (next) => { position = next; }));
+      const fresh = decoded.filter(({ header }) =>
+        isNext(position, header, (next) => {
+          position = next;
+        }),
+      );
       for (const { header, bytes, changes } of fresh) {
         draft.log.bytes(bytes);
         draft.apply(header, changes);
@@ -302,7 +326,11 @@ export class LocalStore implements Store {
     return { flushed: onDisk };
   }
 
-  #finish(writer: Writer, draft: Draft, nowMs: number): { state: StoreState; batch: LogBatch | undefined; first: number | undefined } {
+  #finish(
+    writer: Writer,
+    draft: Draft,
+    nowMs: number,
+  ): { state: StoreState; batch: LogBatch | undefined; first: number | undefined } {
     let batch: LogBatch | undefined;
     if (draft.transactions > 0) {
       const payload = draft.log.take();
@@ -316,7 +344,15 @@ export class LocalStore implements Store {
     return { state, batch, first: draft.logFirst };
   }
 
-  #committed({ state, batch, first }: { state: StoreState; batch: LogBatch | undefined; first: number | undefined }): void {
+  #committed({
+    state,
+    batch,
+    first,
+  }: {
+    state: StoreState;
+    batch: LogBatch | undefined;
+    first: number | undefined;
+  }): void {
     this.#state = state;
     this.#log.committed(state.next);
     if (first !== undefined) this.#log.trimmed(localNumber(first));
@@ -402,4 +438,3 @@ function isNext(position: Position, header: OriginPosition, advance: (next: Posi
   advance([...position.filter(({ sid }) => sid !== header.sid), header]);
   return true;
 }
-

@@ -146,7 +146,10 @@ export class ClientConnection {
     const { keepAlive, method } = request;
     const render = (reply: HttpReply): Answer => renderHttp(reply, this.#context.date(), keepAlive);
     const failed = (error: TokaidoError): Answer => render(errorReply(error, method === 'HEAD'));
-    this.#run(() => answerHttp(request, this.#context.commands, this.#context.nowMs()), render, failed, { bytes, last: !keepAlive });
+    this.#run(() => answerHttp(request, this.#context.commands, this.#context.nowMs()), render, failed, {
+      bytes,
+      last: !keepAlive,
+    });
     this.#received.consume(bytes);
   }
 
@@ -242,7 +245,10 @@ export class ClientConnection {
   #known(error: unknown): TokaidoError {
     if (error instanceof TokaidoError) return error;
     if (error instanceof AssertionFailure) this.#context.onFatal(error);
-    this.#context.log.error({ reason: messageOf(error), stack: (error as Error)?.stack }, 'a request failed unexpectedly');
+    this.#context.log.error(
+      { reason: messageOf(error), stack: (error as Error)?.stack },
+      'a request failed unexpectedly',
+    );
     return new TokaidoError('STORAGE', 'internal error; the log of the node says more');
   }
 

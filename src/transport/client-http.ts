@@ -3,7 +3,7 @@ import { TokaidoError } from '../base/errors.js';
 import type { Commands } from '../commands/commands.js';
 import { xtFromSeconds } from '../protocol/expiry.js';
 import type { HttpReply, HttpRequest } from '../protocol/http.js';
-import { parseRest, recordReply } from '../protocol/rest.js';
+import { errorReply, parseRest, recordReply } from '../protocol/rest.js';
 import { type Arguments, parseRpc, type RpcCall, rpcReply } from '../protocol/tsv.js';
 import type { Database } from '../store/types.js';
 
@@ -27,7 +27,14 @@ export function answerHttp(request: HttpRequest, commands: Commands, nowMs: numb
       const { key, value, xtMs, mode } = rest;
       const host = request.headers.get('host') ?? '';
       const location = host === '' ? {} : { Location: `http://${host}${request.target}` };
-      return commands.set({ database, key, value, xtMs }, mode).then(() => ({ status: 201, headers: location }));
+      return commands.set({ database, key, value, xtMs }, mode).then(
+        () => ({ status: 201, headers: location }),
+        (error: unknown) => {
+          // Kyoto Tycoon calls a replace without its record an inconsistency, not an absence.
+          if (error instanceof TokaidoError && error.code === 'NO_RECORD') return { ...errorReply(error), status: 450 };
+          throw error;
+        },
+      );
     }
     default:
       throw new TokaidoError('NOT_IMPLEMENTED', 'not implemented');
@@ -64,7 +71,12 @@ const PROCEDURES: Readonly<Record<string, Procedure>> = {
   },
   set: async (input, commands, nowMs) => {
     const key = required(input, 'key');
-    await commands.set({ database: databaseOf(input, commands), key, value: required(input, 'value'), xtMs: expiryOf(input, nowMs) });
+    await commands.set({
+      database: databaseOf(input, commands),
+      key,
+      value: required(input, 'value'),
+      xtMs: expiryOf(input, nowMs),
+    });
     return rpcReply(200, []);
   },
   clear: async (input, commands) => {
@@ -73,7 +85,11 @@ const PROCEDURES: Readonly<Record<string, Procedure>> = {
   },
 };
 
-function callProcedure({ procedure: name, input }: RpcCall, commands: Commands, nowMs: number): HttpReply | Promise<HttpReply> {
+function callProcedure(
+  { procedure: name, input }: RpcCall,
+  commands: Commands,
+  nowMs: number,
+): HttpReply | Promise<HttpReply> {
   const procedure = Object.hasOwn(PROCEDURES, name) ? PROCEDURES[name] : undefined;
   if (procedure === undefined) return rpcReply(501, [['ERROR', Buffer.from('not implemented')]]);
   return procedure(input, commands, nowMs);

@@ -1,5 +1,5 @@
 /** The listener for clients: accepts connections within limits, and ends those that keep it waiting. */
-import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
@@ -33,7 +33,10 @@ const CLOSE_TIMEOUT_MS = 1_000;
 export async function listenForClients(options: ClientListenerOptions): Promise<ClientListener> {
   const { runtime, log, commands } = options;
   const connections = new Map<Socket, ClientConnection>();
-  const requests = new Map<string, number>([['http', 0], ['binary', 0]]);
+  const requests = new Map<string, number>([
+    ['http', 0],
+    ['binary', 0],
+  ]);
   let dateSecond = -1;
   let dateText = '';
   const context = {
@@ -51,15 +54,18 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
     count: (protocol: string) => requests.set(protocol, (requests.get(protocol) ?? 0) + 1),
     onFatal: options.onFatal,
   };
-  const server = createServer({ noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000, allowHalfOpen: true }, (socket) => {
-    const connection = new ClientConnection(socket, context);
-    connections.set(socket, connection);
-    socket.on('error', (error) => log.debug({ reason: messageOf(error) }, 'a client connection broke'));
-    socket.on('close', () => connections.delete(socket));
-    socket.setTimeout(PATIENCE_MS, () => {
-      if (connection.isWaitingForRest) socket.destroy();
-    });
-  });
+  const server = createServer(
+    { noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000, allowHalfOpen: true },
+    (socket) => {
+      const connection = new ClientConnection(socket, context);
+      connections.set(socket, connection);
+      socket.on('error', (error) => log.debug({ reason: messageOf(error) }, 'a client connection broke'));
+      socket.on('close', () => connections.delete(socket));
+      socket.setTimeout(PATIENCE_MS, () => {
+        if (connection.isWaitingForRest) socket.destroy();
+      });
+    },
+  );
   server.maxConnections = options.maxConnections;
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => reject(cannotListen(options, error)));

@@ -9,7 +9,7 @@
  */
 import { constants } from 'node:crypto';
 import type { AddressInfo, Socket } from 'node:net';
-import { connect as tlsConnect, createServer, type PeerCertificate, type TLSSocket } from 'node:tls';
+import { createServer, type PeerCertificate, type TLSSocket, connect as tlsConnect } from 'node:tls';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
@@ -80,7 +80,8 @@ function explainTlsError(error: unknown): string {
   if (code === 'ECONNRESET') return 'the peer closed the connection during the handshake';
   if (/certificate.?expired/i.test(text)) return 'the peer says that our certificate has expired';
   if (/unknown ca/i.test(text)) return 'the peer does not trust our certificate';
-  if (/unexpected message|bad record|packet length|decode error|unsupported/i.test(text)) return 'the peer does not speak TLS';
+  if (/unexpected message|bad record|packet length|decode error|unsupported/i.test(text))
+    return 'the peer does not speak TLS';
   return text;
 }
 
@@ -235,7 +236,10 @@ export async function listenForFollowers(options: FollowerListenerOptions): Prom
   });
   server.on('drop', () => {
     refusals.counts.set('too-many', (refusals.counts.get('too-many') ?? 0) + 1);
-    log.warn({ limit: options.maxConnections }, 'replication peer refused: too many connections (replication.maxFollowers)');
+    log.warn(
+      { limit: options.maxConnections },
+      'replication peer refused: too many connections (replication.maxFollowers)',
+    );
   });
   server.on('tlsClientError', (error, socket) => {
     refusals.refuse(socket, 'tls', explainTlsError(error));
@@ -280,10 +284,15 @@ export async function listenForFollowers(options: FollowerListenerOptions): Prom
 }
 
 /** Why a listener could not open, with what to do. */
-export function cannotListen({ host, port }: { readonly host: string; readonly port: number }, error: unknown): TokaidoError {
+export function cannotListen(
+  { host, port }: { readonly host: string; readonly port: number },
+  error: unknown,
+): TokaidoError {
   const inUse = codeOf(error) === 'EADDRINUSE';
   return new TokaidoError('NETWORK', `cannot listen on ${host}:${port}: ${messageOf(error)}`, {
-    hint: inUse ? 'another process uses this port: choose another one, or stop that process' : 'check host and port in the configuration',
+    hint: inUse
+      ? 'another process uses this port: choose another one, or stop that process'
+      : 'check host and port in the configuration',
     cause: error,
   });
 }
@@ -319,7 +328,9 @@ export async function connectToUpstream(options: ConnectOptions): Promise<void> 
     const failed = (error: unknown): void => {
       timer.cancel();
       socket.destroy();
-      reject(new TokaidoError('NETWORK', `cannot link to ${host}:${port}: ${explainConnectError(error)}`, { cause: error }));
+      reject(
+        new TokaidoError('NETWORK', `cannot link to ${host}:${port}: ${explainConnectError(error)}`, { cause: error }),
+      );
     };
     const closed = (): void => failed(new Error('the upstream closed the connection during the handshake'));
     socket.once('error', failed);
@@ -348,6 +359,7 @@ const VERIFY_TEXT: Readonly<Record<string, string>> = {
 function explainConnectError(error: unknown): string {
   const code = codeOf(error) ?? '';
   if (VERIFY_TEXT[code] !== undefined) return VERIFY_TEXT[code];
-  if (/SELF_SIGNED|UNABLE_TO|SIGNATURE/.test(code)) return 'the certificate of the upstream is not from the CA of this cluster';
+  if (/SELF_SIGNED|UNABLE_TO|SIGNATURE/.test(code))
+    return 'the certificate of the upstream is not from the CA of this cluster';
   return explainTlsError(error);
 }

@@ -1,9 +1,9 @@
 /** Both sides of a link, over links in memory: following, snapshots, refusals, lost tails. */
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import type { LocalStore } from '../../src/store/store.js';
 import { sid } from '../../src/base/types.js';
 import { originOf } from '../../src/log/position.js';
+import type { LocalStore } from '../../src/store/store.js';
 import { eventually } from '../support/local-runtime.js';
 import { contents, put, TestCluster, type TestNode } from '../support/replication-pair.js';
 

@@ -68,14 +68,35 @@ export class Cluster {
   /** Issues a certificate and writes a configuration; starts nothing. */
   async add({ name, role, upstreams = [], config = {}, env = {} }: AddNode): Promise<ClusterNode> {
     const folder = join(this.folder, name);
-    await issueCertificate({ ca: join(this.folder, 'ca'), out: folder, role, name, days: 30, dns: [], ip: [], nowMs: Date.now() });
+    await issueCertificate({
+      ca: join(this.folder, 'ca'),
+      out: folder,
+      role,
+      name,
+      days: 30,
+      dns: [],
+      ip: [],
+      nowMs: Date.now(),
+    });
     const [clientPort, replicationPort, adminPort] = [await freePort(), await freePort(), await freePort()];
-    const node: ClusterNode = { name, role, folder, clientPort, replicationPort, adminPort, starts: 0, process: undefined, supervised: false };
+    const node: ClusterNode = {
+      name,
+      role,
+      folder,
+      clientPort,
+      replicationPort,
+      adminPort,
+      starts: 0,
+      process: undefined,
+      supervised: false,
+    };
     const settings = {
       name,
       role,
       data: 'data',
-      ...(role === 'root' ? { sid: 1 } : { upstreams: upstreams.map((up) => ({ address: `127.0.0.1:${up.replicationPort}`, name: up.name })) }),
+      ...(role === 'root'
+        ? { sid: 1 }
+        : { upstreams: upstreams.map((up) => ({ address: `127.0.0.1:${up.replicationPort}`, name: up.name })) }),
       listen: {
         clients: { port: clientPort },
         ...(role === 'edge' ? {} : { replication: { port: replicationPort } }),
@@ -89,11 +110,14 @@ export class Cluster {
     return node;
   }
 
-  start(node: ClusterNode, { supervised = false, env = {} }: { supervised?: boolean; env?: Record<string, string> } = {}): void {
+  start(
+    node: ClusterNode,
+    { supervised = false, env = {} }: { supervised?: boolean; env?: Record<string, string> } = {},
+  ): void {
     node.supervised = supervised;
     node.starts++;
     const log = openSync(join(node.folder, 'node.log'), 'a');
-    const child = spawn(process.execPath, ['--enable-source-maps', cliPath(), 'serve', '--config', join(node.folder, 'node.yaml')], {
+    const child = spawn(process.execPath, [cliPath(), 'serve', '--config', join(node.folder, 'node.yaml')], {
       stdio: ['ignore', 'ignore', log],
       env: { ...process.env, ...this.#env.get(node.name), ...env },
     });
@@ -126,7 +150,9 @@ export class Cluster {
     while (!(await this.isReady(node))) {
       const gone = node.process === undefined && !node.supervised;
       if (gone || performance.now() - start > deadlineMs) {
-        throw new Error(`${node.name} is not ready${gone ? ': its process ended' : ''}\n${this.log(node).slice(-3000)}`);
+        throw new Error(
+          `${node.name} is not ready${gone ? ': its process ended' : ''}\n${this.log(node).slice(-3000)}`,
+        );
       }
       await new Promise((resolve) => setTimeout(resolve, 50));
     }

@@ -5,7 +5,19 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -24,19 +36,30 @@ export interface PostgresOptions {
 }
 
 /** The nearest folder above this file that holds package.json. */
-function repository(): string {
+export function repository(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
   return folder;
 }
 
+/**
+ * A port that is free now, below the range from which the system takes ports for outgoing connections: one from that
+ * range could be taken by anybody's connection before the server that should have it has started.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const port = 10_240 + Math.floor(Math.random() * 20_000);
+    const server = createServer();
+    const isFree = await new Promise<boolean>((resolve) => {
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => resolve(true));
+    });
+    if (!isFree) continue;
+    server.close();
+    await once(server, 'close');
+    return port;
+  }
+  throw new Error('found no free port');
 }
 
 /** Shared libraries are packed without their links; an install script would make them, if it were allowed to run. */
@@ -71,7 +94,13 @@ export class TestPostgres {
   #process: ChildProcess | undefined;
   #output = '';
 
-  private constructor(folder: string, port: number, native: string, settings: readonly string[], user: { uid?: number; gid?: number }) {
+  private constructor(
+    folder: string,
+    port: number,
+    native: string,
+    settings: readonly string[],
+    user: { uid?: number; gid?: number },
+  ) {
     this.folder = folder;
     this.port = port;
     this.#native = native;
@@ -112,8 +141,25 @@ export class TestPostgres {
   async #initialise(): Promise<void> {
     const passwordFile = join(this.folder, 'password');
     writeFileSync(passwordFile, 'secret\n', { mode: 0o644 });
-    const parameters = ['-D', join(this.folder, 'data'), '-U', 'postgres', '-A', 'scram-sha-256', '--pwfile', passwordFile, '--no-sync', '--no-locale', '-E', 'UTF8'];
-    const child = spawn(join(this.#native, 'bin', 'initdb'), parameters, { ...this.#user, cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'] });
+    const parameters = [
+      '-D',
+      join(this.folder, 'data'),
+      '-U',
+      'postgres',
+      '-A',
+      'scram-sha-256',
+      '--pwfile',
+      passwordFile,
+      '--no-sync',
+      '--no-locale',
+      '-E',
+      'UTF8',
+    ];
+    const child = spawn(join(this.#native, 'bin', 'initdb'), parameters, {
+      ...this.#user,
+      cwd: this.folder,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     let output = '';
     child.stdout.on('data', (chunk) => (output += chunk));
     child.stderr.on('data', (chunk) => (output += chunk));
@@ -123,9 +169,24 @@ export class TestPostgres {
   }
 
   async #launch(): Promise<void> {
-    const settings = [`port=${this.port}`, 'listen_addresses=127.0.0.1', 'unix_socket_directories=', 'wal_level=logical', 'max_wal_senders=16', 'max_replication_slots=16', 'max_connections=60', 'shared_buffers=32MB', 'logging_collector=off', ...this.#settings];
+    const settings = [
+      `port=${this.port}`,
+      'listen_addresses=127.0.0.1',
+      'unix_socket_directories=',
+      'wal_level=logical',
+      'max_wal_senders=16',
+      'max_replication_slots=16',
+      'max_connections=60',
+      'shared_buffers=32MB',
+      'logging_collector=off',
+      ...this.#settings,
+    ];
     const parameters = ['-D', join(this.folder, 'data'), ...settings.flatMap((setting) => ['-c', setting])];
-    const child = spawn(join(this.#native, 'bin', 'postgres'), parameters, { ...this.#user, cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(join(this.#native, 'bin', 'postgres'), parameters, {
+      ...this.#user,
+      cwd: this.folder,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     this.#process = child;
     const note = (chunk: Buffer): void => {
       this.#output = (this.#output + chunk.toString()).slice(-8192);
@@ -179,4 +240,3 @@ export class TestPostgres {
     rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
   }
 }
-

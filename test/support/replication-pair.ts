@@ -157,7 +157,11 @@ export class TestCluster {
   }
 
   /** Lets `follower` follow `upstream`; returns both ends of the link. */
-  follow(follower: TestNode, upstream: TestNode, clusterId = CLUSTER): { down: MemoryLink; up: MemoryLink; session: UpstreamSession } {
+  follow(
+    follower: TestNode,
+    upstream: TestNode,
+    clusterId = CLUSTER,
+  ): { down: MemoryLink; up: MemoryLink; session: UpstreamSession } {
     const up = new MemoryLink();
     const down = new MemoryLink();
     up.peerEnd = down;
@@ -195,7 +199,10 @@ export class TestCluster {
       onEnd: (reason) => follower.ends.push(reason),
       onLoaded: (rows) => follower.loaded.push(rows),
     });
-    down.other = { onData: (chunk) => upstreamSession.onData(chunk), onClosed: (reason) => upstreamSession.onClosed(reason) };
+    down.other = {
+      onData: (chunk) => upstreamSession.onData(chunk),
+      onClosed: (reason) => upstreamSession.onClosed(reason),
+    };
     return { down, up, session: upstreamSession };
   }
 

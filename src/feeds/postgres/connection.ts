@@ -11,7 +11,8 @@ export interface ConnectionConfig {
 }
 
 /** Text forms that do not depend on the server's configuration. */
-const SETTINGS = '-c datestyle=ISO -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex -c intervalstyle=iso_8601';
+const SETTINGS =
+  '-c datestyle=ISO -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex -c intervalstyle=iso_8601';
 const CONNECT_TIMEOUT_MS = 10_000;
 
 function options({ connection, passwordFile }: ConnectionConfig, applicationName: string): pg.ClientConfig {
@@ -90,7 +91,9 @@ export class ReplicationConnection {
     this.#raw.on('copyData', ({ chunk }) => onData(chunk));
     const ended = new Promise<never>((_, reject) => {
       this.#client.once('end', () => reject(new TokaidoError('FEED', 'Postgres closed the replication connection')));
-      this.#client.once('error', (error) => reject(new TokaidoError('FEED', `the replication connection broke: ${error.message}`)));
+      this.#client.once('error', (error) =>
+        reject(new TokaidoError('FEED', `the replication connection broke: ${error.message}`)),
+      );
     });
     const done = this.#client.query(sql).then((): never => {
       throw new TokaidoError('FEED', 'Postgres ended the replication stream');

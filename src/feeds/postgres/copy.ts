@@ -57,7 +57,10 @@ async function copyTable(options: CopyOptions, mapping: TableMapping, bound: Bou
   await sql.query(`DECLARE tokaido_copy NO SCROLL CURSOR FOR SELECT * FROM ${quoteTable(mapping.table)}`);
   for (;;) {
     if (options.stopped()) return false;
-    const fetched = await sql.query<Tuple>({ text: `FETCH ${SLICE_ROWS} FROM tokaido_copy`, rowMode: 'array' } as never);
+    const fetched = await sql.query<Tuple>({
+      text: `FETCH ${SLICE_ROWS} FROM tokaido_copy`,
+      rowMode: 'array',
+    } as never);
     const slice = fetched.rows as unknown as Tuple[];
     if (slice.length === 0) break;
     for (const row of slice) {
@@ -76,7 +79,12 @@ async function copyTable(options: CopyOptions, mapping: TableMapping, bound: Bou
 }
 
 /** Removes records of this table whose row is gone. */
-async function removeOrphans(store: Store, database: string, prefix: Buffer, seen: ReadonlySet<string>): Promise<number> {
+async function removeOrphans(
+  store: Store,
+  database: string,
+  prefix: Buffer,
+  seen: ReadonlySet<string>,
+): Promise<number> {
   let removed = 0;
   let after: Buffer | undefined;
   for (;;) {

@@ -14,7 +14,15 @@ import { type ConnectionConfig, connectSql, describeTarget, ReplicationConnectio
 import { copyTables } from './copy.js';
 import { checkMappings } from './mapping.js';
 import { encodeStatus, formatLsn, type Lsn, parseLsn } from './pgoutput.js';
-import { checkServer, dropSlot, ensurePublication, findSlot, quoteIdentifier, releaseSlot, type SetupConfig } from './setup.js';
+import {
+  checkServer,
+  dropSlot,
+  ensurePublication,
+  findSlot,
+  quoteIdentifier,
+  releaseSlot,
+  type SetupConfig,
+} from './setup.js';
 import { FeedStream, type StreamLimits } from './stream.js';
 
 export interface PostgresFeedConfig extends ConnectionConfig, SetupConfig, StreamLimits {
@@ -93,7 +101,10 @@ export class PostgresFeed implements Feed {
         if (this.#stopped) return;
         this.#lastError = messageOf(error);
         const hint = error instanceof TokaidoError ? error.hint : undefined;
-        this.#log.warn({ reason: this.#lastError, hint, source: describeTarget(this.#options.config) }, 'the feed lost its source: trying again');
+        this.#log.warn(
+          { reason: this.#lastError, hint, source: describeTarget(this.#options.config) },
+          'the feed lost its source: trying again',
+        );
       }
       // An attempt that lasted is no failure in a row.
       failures = this.#options.runtime.monotonicMs() - startedMs > BACK_OFF_MAX_MS ? 0 : failures + 1;
@@ -148,21 +159,30 @@ export class PostgresFeed implements Feed {
     const now = parseLsn(rows[0]?.now ?? '');
     if (found === undefined) this.#log.error({ slot }, 'the replication slot is gone: copying everything again');
     else if (found.lost) this.#log.error({ slot }, 'Postgres gave up the WAL of the slot: copying everything again');
-    else if (position > now) this.#log.error({ slot }, 'Postgres is behind what was applied from it (restored?): copying everything again');
+    else if (position > now)
+      this.#log.error({ slot }, 'Postgres is behind what was applied from it (restored?): copying everything again');
     else return position;
     return undefined;
   }
 
   /** Makes a new slot and copies all tables as of its beginning. Returns where the stream begins. */
-  async #copy(sql: Awaited<ReturnType<typeof connectSql>>, replication: ReplicationConnection, store: Store): Promise<Lsn | undefined> {
+  async #copy(
+    sql: Awaited<ReturnType<typeof connectSql>>,
+    replication: ReplicationConnection,
+    store: Store,
+  ): Promise<Lsn | undefined> {
     const { config } = this.#options;
     this.#state = 'copying';
     this.#rowsCopied = 0;
     if (!config.create && (await findSlot(sql, config.slot)) === undefined) {
-      throw new TokaidoError('FEED', `the replication slot ${config.slot} is missing`, { hint: 'run `tokaido pg setup`, or set postgres.create' });
+      throw new TokaidoError('FEED', `the replication slot ${config.slot} is missing`, {
+        hint: 'run `tokaido pg setup`, or set postgres.create',
+      });
     }
     await this.#dropOldSlot(sql);
-    const [made] = await replication.command(`CREATE_REPLICATION_SLOT ${quoteIdentifier(config.slot)} LOGICAL pgoutput EXPORT_SNAPSHOT`);
+    const [made] = await replication.command(
+      `CREATE_REPLICATION_SLOT ${quoteIdentifier(config.slot)} LOGICAL pgoutput EXPORT_SNAPSHOT`,
+    );
     const { consistent_point: point, snapshot_name: snapshot } = made ?? {};
     if (point == null || snapshot == null) throw new TokaidoError('FEED', 'Postgres made a slot without a snapshot');
     const startLsn = parseLsn(point);
@@ -192,14 +212,23 @@ export class PostgresFeed implements Feed {
     const found = await findSlot(sql, slot);
     if (found === undefined) return;
     if (found.activePid !== undefined && found.activeName !== this.#applicationName) {
-      throw new TokaidoError('FEED', `the replication slot ${slot} is in use by ${found.activeName ?? 'another process'}`, {
-        hint: 'stop that process, or choose another postgres.slot',
-      });
+      throw new TokaidoError(
+        'FEED',
+        `the replication slot ${slot} is in use by ${found.activeName ?? 'another process'}`,
+        {
+          hint: 'stop that process, or choose another postgres.slot',
+        },
+      );
     }
     await dropSlot(sql, slot);
   }
 
-  async #streamFrom(startLsn: Lsn, sql: Awaited<ReturnType<typeof connectSql>>, replication: ReplicationConnection, store: Store): Promise<void> {
+  async #streamFrom(
+    startLsn: Lsn,
+    sql: Awaited<ReturnType<typeof connectSql>>,
+    replication: ReplicationConnection,
+    store: Store,
+  ): Promise<void> {
     const { config, runtime } = this.#options;
     let heardMs = runtime.monotonicMs();
     let fail: (error: unknown) => void = () => undefined;
@@ -223,13 +252,16 @@ export class PostgresFeed implements Feed {
       // On a timer of its own: however busy or stuck the data is, Postgres hears from us.
       runtime.every(config.statusMs, confirm),
       runtime.every(Math.max(100, config.silenceMs / 4), () => {
-        if (runtime.monotonicMs() - heardMs > config.silenceMs) fail(new TokaidoError('FEED', `Postgres said nothing for ${config.silenceMs} ms`));
+        if (runtime.monotonicMs() - heardMs > config.silenceMs)
+          fail(new TokaidoError('FEED', `Postgres said nothing for ${config.silenceMs} ms`));
       }),
     ];
     if (config.heartbeatMs > 0) {
-      timers.push(runtime.every(config.heartbeatMs, () => {
-        sql.query(`SELECT pg_logical_emit_message(true, 'tokaido', '')`).catch(fail);
-      }));
+      timers.push(
+        runtime.every(config.heartbeatMs, () => {
+          sql.query(`SELECT pg_logical_emit_message(true, 'tokaido', '')`).catch(fail);
+        }),
+      );
     }
     this.#state = 'streaming';
     this.#lastError = undefined;
@@ -252,7 +284,11 @@ export class PostgresFeed implements Feed {
 
   status(): PostgresFeedStatus {
     const { config } = this.#options;
-    const { received, committed, confirmed } = this.#stream?.positions ?? { received: 0n, committed: 0n, confirmed: 0n };
+    const { received, committed, confirmed } = this.#stream?.positions ?? {
+      received: 0n,
+      committed: 0n,
+      confirmed: 0n,
+    };
     const { nullKeys, missingValues, transactions, changes, cutTransactions } = this.#counters;
     return {
       kind: 'postgres',

@@ -19,7 +19,19 @@ export interface TableMapping {
 }
 
 /** Built-in types whose text form is not their value. */
-const OID = { bool: 16, bytea: 17, int8: 20, int2: 21, int4: 23, json: 114, float4: 700, float8: 701, timestamp: 1114, timestamptz: 1184, jsonb: 3802 };
+const OID = {
+  bool: 16,
+  bytea: 17,
+  int8: 20,
+  int2: 21,
+  int4: 23,
+  json: 114,
+  float4: 700,
+  float8: 701,
+  timestamp: 1114,
+  timestamptz: 1184,
+  jsonb: 3802,
+};
 
 type Part = { readonly literal: string } | { readonly column: string };
 
@@ -148,7 +160,10 @@ export class BoundMapping {
     const value = this.#valueOf(after, before);
     const xtMs = this.#expiry(after);
     return (transaction) => {
-      const known = typeof value === 'function' ? value(transaction.get(this.database, oldKey ?? key ?? Buffer.alloc(0))?.value) : value;
+      const known =
+        typeof value === 'function'
+          ? value(transaction.get(this.database, oldKey ?? key ?? Buffer.alloc(0))?.value)
+          : value;
       if (moved) transaction.remove(this.database, oldKey);
       if (key === undefined) return;
       if (known === undefined) this.#counters.missingValues++;
@@ -173,7 +188,10 @@ export class BoundMapping {
    * The record's value; `null` when the row has none. A large value that did not change is not sent: then the value is
    * made from the record as it is, which a function does once it is known.
    */
-  #valueOf(after: Tuple, before: Tuple | undefined): Buffer | null | ((stored: Buffer | undefined) => Buffer | undefined) {
+  #valueOf(
+    after: Tuple,
+    before: Tuple | undefined,
+  ): Buffer | null | ((stored: Buffer | undefined) => Buffer | undefined) {
     const { value } = this.#mapping;
     const sent = (index: number): Value => (after[index] === undefined ? (before?.[index] ?? undefined) : after[index]);
     if ('column' in value) {
@@ -219,16 +237,23 @@ export function literalPrefix(template: string): Buffer {
 export function checkMappings(mappings: readonly TableMapping[]): void {
   for (const [index, mapping] of mappings.entries()) {
     if (keyColumns(mapping.key).length === 0) {
-      throw new TokaidoError('CONFIG', `the key template of ${mapping.table} names no column: all rows would have one key`);
+      throw new TokaidoError(
+        'CONFIG',
+        `the key template of ${mapping.table} names no column: all rows would have one key`,
+      );
     }
     const prefix = literalPrefix(mapping.key).toString('utf8');
     for (const other of mappings.slice(index + 1)) {
       const otherPrefix = literalPrefix(other.key).toString('utf8');
       const overlap = prefix.startsWith(otherPrefix) || otherPrefix.startsWith(prefix);
       if (mapping.database === other.database && overlap) {
-        throw new TokaidoError('CONFIG', `${mapping.table} and ${other.table} share database ${mapping.database} and their keys could collide`, {
-          hint: 'give their key templates different literal beginnings (dns/{...}, tickets/{...}), or use two databases',
-        });
+        throw new TokaidoError(
+          'CONFIG',
+          `${mapping.table} and ${other.table} share database ${mapping.database} and their keys could collide`,
+          {
+            hint: 'give their key templates different literal beginnings (dns/{...}, tickets/{...}), or use two databases',
+          },
+        );
       }
     }
   }

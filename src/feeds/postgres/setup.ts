@@ -41,11 +41,16 @@ export async function checkServer(sql: pg.Client, config: SetupConfig): Promise<
   );
   const [server] = rows;
   if (server?.level !== 'logical') {
-    throw new TokaidoError('FEED', `Postgres runs with wal_level = ${server?.level}, logical replication needs logical`, {
-      hint: 'ALTER SYSTEM SET wal_level = logical; then restart Postgres',
-    });
+    throw new TokaidoError(
+      'FEED',
+      `Postgres runs with wal_level = ${server?.level}, logical replication needs logical`,
+      {
+        hint: 'ALTER SYSTEM SET wal_level = logical; then restart Postgres',
+      },
+    );
   }
-  if (Number(server.version) < 140_000) throw new TokaidoError('FEED', `Postgres ${server.version} is too old: 14 or later is needed`);
+  if (Number(server.version) < 140_000)
+    throw new TokaidoError('FEED', `Postgres ${server.version} is too old: 14 or later is needed`);
   for (const mapping of config.tables) await checkTable(sql, mapping);
 }
 
@@ -56,7 +61,9 @@ async function checkTable(sql: pg.Client, { table, key }: TableMapping): Promise
   );
   const [found] = tables;
   if (found === undefined) {
-    throw new TokaidoError('FEED', `there is no table ${table}`, { hint: 'check postgres.tables and the permissions of the role' });
+    throw new TokaidoError('FEED', `there is no table ${table}`, {
+      hint: 'check postgres.tables and the permissions of the role',
+    });
   }
   if (found.identity === 'f') return;
   const { rows } = await sql.query<{ column: string }>(
@@ -69,14 +76,22 @@ async function checkTable(sql: pg.Client, { table, key }: TableMapping): Promise
   const uncovered = identity.filter((column) => !keyColumns(key).includes(column));
   const mend = `ALTER TABLE ${table} REPLICA IDENTITY FULL;`;
   if (missing.length > 0 || identity.length === 0) {
-    throw new TokaidoError('FEED', `the key of ${table} uses ${missing.join(', ')}, which Postgres does not send for deletes and key changes`, {
-      hint: `use columns of the primary key in the key template, or run: ${mend}`,
-    });
+    throw new TokaidoError(
+      'FEED',
+      `the key of ${table} uses ${missing.join(', ')}, which Postgres does not send for deletes and key changes`,
+      {
+        hint: `use columns of the primary key in the key template, or run: ${mend}`,
+      },
+    );
   }
   if (uncovered.length > 0) {
-    throw new TokaidoError('FEED', `the key template of ${table} leaves out ${uncovered.join(', ')} of its primary key: two rows could have one key`, {
-      hint: `name every column of the primary key in the template, or, if the template is unique all the same, run: ${mend}`,
-    });
+    throw new TokaidoError(
+      'FEED',
+      `the key template of ${table} leaves out ${uncovered.join(', ')} of its primary key: two rows could have one key`,
+      {
+        hint: `name every column of the primary key in the template, or, if the template is unique all the same, run: ${mend}`,
+      },
+    );
   }
 }
 
@@ -98,12 +113,17 @@ export async function ensurePublication(sql: pg.Client, config: SetupConfig): Pr
 
 async function run(sql: pg.Client, config: SetupConfig, statement: string): Promise<string[]> {
   if (!config.create) {
-    throw new TokaidoError('FEED', `publication ${config.publication} is missing or lacks a table`, { hint: `run: ${statement};` });
+    throw new TokaidoError('FEED', `publication ${config.publication} is missing or lacks a table`, {
+      hint: `run: ${statement};`,
+    });
   }
   try {
     await sql.query(statement);
   } catch (error) {
-    throw new TokaidoError('FEED', `cannot prepare publication ${config.publication}: ${messageOf(error)}`, { hint: `have its owner run: ${statement};`, cause: error });
+    throw new TokaidoError('FEED', `cannot prepare publication ${config.publication}: ${messageOf(error)}`, {
+      hint: `have its owner run: ${statement};`,
+      cause: error,
+    });
   }
   return [statement];
 }
@@ -119,7 +139,9 @@ export async function findSlot(sql: pg.Client, slot: string): Promise<SlotState 
   const [row] = rows;
   if (row === undefined) return undefined;
   if (row.plugin !== 'pgoutput' || row.here !== 't') {
-    throw new TokaidoError('FEED', `the replication slot ${slot} belongs to another plugin or database`, { hint: 'choose another postgres.slot' });
+    throw new TokaidoError('FEED', `the replication slot ${slot} belongs to another plugin or database`, {
+      hint: 'choose another postgres.slot',
+    });
   }
   return {
     confirmedLsn: row.confirmed == null ? undefined : parseLsn(row.confirmed),
@@ -130,7 +152,11 @@ export async function findSlot(sql: pg.Client, slot: string): Promise<SlotState 
 }
 
 /** Ends the connection that still holds our slot, left by a process of ours that died. */
-export async function releaseSlot(sql: pg.Client, { activePid, activeName }: SlotState, applicationName: string): Promise<void> {
+export async function releaseSlot(
+  sql: pg.Client,
+  { activePid, activeName }: SlotState,
+  applicationName: string,
+): Promise<void> {
   if (activePid === undefined || activeName !== applicationName) return;
   await sql.query('SELECT pg_terminate_backend($1)', [activePid]);
 }

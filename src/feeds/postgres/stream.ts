@@ -127,7 +127,8 @@ export class FeedStream {
 
   #each(relationId: number, bytes: number, change: (mapping: BoundMapping) => RowChange): void {
     const mappings = this.#mappings.get(relationId);
-    if (mappings === undefined) throw new TokaidoError('CORRUPT', `a change of relation ${relationId}, which was not described`);
+    if (mappings === undefined)
+      throw new TokaidoError('CORRUPT', `a change of relation ${relationId}, which was not described`);
     for (const mapping of mappings) this.#pending.push(change(mapping));
     this.#pendingBytes += bytes;
     this.#options.counters.changes++;

@@ -24,7 +24,11 @@ export interface AdminServer {
 const MAX_CONNECTIONS = 64;
 
 function answer(response: ServerResponse, status: number, type: string, body: string): void {
-  response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(body), 'cache-control': 'no-store' });
+  response.writeHead(status, {
+    'content-type': type,
+    'content-length': Buffer.byteLength(body),
+    'cache-control': 'no-store',
+  });
   response.end(body);
 }
 
@@ -36,7 +40,8 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
       const { ready, reason } = options.ready();
       answer(response, ready ? 200 : 503, 'text/plain', ready ? 'ready\n' : `not ready: ${reason ?? 'unknown'}\n`);
     },
-    '/status': (response) => answer(response, 200, 'application/json', `${JSON.stringify(options.status(), null, 2)}\n`),
+    '/status': (response) =>
+      answer(response, 200, 'application/json', `${JSON.stringify(options.status(), null, 2)}\n`),
     '/metrics': (response) => answer(response, 200, 'text/plain; version=0.0.4', options.metrics.render()),
   };
   const limits = { maxHeaderSize: 8192, headersTimeout: 5_000, requestTimeout: 5_000, keepAliveTimeout: 30_000 };

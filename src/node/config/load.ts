@@ -1,7 +1,7 @@
 /** Reads a configuration file: YAML to a checked `NodeConfig`, or one error that says where and what instead. */
 import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { isMap, LineCounter, type Node as YamlNode, parseDocument } from 'yaml';
+import { isMap, LineCounter, parseDocument, type Node as YamlNode } from 'yaml';
 import { z } from 'zod';
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import { type NodeConfig, schema } from './schema.js';
@@ -30,7 +30,9 @@ export function parseConfig(text: string, path: string): NodeConfig {
   const parsed = schema.safeParse(document.toJS() ?? {});
   if (!parsed.success) {
     const problems = parsed.error.issues.flatMap((issue) => explain(issue, where));
-    throw new TokaidoError('CONFIG', problems.join('\n'), { hint: 'every key is described in docs/reference/config.md' });
+    throw new TokaidoError('CONFIG', problems.join('\n'), {
+      hint: 'every key is described in docs/reference/config.md',
+    });
   }
   const config = complete(parsed.data, dirname(resolve(path)));
   for (const { keys, message } of crossCheck(config)) throw new TokaidoError('CONFIG', `${where(keys)}: ${message}`);
@@ -66,7 +68,8 @@ function explain(issue: z.core.$ZodIssue, where: (keys: readonly PropertyKey[]) 
     // Say what is wrong with the form that came nearest, rather than that none fits.
     const [inner] = issue.errors.toSorted((a, b) => a.length - b.length);
     const deeper = inner?.filter((other) => other.code !== 'invalid_type' || other.path.length > 0) ?? [];
-    if (deeper.length > 0) return deeper.flatMap((other) => explain({ ...other, path: [...issue.path, ...other.path] }, where));
+    if (deeper.length > 0)
+      return deeper.flatMap((other) => explain({ ...other, path: [...issue.path, ...other.path] }, where));
   }
   return [`${where(issue.path)}: ${name === '' ? 'the configuration' : name}: ${issue.message}`];
 }
@@ -76,7 +79,9 @@ function keysAt(path: readonly PropertyKey[]): string[] {
   let node = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }) as JsonSchema;
   for (const key of path) {
     const options = [node, ...(node.anyOf ?? [])];
-    const next = options.map((option) => (typeof key === 'number' ? option.items : option.properties?.[String(key)])).find(Boolean);
+    const next = options
+      .map((option) => (typeof key === 'number' ? option.items : option.properties?.[String(key)]))
+      .find(Boolean);
     if (next === undefined) return [];
     node = next;
   }
@@ -98,7 +103,10 @@ export interface JsonSchema {
 
 /** The candidate at the smallest edit distance, unless nothing is near. */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
-  const ranked = candidates.map((candidate) => ({ candidate, distance: editDistance(word.toLowerCase(), candidate.toLowerCase()) }));
+  const ranked = candidates.map((candidate) => ({
+    candidate,
+    distance: editDistance(word.toLowerCase(), candidate.toLowerCase()),
+  }));
   const [best] = ranked.sort((a, b) => a.distance - b.distance);
   return best !== undefined && best.distance <= Math.max(2, word.length / 2) ? best.candidate : undefined;
 }
@@ -137,23 +145,37 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
 /** What the schema cannot say: rules between keys. */
 function* crossCheck(config: NodeConfig): Generator<{ keys: readonly string[]; message: string }> {
   if (config.role === 'root') {
-    if (config.sid === undefined) yield { keys: ['role'], message: 'a root needs sid: its server id, 1 to 65535, unique in the cluster' };
-    if (config.upstreams.length > 0) yield { keys: ['upstreams'], message: 'a root follows nobody: remove upstreams, or make this node a relay' };
+    if (config.sid === undefined)
+      yield { keys: ['role'], message: 'a root needs sid: its server id, 1 to 65535, unique in the cluster' };
+    if (config.upstreams.length > 0)
+      yield { keys: ['upstreams'], message: 'a root follows nobody: remove upstreams, or make this node a relay' };
   } else {
-    if (config.upstreams.length === 0) yield { keys: ['role'], message: `${config.role === 'edge' ? 'an edge' : 'a relay'} needs upstreams: whom to follow` };
-    if (config.sid !== undefined) yield { keys: ['sid'], message: 'only a root has a sid: this node takes no writes of its own' };
+    if (config.upstreams.length === 0)
+      yield {
+        keys: ['role'],
+        message: `${config.role === 'edge' ? 'an edge' : 'a relay'} needs upstreams: whom to follow`,
+      };
+    if (config.sid !== undefined)
+      yield { keys: ['sid'], message: 'only a root has a sid: this node takes no writes of its own' };
     if (config.postgres !== undefined) yield { keys: ['postgres'], message: 'only a root is fed from Postgres' };
   }
-  if (new Set(config.databases).size !== config.databases.length) yield { keys: ['databases'], message: 'a database is named twice' };
+  if (new Set(config.databases).size !== config.databases.length)
+    yield { keys: ['databases'], message: 'a database is named twice' };
   for (const { table, database } of config.postgres?.tables ?? []) {
     if (!config.databases.includes(database)) {
-      yield { keys: ['postgres', 'tables'], message: `table ${table} goes to database ${database}, which is not in databases` };
+      yield {
+        keys: ['postgres', 'tables'],
+        message: `table ${table} goes to database ${database}, which is not in databases`,
+      };
     }
   }
   if (config.limits.valueBytes + config.limits.keyBytes > config.limits.transactionBytes) {
     yield { keys: ['limits'], message: 'limits.transactionBytes must have room for a value of limits.valueBytes' };
   }
   if (config.limits.transactionBytes > 64 * 2 ** 20) {
-    yield { keys: ['limits'], message: 'limits.transactionBytes may be at most 64MiB: a transaction travels in one frame' };
+    yield {
+      keys: ['limits'],
+      message: 'limits.transactionBytes may be at most 64MiB: a transaction travels in one frame',
+    };
   }
 }

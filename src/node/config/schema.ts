@@ -14,7 +14,10 @@ function quantity(units: Readonly<Record<string, number>>, example: string) {
     if (typeof value === 'number') return value;
     const [, amount, unit] = form.exec(value) ?? [];
     if (amount === undefined || unit === undefined) {
-      context.addIssue({ code: 'custom', message: `must be a number or a text such as ${example}, not ${JSON.stringify(value)}` });
+      context.addIssue({
+        code: 'custom',
+        message: `must be a number or a text such as ${example}, not ${JSON.stringify(value)}`,
+      });
       return z.NEVER;
     }
     return Math.round(Number(amount) * (units[unit] as number));
@@ -44,7 +47,10 @@ const address = z
 
 const upstream = z.strictObject({
   address: address.describe('HOST:PORT of the replication listener of a relay or root.'),
-  name: z.string().optional().describe('Name its certificate must carry; any relay or root of the cluster when absent.'),
+  name: z
+    .string()
+    .optional()
+    .describe('Name its certificate must carry; any relay or root of the cluster when absent.'),
 });
 
 const tableMapping = z.strictObject({
@@ -52,7 +58,10 @@ const tableMapping = z.strictObject({
   database: z.string().describe('Database its rows go to.'),
   key: z.string().describe('Key template: literal text and `{column}`, such as `{zone}/{name}/{type}`.'),
   value: z
-    .union([z.strictObject({ column: z.string() }), z.strictObject({ json: z.union([z.literal('all'), z.array(z.string()).min(1)]) })])
+    .union([
+      z.strictObject({ column: z.string() }),
+      z.strictObject({ json: z.union([z.literal('all'), z.array(z.string()).min(1)]) }),
+    ])
     .describe('`{column: NAME}`: that column (bytea as it is); `{json: all}` or `{json: [columns]}`: the row as JSON.'),
   expires: z.strictObject({ column: z.string() }).optional().describe('Column (timestamptz) with the expiration time.'),
 });
@@ -60,12 +69,22 @@ const tableMapping = z.strictObject({
 const postgres = z.strictObject({
   connection: z.string().describe('Connection URL. Prefer passwordFile to a password in it.'),
   passwordFile: z.string().optional().describe('File with the password, readable by its owner only.'),
-  slot: z.string().regex(/^[a-z0-9_]{1,63}$/, 'must be 1 to 63 of a-z 0-9 _').default('tokaido').describe('Replication slot.'),
-  publication: z.string().regex(/^[a-z0-9_]{1,63}$/, 'must be 1 to 63 of a-z 0-9 _').default('tokaido').describe('Publication.'),
+  slot: z
+    .string()
+    .regex(/^[a-z0-9_]{1,63}$/, 'must be 1 to 63 of a-z 0-9 _')
+    .default('tokaido')
+    .describe('Replication slot.'),
+  publication: z
+    .string()
+    .regex(/^[a-z0-9_]{1,63}$/, 'must be 1 to 63 of a-z 0-9 _')
+    .default('tokaido')
+    .describe('Publication.'),
   create: z.boolean().default(true).describe('Create publication and slot at start when they are missing.'),
   tables: z.array(tableMapping).min(1).describe('Which tables go where.'),
   statusMs: duration('1s').describe('How often Postgres is told how far we are.'),
-  heartbeatMs: duration('10s').describe('How often a message is written to the WAL so that an idle slot moves; 0 never.'),
+  heartbeatMs: duration('10s').describe(
+    'How often a message is written to the WAL so that an idle slot moves; 0 never.',
+  ),
   silenceMs: duration('30s').describe('A connection that says nothing for this long is given up.'),
   maxTransactionBytes: size('8MiB').describe('A larger Postgres transaction is applied in parts.'),
   maxTransactionChanges: count(50_000).describe('Likewise, in row changes.'),
@@ -77,7 +96,11 @@ export const schema = z.strictObject({
   role: z.enum(['root', 'relay', 'edge']).describe("What this node is; must equal the certificate's role."),
   data: z.string().describe('Data directory.'),
   sid: z.number().int().min(1).max(65_535).optional().describe('Server id of a root, unique in the cluster.'),
-  databases: z.array(z.string().regex(/^[A-Za-z0-9_.-]{1,128}$/, 'must be 1 to 128 of A-Z a-z 0-9 _ . -')).min(1).default(['default']).describe("Databases in the order of Kyoto Tycoon's numbers."),
+  databases: z
+    .array(z.string().regex(/^[A-Za-z0-9_.-]{1,128}$/, 'must be 1 to 128 of A-Z a-z 0-9 _ . -'))
+    .min(1)
+    .default(['default'])
+    .describe("Databases in the order of Kyoto Tycoon's numbers."),
   identity: z
     .strictObject({
       certificate: z.string().default('node.crt').describe("The node's certificate (PEM)."),
@@ -88,18 +111,37 @@ export const schema = z.strictObject({
     .describe('Certificate, key and CA.'),
   listen: z
     .strictObject({
-      clients: z.union([z.literal(false), listener(1978, 'the client listener')]).prefault({}).describe('Clients: REST and the binary protocol; false for none.'),
-      replication: z.union([z.literal(false), listener(1979, 'the replication listener')]).prefault({}).describe('Followers, over mutual TLS; roots and relays only.'),
-      admin: z.union([z.literal(false), listener(1980, 'the admin listener')]).prefault({}).describe('Health, status and metrics; false for none.'),
+      clients: z
+        .union([z.literal(false), listener(1978, 'the client listener')])
+        .prefault({})
+        .describe('Clients: REST and the binary protocol; false for none.'),
+      replication: z
+        .union([z.literal(false), listener(1979, 'the replication listener')])
+        .prefault({})
+        .describe('Followers, over mutual TLS; roots and relays only.'),
+      admin: z
+        .union([z.literal(false), listener(1980, 'the admin listener')])
+        .prefault({})
+        .describe('Health, status and metrics; false for none.'),
     })
     .prefault({})
     .describe('Listeners.'),
   upstreams: z.array(upstream).max(64).default([]).describe('Whom a relay or edge follows, in order of preference.'),
-  durability: z.enum(['flushed', 'committed']).optional().describe('What an acknowledged write survives: the power (flushed) or only the process (committed). Default: flushed on a root, committed elsewhere.'),
+  durability: z
+    .enum(['flushed', 'committed'])
+    .optional()
+    .describe(
+      'What an acknowledged write survives: the power (flushed) or only the process (committed). Default: flushed on a root, committed elsewhere.',
+    ),
   store: z
     .strictObject({
       maxSizeBytes: size('64GiB').describe('Most bytes the data file may grow to.'),
-      commitIntervalMs: z.number().int().nonnegative().default(0).describe('Least time between two commits, ms. A few ms save processor time where many nodes share a machine.'),
+      commitIntervalMs: z
+        .number()
+        .int()
+        .nonnegative()
+        .default(0)
+        .describe('Least time between two commits, ms. A few ms save processor time where many nodes share a machine.'),
       commitChanges: count(2000).describe('A commit takes no more once it has this many changes.'),
       commitBytes: size('1MiB').describe('Likewise, in bytes.'),
       expiryIntervalMs: duration('1s').describe('How often expired records are collected and the log is trimmed.'),
@@ -124,7 +166,9 @@ export const schema = z.strictObject({
       ringBytes: size('8MiB').describe('Newest log kept in memory for followers that are a moment behind.'),
       unappliedBytes: size('16MiB').describe('Bytes received and not yet applied before the upstream is made to wait.'),
       snapshots: count(1).describe('Snapshots sent at the same time; more followers wait their turn.'),
-      recoveryWaitMs: duration('30s').describe('How long a root waits for its followers after the machine went down uncleanly.'),
+      recoveryWaitMs: duration('30s').describe(
+        'How long a root waits for its followers after the machine went down uncleanly.',
+      ),
     })
     .prefault({})
     .describe('Replication.'),

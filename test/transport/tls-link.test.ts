@@ -1,0 +1,214 @@
+/** Who may link to whom, over real sockets: everything else is refused, and the log says why (invariant 7). */
+import assert from 'node:assert/strict';
+import { generateKeyPairSync } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { connect as tcpConnect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
+import { type ConnectionOptions, connect as tlsConnect } from 'node:tls';
+import { type Logger, silentLogger } from '../../src/base/logger.js';
+import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import { loadNodeIdentity, type NodeIdentity } from '../../src/pki/identity.js';
+import type { Role } from '../../src/pki/names.js';
+import type { Link, LinkHandlers } from '../../src/transport/link.js';
+import { connectToUpstream, type FollowerListener, listenForFollowers } from '../../src/transport/tls-link.js';
+import { eventually, localRuntime } from '../support/local-runtime.js';
+
+const DAY_MS = 86_400_000;
+
+describe('a link between nodes', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'tokaido-tls-'));
+  const runtime = localRuntime();
+  const warnings: string[] = [];
+  const log: Logger = { ...silentLogger, warn: (_fields, message) => warnings.push(message), child: () => log };
+  let listener: FollowerListener;
+  let accepted: Link[] = [];
+  let received = 0;
+  const handlers: LinkHandlers = {
+    onData: (chunk) => {
+      received += chunk.length;
+    },
+    onDrain: () => undefined,
+    onClose: () => undefined,
+  };
+
+  /** Certificate and key of a node, by CA, role and when it was made. */
+  async function issue(
+    ca: string,
+    name: string,
+    role: Exclude<Role, 'ca'>,
+    nowMs = Date.now(),
+    days = 30,
+  ): Promise<NodeIdentity> {
+    const out = join(folder, `${ca}-${name}`);
+    await issueCertificate({ ca: join(folder, ca), out, role, name, days, dns: [], ip: [], nowMs });
+    const files = { certificate: join(out, 'node.crt'), key: join(out, 'node.key'), ca: join(out, 'ca.crt') };
+    return loadNodeIdentity(files, nowMs);
+  }
+
+  let relay: NodeIdentity;
+  let edge: NodeIdentity;
+
+  before(async () => {
+    for (const name of ['ours', 'theirs']) {
+      await createCa({ folder: join(folder, name), name, days: 3650, nowMs: Date.now() - 100 * DAY_MS });
+    }
+    relay = await issue('ours', 'relay-1', 'relay');
+    edge = await issue('ours', 'edge-1', 'edge');
+  });
+  after(() => rmSync(folder, { recursive: true, force: true }));
+
+  const listen = async (identity: NodeIdentity): Promise<FollowerListener> =>
+    await listenForFollowers({
+      host: '127.0.0.1',
+      port: 0,
+      identity: () => identity,
+      log,
+      runtime,
+      maxConnections: 16,
+      onLink: (link) => {
+        accepted.push(link);
+        return handlers;
+      },
+    });
+
+  beforeEach(async () => {
+    warnings.length = 0;
+    accepted = [];
+    received = 0;
+    listener = await listen(relay);
+  });
+  afterEach(async () => {
+    for (const link of accepted) link.destroy('end of test');
+    await listener.close();
+  });
+
+  const connect = async (identity: NodeIdentity, expectedName?: string, port = listener.port): Promise<Link> =>
+    await new Promise<Link>((resolve, reject) => {
+      connectToUpstream({
+        host: '127.0.0.1',
+        port,
+        expectedName,
+        identity: () => identity,
+        log,
+        runtime,
+        onLink: (link) => {
+          resolve(link);
+          return handlers;
+        },
+      }).catch(reject);
+    });
+
+  const refusedWith = async (what: RegExp): Promise<void> => {
+    await eventually(`a log line that says ${what}`, () => warnings.some((message) => what.test(message)), 3000).catch(
+      (error: Error) => {
+        throw new Error(`${error.message}; the log says ${JSON.stringify(warnings)}`);
+      },
+    );
+    assert.equal(accepted.length, 0);
+  };
+
+  it('an edge of the cluster is accepted, and bytes flow with back-pressure', async () => {
+    const link = await connect(edge, 'relay-1');
+    assert.equal(link.peer.name, 'relay-1');
+    const chunk = Buffer.alloc(1 << 20);
+    for (let i = 0; i < 20; i++) link.send([chunk]);
+    assert.ok(link.queuedBytes > 0);
+    await eventually('all arrived', () => received === 20 << 20);
+    assert.equal(accepted[0]?.peer.name, 'edge-1');
+    link.destroy('end of test');
+  });
+
+  it('a certificate from another CA is refused', async () => {
+    const stranger = await issue('theirs', 'edge-2', 'edge');
+    rawTls({ cert: stranger.certificatePem, key: stranger.keyPem });
+    await refusedWith(/not from the CA of this cluster/);
+  });
+
+  it('an expired certificate is refused', async () => {
+    const expired = await issue('ours', 'edge-old', 'edge', Date.now() - 50 * DAY_MS, 10);
+    await connect(expired).catch(() => undefined);
+    await refusedWith(/expired/);
+  });
+
+  it('a certificate that is not valid yet is refused', async () => {
+    const early = await issue('ours', 'edge-early', 'edge', Date.now() + 10 * DAY_MS, 10);
+    await connect(early).catch(() => undefined);
+    await refusedWith(/not valid yet/);
+  });
+
+  it('a root or a client may not be a follower', async () => {
+    for (const role of ['root', 'client'] as const) {
+      warnings.length = 0;
+      await connect(await issue('ours', `as-${role}`, role)).catch(() => undefined);
+      await refusedWith(new RegExp(`role ${role} may not be a follower`));
+    }
+  });
+
+  const rawTls = (options: ConnectionOptions): void => {
+    const socket = tlsConnect({
+      host: '127.0.0.1',
+      port: listener.port,
+      ca: relay.caPem,
+      checkServerIdentity: () => undefined,
+      ALPNProtocols: ['tokaido/1'],
+      ...options,
+    });
+    socket.on('error', () => undefined);
+  };
+
+  it('no certificate is refused', async () => {
+    rawTls({});
+    await refusedWith(/presented no certificate/);
+  });
+
+  for (const version of ['TLSv1.2', 'TLSv1.1'] as const) {
+    it(`${version} is refused`, async () => {
+      const { certificatePem: cert, keyPem: key } = edge;
+      rawTls({ cert, key, minVersion: version, maxVersion: version, ciphers: 'ALL:@SECLEVEL=0' });
+      await refusedWith(/older than 1.3|does not speak TLS/);
+    });
+  }
+
+  it('plaintext and garbage are refused', async () => {
+    for (const bytes of ['GET / HTTP/1.1\r\n\r\n', '\u0016\u0003\u0001 this is no handshake', 'TKDO hello']) {
+      warnings.length = 0;
+      tcpConnect(listener.port, '127.0.0.1')
+        .on('error', () => undefined)
+        .end(bytes);
+      await refusedWith(/refused/);
+    }
+    await connect(edge);
+  });
+
+  it('an edge does not take another edge for its upstream, nor a relay of another name', async () => {
+    const wrong = await listen(edge);
+    await assert.rejects(
+      connect(await issue('ours', 'edge-3', 'edge'), undefined, wrong.port),
+      /role edge may not be an upstream/,
+    );
+    await wrong.close();
+    await assert.rejects(connect(edge, 'relay-9'), /the configuration expects relay-9/);
+  });
+
+  it('an upstream from another CA is refused by the follower', async () => {
+    const impostor = await listen(await issue('theirs', 'relay-1', 'relay'));
+    await assert.rejects(connect(edge, undefined, impostor.port), /not from the CA of this cluster/);
+    await impostor.close();
+  });
+
+  it('a key that does not belong to the certificate is found before anything listens', async () => {
+    const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+    const path = join(folder, 'ours-relay-1', 'wrong.key');
+    const { writeFileSync } = await import('node:fs');
+    writeFileSync(path, privateKey.export({ type: 'pkcs8', format: 'pem' }), { mode: 0o600 });
+    const files = {
+      certificate: join(folder, 'ours-relay-1', 'node.crt'),
+      key: path,
+      ca: join(folder, 'ours-relay-1', 'ca.crt'),
+    };
+    assert.throws(() => loadNodeIdentity(files, Date.now()), /is not the key of/);
+    assert.ok(readFileSync(files.certificate, 'utf8').startsWith('-----BEGIN CERTIFICATE-----'));
+  });
+});
