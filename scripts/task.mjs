@@ -45,7 +45,8 @@ async function install() {
   const installed = join(root, 'node_modules', '.package-lock.json');
   if (modified(installed) >= modified(join(root, 'package-lock.json'))) return;
   say('installing dependencies ...');
-  await must('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], {
+  // Not `npm ci`: it refuses a lock file without the platforms that the registry it was made with did not offer.
+  await must('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'], {
     stdio: ['ignore', 2, 2],
     shell: process.platform === 'win32',
   });
