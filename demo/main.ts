@@ -180,6 +180,8 @@ class Demo {
     const cluster = await Cluster.create();
     this.#cluster = cluster;
     const config = { databases: DATABASES };
+    // Thirty data files on one disk: an edge can fetch its data again, so it need not flush every commit.
+    const edgeConfig = { ...config, store: { flush: 'at-stop' } };
     const root = await cluster.add({
       name: 'root',
       role: 'root',
@@ -196,7 +198,7 @@ class Demo {
     for (let i = 1; i <= edges; i++) {
       const upstreams = this.#relays.map((_, at) => this.#relays[(at + i) % relays] as ClusterNode);
       this.#edges.push(
-        await cluster.add({ name: `edge-${String(i).padStart(2, '0')}`, role: 'edge', upstreams, config }),
+        await cluster.add({ name: `edge-${String(i).padStart(2, '0')}`, role: 'edge', upstreams, config: edgeConfig }),
       );
     }
     this.#say(`starting a root, ${relays} relays and ${edges} edges, each a process of its own`);

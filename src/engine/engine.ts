@@ -56,6 +56,11 @@ export interface Commit<T> {
 
 /** Reads outside any transaction see the newest commit, consistently within one event turn. */
 export interface Engine extends Reader {
+  /**
+   * Whether commits go to the disk by themselves. When not, `flushed` resolves at once and promises nothing: only a
+   * close does.
+   */
+  readonly flushesCommits: boolean;
   /** Opens or creates a map. Not inside `write`. */
   openMap(name: string): MapId;
   /**

@@ -34,6 +34,8 @@ interface NodeFile {
   readonly bootId: string;
   /** The last run flushed and closed everything. */
   readonly clean: boolean;
+  /** The last run flushed its commits; without that, data that went through a power cut is worth nothing. */
+  readonly flushesCommits: boolean;
   /** Instance ids of followers seen: an origin that lost its tail asks these before it goes on. */
   readonly followers: readonly string[];
 }
@@ -84,6 +86,8 @@ export interface DataDirectoryOptions {
   readonly folder: string;
   readonly clusterId: string;
   readonly runtime: Runtime;
+  /** Whether this run flushes its commits (see `LmdbOptions`). */
+  readonly flushesCommits: boolean;
 }
 
 export class DataDirectory {
@@ -94,9 +98,11 @@ export class DataDirectory {
    * (When only the process died, every commit is there.)
    */
   readonly tailMayBeLost: boolean;
+  /** The machine went down while commits were not flushed: the data was thrown away, the node is to be seeded anew. */
+  readonly wasDiscarded: boolean;
 
   /** Errors: `STORAGE` when it cannot be used or another process uses it, `IDENTITY` when it is another cluster's. */
-  constructor({ folder, clusterId, runtime }: DataDirectoryOptions) {
+  constructor({ folder, clusterId, runtime, flushesCommits }: DataDirectoryOptions) {
     this.#folder = folder;
     try {
       mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -123,8 +129,20 @@ export class DataDirectory {
     const rolledBack = process.env.LMDB_RESTORE === 'safe';
     this.tailMayBeLost = before !== undefined && before.generation > 0 && !before.clean && (rebooted || rolledBack);
     const instanceId = before?.instanceId ?? runtime.randomBytes(16).toString('hex');
-    const { generation = 0, followers = [] } = before ?? {};
-    this.#file = { format: 1, clusterId, instanceId, generation, bootId: boot, clean: false, followers };
+    this.wasDiscarded =
+      before !== undefined && before.generation > 0 && !before.flushesCommits && !before.clean && rebooted;
+    const generation = before === undefined || this.wasDiscarded ? 0 : before.generation;
+    const followers = before?.followers ?? [];
+    this.#file = {
+      format: 1,
+      clusterId,
+      instanceId,
+      generation,
+      bootId: boot,
+      clean: false,
+      flushesCommits,
+      followers,
+    };
     this.#write(this.#file);
     this.#removeOthers();
   }

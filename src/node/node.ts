@@ -76,7 +76,14 @@ export class Node {
       throw new TokaidoError('CONFIG', `the configuration says name ${config.name}, the certificate says ${name}`);
     }
     this.#log = options.log.child({ node: name });
-    this.directory = new DataDirectory({ folder: config.data, clusterId, runtime });
+    const flushesCommits = config.store.flush === 'commits';
+    this.directory = new DataDirectory({ folder: config.data, clusterId, runtime, flushesCommits });
+    if (this.directory.wasDiscarded) {
+      this.#log.warn(
+        {},
+        'the machine went down while commits were not flushed (store.flush): data discarded, seeding anew',
+      );
+    }
     this.stores = new StoreHolder({ config, directory: this.directory, runtime, log: this.#log });
     this.recovery = new Recovery(
       {

@@ -43,7 +43,12 @@ export class StoreHolder {
   #openEngine(folder: string): LmdbEngine {
     const { store, limits } = this.#options.config;
     // Besides one map per database there are four of the store's own.
-    return new LmdbEngine({ folder, maxSizeBytes: store.maxSizeBytes, maxMaps: limits.databases + 8 });
+    return new LmdbEngine({
+      folder,
+      maxSizeBytes: store.maxSizeBytes,
+      maxMaps: limits.databases + 8,
+      flushesCommits: store.flush === 'commits',
+    });
   }
 
   #openStore(engine: LmdbEngine): LocalStore {

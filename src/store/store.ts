@@ -321,7 +321,7 @@ export class LocalStore implements Store {
     this.#committed(result);
     const { position } = this.#state;
     const onDisk = flushed.then(() => {
-      this.#flushedPosition = position;
+      if (this.#engine.flushesCommits) this.#flushedPosition = position;
     });
     return { flushed: onDisk };
   }

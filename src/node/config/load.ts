@@ -159,6 +159,9 @@ function* crossCheck(config: NodeConfig): Generator<{ keys: readonly string[]; m
       yield { keys: ['sid'], message: 'only a root has a sid: this node takes no writes of its own' };
     if (config.postgres !== undefined) yield { keys: ['postgres'], message: 'only a root is fed from Postgres' };
   }
+  if (config.store.flush === 'at-stop' && (config.role === 'root' || config.durability === 'flushed')) {
+    yield { keys: ['store', 'flush'], message: 'at-stop is for followers that promise no flushed writes' };
+  }
   if (new Set(config.databases).size !== config.databases.length)
     yield { keys: ['databases'], message: 'a database is named twice' };
   for (const { table, database } of config.postgres?.tables ?? []) {

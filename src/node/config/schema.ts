@@ -135,6 +135,12 @@ export const schema = z.strictObject({
     ),
   store: z
     .strictObject({
+      flush: z
+        .enum(['commits', 'at-stop'])
+        .default('commits')
+        .describe(
+          'commits: each commit goes to the disk in the background. at-stop: only an orderly stop does; a commit costs a quarter, and after a power cut the node throws its data away and is seeded anew. Not on a root.',
+        ),
       maxSizeBytes: size('64GiB').describe('Most bytes the data file may grow to.'),
       commitIntervalMs: z
         .number()
