@@ -146,7 +146,7 @@ class Demo {
 
   constructor(options: Options) {
     this.#options = options;
-    this.#sampled = Math.max(1, Math.round((options.edges * options.rate) / 500));
+    this.#sampled = Math.max(1, Math.round((options.edges * options.rate) / 250));
     this.#live = process.stdout.isTTY === true && !options.json;
   }
 

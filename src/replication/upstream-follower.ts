@@ -44,7 +44,7 @@ export interface UpstreamStatus {
 }
 
 /** How often an upstream learns how far this node is. */
-const ACK_MS = 100;
+const ACK_MS = 250;
 
 export class UpstreamFollower {
   readonly #options: UpstreamFollowerOptions;
