@@ -8,7 +8,7 @@ import type { Change } from './workload.js';
 /** Time between an answer and the next question. */
 const POLL_MS = 4;
 /** No change is looked for before this: every question costs the edge processor time that it shares with all others. */
-const FIRST_LOOK_MS = 5;
+const FIRST_LOOK_MS = 10;
 /** Keys of one question. */
 const MAX_KEYS = 200;
 
@@ -17,12 +17,20 @@ export interface Sample {
   readonly latencyMs: number;
 }
 
-function keyOf({ database, key }: Change): string {
+export function keyOf({ database, key }: Pick<Change, 'database' | 'key'>): string {
   return `${database} ${key}`;
+}
+
+/** Whether what was read proves that `change` has arrived: its value, or that of a later change of the key. */
+function proves(found: string | undefined, change: Change, newest: Change | undefined): boolean {
+  if (found === change.value) return true;
+  return newest !== undefined && newest.version > change.version && found === newest.value;
 }
 
 export class EdgeProbe {
   readonly #client: TokaidoClient;
+  /** The newest committed change of every key, sampled or not. */
+  readonly #newest: ReadonlyMap<string, Change>;
   /** Newest change of each key that was not seen here yet. */
   readonly #pending = new Map<string, Change>();
   readonly #onSample: (sample: Sample) => void;
@@ -34,13 +42,18 @@ export class EdgeProbe {
   /** Which of the sampled changes this probe looks for. */
   readonly turn: number;
 
-  constructor(clientPort: number, turn: number, onSample: (sample: Sample) => void) {
+  constructor(
+    clientPort: number,
+    turn: number,
+    newest: ReadonlyMap<string, Change>,
+    onSample: (sample: Sample) => void,
+  ) {
+    this.#newest = newest;
     this.#client = new TokaidoClient({ server: `127.0.0.1:${clientPort}`, timeoutMs: 3000 });
     this.turn = turn;
     this.#onSample = onSample;
   }
 
-  /** The newest change of a key takes the place of an older one that was not seen: nobody can see that any more. */
   expect(change: Change): void {
     const key = keyOf(change);
     const before = this.#pending.get(key);
@@ -60,7 +73,11 @@ export class EdgeProbe {
 
   async #poll(): Promise<void> {
     const dueMs = performance.now() - FIRST_LOOK_MS;
-    const asked = [...this.#pending.values()].filter(({ committedMs }) => committedMs <= dueMs).slice(0, MAX_KEYS);
+    const asked: Change[] = [];
+    for (const [key, change] of this.#pending) {
+      if (change.expiresMs !== undefined && change.expiresMs <= performance.now()) this.#pending.delete(key);
+      else if (change.committedMs <= dueMs && asked.length < MAX_KEYS) asked.push(change);
+    }
     if (asked.length === 0) return;
     let found: (Buffer | undefined)[];
     try {
@@ -72,9 +89,9 @@ export class EdgeProbe {
     }
     const nowMs = performance.now();
     for (const [index, change] of asked.entries()) {
-      if (found[index]?.toString('utf8') !== change.value) continue;
-      this.#onSample({ committedMs: change.committedMs, latencyMs: nowMs - change.committedMs });
       const key = keyOf(change);
+      if (!proves(found[index]?.toString('utf8'), change, this.#newest.get(key))) continue;
+      this.#onSample({ committedMs: change.committedMs, latencyMs: nowMs - change.committedMs });
       if (this.#pending.get(key) === change) this.#pending.delete(key);
     }
   }

@@ -30,6 +30,20 @@ export interface Change {
   readonly version: number;
   /** When Postgres acknowledged the commit, `performance.now()` of this process. */
   readonly committedMs: number;
+  /** From then on it may have expired, on the same clock; `undefined`: not while this runs. */
+  readonly expiresMs: number | undefined;
+}
+
+/** What is known before the commit. */
+type PlannedChange = Omit<Change, 'committedMs' | 'expiresMs'> & { readonly livesMs?: number };
+
+/** One statement, and what it makes readable. */
+interface Step {
+  /** Of the prepared statement. */
+  readonly name: string;
+  readonly sql: string;
+  readonly parameters: unknown[];
+  readonly change: PlannedChange;
 }
 
 const DNS_KEYS = 3000;
@@ -94,18 +108,23 @@ export class Workload {
   }
 
   async #transaction(client: pg.Client, index: number, count: number): Promise<void> {
-    const planned = new Map<string, { sql: string; parameters: unknown[]; change: Omit<Change, 'committedMs'> }>();
+    const planned = new Map<string, Step>();
     for (let i = 0; i < count; i++) {
       const step = this.#random() < 0.9 ? this.#dns(index) : this.#ticket(index);
       planned.set(`${step.change.database} ${step.change.key}`, step);
     }
     const steps = [...planned.values()];
+    const plannedMs = performance.now();
     await client.query('BEGIN');
-    for (const { sql, parameters } of steps) await client.query(sql, parameters);
+    for (const { name, sql, parameters } of steps) await client.query({ name, text: sql, values: parameters });
     await client.query('COMMIT');
     const committedMs = performance.now();
     this.rowChanges += steps.length;
-    this.#onCommit(steps.map(({ change }) => ({ ...change, committedMs })));
+    this.#onCommit(
+      steps.map(({ change: { livesMs, ...change } }) => {
+        return { ...change, committedMs, expiresMs: livesMs === undefined ? undefined : plannedMs + livesMs };
+      }),
+    );
   }
 
   /** A row that belongs to this connection alone, so that its commits have one order. */
@@ -114,22 +133,23 @@ export class Workload {
     return index + this.#clients.length * Math.floor(this.#random() * mine);
   }
 
-  #dns(index: number) {
+  #dns(index: number): Step {
     const number = this.#pick(index, DNS_KEYS);
     const row = [`zone${number % 50}.example`, `host${number}`, 'A'] as const;
     const version = ++this.#version;
     const key = row.join('/');
     if (this.#random() < 0.1) {
       const sql = 'DELETE FROM dns_records WHERE zone = $1 AND name = $2 AND type = $3';
-      return { sql, parameters: [...row], change: { database: 0, key, value: undefined, version } };
+      const change = { database: 0, key, value: undefined, version };
+      return { name: 'dns-delete', sql, parameters: [...row], change };
     }
     const value = `192.0.2.${number % 256} v${version}`;
     const sql =
       'INSERT INTO dns_records VALUES ($1, $2, $3, $4) ON CONFLICT (zone, name, type) DO UPDATE SET data = excluded.data';
-    return { sql, parameters: [...row, value], change: { database: 0, key, value, version } };
+    return { name: 'dns-set', sql, parameters: [...row, value], change: { database: 0, key, value, version } };
   }
 
-  #ticket(index: number) {
+  #ticket(index: number): Step {
     const id = this.#pick(index, TICKET_KEYS);
     const version = ++this.#version;
     // Not a real key: the version, so that a reader can tell which change it sees.
@@ -139,9 +159,10 @@ export class Workload {
     const sql = `INSERT INTO session_ticket_keys VALUES ($1, $2, now() + make_interval(secs => $3))
                  ON CONFLICT (id) DO UPDATE SET key = excluded.key, expires_at = excluded.expires_at`;
     return {
+      name: 'ticket-set',
       sql,
       parameters: [id, Buffer.from(value), seconds],
-      change: { database: 1, key: String(id), value, version },
+      change: { database: 1, key: String(id), value, version, ...(seconds < 60 ? { livesMs: seconds * 1000 } : {}) },
     };
   }
 }

@@ -143,16 +143,40 @@ export function* transactionSpans(payload: Buffer): Generator<TransactionSpan> {
   }
 }
 
+/** A decoded transaction with the bytes it came in, length included. */
+export interface EncodedTransaction {
+  readonly header: TransactionHeader;
+  readonly changes: readonly Change[];
+  readonly bytes: Buffer;
+}
+
+/** Decodes a whole batch. Bytes, keys and values are views. Errors: `CORRUPT`. */
+export function decodeTransactions(payload: Buffer): EncodedTransaction[] {
+  const transactions: EncodedTransaction[] = [];
+  for (let at = 0; at < payload.length; ) {
+    const outer = new ByteReader(payload, at);
+    const reader = new ByteReader(outer.bytes(outer.u32()));
+    const header = readHeader(reader);
+    const changes = readBody(reader);
+    transactions.push({ header, changes, bytes: payload.subarray(at, outer.offset) });
+    at = outer.offset;
+  }
+  return transactions;
+}
+
+function readBody(reader: ByteReader): Change[] {
+  const names = readList(reader, () => reader.text());
+  const changes = readList(reader, () => readChange(reader, names));
+  reader.end('transaction body');
+  return changes;
+}
+
 /** Decodes one transaction from its bytes, length included. Keys and values are views. Errors: `CORRUPT`. */
 export function decodeTransaction(bytes: Buffer): Transaction {
   const outer = new ByteReader(bytes);
   const reader = new ByteReader(outer.bytes(outer.u32()));
   outer.end('transaction');
-  const header = readHeader(reader);
-  const names = readList(reader, () => reader.text());
-  const changes = readList(reader, () => readChange(reader, names));
-  reader.end('transaction body');
-  return { ...header, changes };
+  return { ...readHeader(reader), changes: readBody(reader) };
 }
 
 /** A count that is larger than the bytes left cannot be true: refuse it before making room for it. */

@@ -43,7 +43,10 @@ export interface UpstreamStatus {
   readonly loading: { readonly rows: number; readonly of: number } | undefined;
 }
 
-/** How often an upstream learns how far this node is. */
+/**
+ * How often an upstream learns how far this node is, at most. There is no timer behind it: heartbeats arrive more often
+ * than anybody looks, and each is an occasion.
+ */
 const ACK_MS = 250;
 
 export class UpstreamFollower {
@@ -58,7 +61,7 @@ export class UpstreamFollower {
   #lastError: string | undefined;
   #retry: Timer | undefined;
   readonly #watch: Timer;
-  readonly #acks: Timer;
+  #ackedMs = Number.NEGATIVE_INFINITY;
   #stopped = false;
 
   constructor(options: UpstreamFollowerOptions) {
@@ -67,7 +70,6 @@ export class UpstreamFollower {
     this.#upstream = options.upstreams[0] as UpstreamAddress;
     this.#sinceMs = options.runtime.monotonicMs();
     this.#watch = options.runtime.every(Math.max(100, options.silenceMs / 4), () => this.#checkSilence());
-    this.#acks = options.runtime.every(ACK_MS, () => this.#session?.acknowledge());
     this.#schedule();
   }
 
@@ -113,6 +115,10 @@ export class UpstreamFollower {
       onData: (chunk) => {
         this.#heardMs = this.#options.runtime.monotonicMs();
         session.onData(chunk);
+        if (this.#heardMs - this.#ackedMs >= ACK_MS) {
+          this.#ackedMs = this.#heardMs;
+          session.acknowledge();
+        }
       },
       onDrain: () => undefined,
       onClose: (reason) => session.onClosed(reason),
@@ -153,7 +159,6 @@ export class UpstreamFollower {
     this.#stopped = true;
     this.#retry?.cancel();
     this.#watch.cancel();
-    this.#acks.cancel();
     this.#session?.end('this node is stopping');
   }
 }

@@ -221,8 +221,8 @@ export class UpstreamSession {
   }
 
   /**
-   * Tells the upstream how far this node is, if that changed. Called on a timer: acknowledgements are for status and
-   * metrics, nothing waits for them, so one per batch would only cost both ends.
+   * Tells the upstream how far this node is, if that changed. Called now and then: acknowledgements are for status
+   * and metrics, nothing waits for them, so one per batch would only cost both ends.
    */
   acknowledge(): void {
     const store = this.#host.store();

@@ -10,11 +10,11 @@ import {
   type LocalNumber,
   localNumber,
   NEVER_EXPIRES,
-  type Position,
+  type OriginPosition,
+  type Sid,
   type VersionNs,
 } from '../base/types.js';
 import type { MapId, Writer } from '../engine/engine.js';
-import { withOrigin } from '../log/position.js';
 import type { Change, FeedPosition, TransactionHeader } from '../log/transaction.js';
 import type { Retention, UpdateLog } from '../log/update-log.js';
 import { encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
@@ -69,8 +69,9 @@ export class Draft {
   readonly #ids = new Map<string, number>();
   /** Encoded transactions of this commit. */
   readonly log = new ByteWriter(1024);
-  position: Position;
   lastVersionNs: VersionNs;
+  /** By sid; the state of the position inside this commit. */
+  readonly #origins = new Map<Sid, OriginPosition>();
   #epoch: Epoch;
   /** Grows with everything this commit would leave behind; 0 means that there is nothing to commit. */
   writes = 0;
@@ -78,7 +79,7 @@ export class Draft {
   transactions = 0;
   /** Number of changes applied; bounds how long a commit holds the event loop. */
   changes = 0;
-  #feeds: readonly FeedPosition[];
+  readonly #feeds = new Map<string, FeedPosition>();
   #clears: readonly ClearMark[];
   logBytes: number;
   /** Set when this commit trimmed the log: its oldest number then. */
@@ -89,11 +90,11 @@ export class Draft {
     this.#maps = maps;
     this.#before = before;
     this.#nowMs = nowMs;
-    this.position = before.position;
+    for (const origin of before.position) this.#origins.set(origin.sid, origin);
     this.lastVersionNs = before.lastVersionNs;
     this.#epoch = before.epoch;
     this.logBytes = before.logBytes;
-    this.#feeds = before.feeds;
+    for (const feed of before.feeds) this.#feeds.set(feed.feed, feed);
     this.#clears = before.clears;
     for (const { id, name, records } of before.databases) {
       this.#counts.set(id, records);
@@ -104,6 +105,11 @@ export class Draft {
   /** Local number of the transaction being applied. */
   get #number(): LocalNumber {
     return localNumber(this.#before.next + this.transactions);
+  }
+
+  /** The last transaction of an origin, those of this commit included. */
+  lastOf(sid: Sid): OriginPosition | undefined {
+    return this.#origins.get(sid);
   }
 
   get epoch(): Epoch {
@@ -144,10 +150,11 @@ export class Draft {
     const stamp = encodeStamp(header.versionNs, header.sid);
     for (const change of changes) this.#applyChange(change, header, stamp);
     this.changes += changes.length;
-    this.position = withOrigin(this.position, header);
+    const { sid, epoch, sequence, versionNs } = header;
+    this.#origins.set(sid, { sid, epoch, sequence, versionNs });
     if (header.versionNs > this.lastVersionNs) this.lastVersionNs = header.versionNs;
     const { feed } = header;
-    if (feed !== undefined) this.#feeds = [...this.#feeds.filter((other) => other.feed !== feed.feed), feed];
+    if (feed !== undefined) this.#feeds.set(feed.feed, feed);
     this.transactions++;
   }
 
@@ -288,7 +295,7 @@ export class Draft {
   /** The state after this commit. */
   state(): StoreState {
     return {
-      position: this.position,
+      position: [...this.#origins.values()].sort((a, b) => a.sid - b.sid),
       next: localNumber(this.#before.next + this.transactions),
       logBytes: this.logBytes,
       epoch: this.#epoch,
@@ -296,7 +303,7 @@ export class Draft {
       databases: this.#before.databases.map((database) => {
         return { ...database, records: this.#counts.get(database.id) ?? 0 };
       }),
-      feeds: this.#feeds,
+      feeds: [...this.#feeds.values()],
       clears: this.#clears,
     };
   }

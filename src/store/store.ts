@@ -25,13 +25,7 @@ import {
 } from '../base/types.js';
 import type { Engine, MapId, Writer } from '../engine/engine.js';
 import { originOf } from '../log/position.js';
-import {
-  decodeTransaction,
-  encodeTransaction,
-  type FeedPosition,
-  type Transaction,
-  transactionSpans,
-} from '../log/transaction.js';
+import { decodeTransactions, encodeTransaction, type FeedPosition, type Transaction } from '../log/transaction.js';
 import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
 import { CommitQueue, type Outcome, type QueueHead, type QueueLimits } from './commit-queue.js';
 import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
@@ -226,7 +220,7 @@ export class LocalStore implements Store {
 
   /** Gives a local transaction its number, logs and applies it. */
   #logLocal(draft: Draft, local: Omit<Transaction, 'epoch' | 'sequence'>): void {
-    const last = originOf(draft.position, local.sid);
+    const last = draft.lastOf(local.sid);
     const transaction = { ...local, epoch: draft.epoch, sequence: sequence((last?.sequence ?? 0) + 1) };
     encodeTransaction(draft.log, transaction);
     draft.apply(transaction, transaction.changes);
@@ -237,23 +231,17 @@ export class LocalStore implements Store {
    * Errors: `REPLICATION` when a number is missing (nothing of the batch is applied), `CORRUPT`, `STORAGE`.
    */
   apply(payload: Buffer): Written<number> {
-    const transactions = [...transactionSpans(payload)].map(({ header, start, end }) => {
-      return { header, bytes: payload.subarray(start, end) };
-    });
-    const decoded = transactions.map(({ header, bytes }) => ({
-      header,
-      bytes,
-      changes: decodeTransaction(bytes).changes,
-    }));
-    const databases = new Set(decoded.flatMap(({ changes }) => changes.map(({ database }) => database)));
+    const transactions = decodeTransactions(payload);
+    const databases = new Set<string>();
+    for (const { changes } of transactions) for (const { database } of changes) databases.add(database);
     const run = (draft: Draft): number => {
       // Checked whole before anything is applied: a job that throws must not have touched the draft.
-      let position = draft.position;
-      const fresh = decoded.filter(({ header }) =>
-        isNext(position, header, (next) => {
-          position = next;
-        }),
-      );
+      const reached = new Map<Sid, OriginPosition>();
+      const fresh = transactions.filter(({ header }) => {
+        if (!isNext(reached.get(header.sid) ?? draft.lastOf(header.sid), header)) return false;
+        reached.set(header.sid, header);
+        return true;
+      });
       for (const { header, bytes, changes } of fresh) {
         draft.log.bytes(bytes);
         draft.apply(header, changes);
@@ -417,8 +405,7 @@ function outcomeOf(job: Job, draft: Draft): Outcome {
  * Whether a replicated transaction is new and next. Applied before: no. A gap: an error (invariant 2), which makes the
  * receiver resynchronise.
  */
-function isNext(position: Position, header: OriginPosition, advance: (next: Position) => void): boolean {
-  const last = originOf(position, header.sid);
+function isNext(last: OriginPosition | undefined, header: OriginPosition): boolean {
   const reached = last?.sequence ?? 0;
   if (header.sequence <= reached) {
     if (last === undefined || header.epoch <= last.epoch) return false;
@@ -435,6 +422,5 @@ function isNext(position: Position, header: OriginPosition, advance: (next: Posi
       { hint: 'the node reconnects and resynchronises by itself; if this repeats, report it' },
     );
   }
-  advance([...position.filter(({ sid }) => sid !== header.sid), header]);
   return true;
 }

@@ -4,8 +4,8 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { setPriority, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
@@ -26,6 +26,7 @@ export interface ClusterNode {
   readonly clientPort: number;
   readonly replicationPort: number;
   readonly adminPort: number;
+  readonly niceness: number;
   /** How often it was started. */
   starts: number;
   process: ChildProcess | undefined;
@@ -37,6 +38,8 @@ export interface AddNode {
   readonly name: string;
   readonly role: NodeRole;
   readonly upstreams?: readonly ClusterNode[];
+  /** Of the process, 0 (normal) to 19 (whoever else wants to run goes first). */
+  readonly niceness?: number;
   /** More of the configuration. */
   readonly config?: Record<string, unknown>;
   readonly env?: Record<string, string>;
@@ -53,20 +56,23 @@ export class Cluster {
   readonly folder: string;
   readonly nodes = new Map<string, ClusterNode>();
   readonly #env = new Map<string, Record<string, string>>();
+  readonly #nodeFlags: readonly string[];
   #closing = false;
 
-  private constructor(folder: string) {
+  private constructor(folder: string, nodeFlags: readonly string[]) {
     this.folder = folder;
+    this.#nodeFlags = nodeFlags;
   }
 
-  static async create(): Promise<Cluster> {
+  /** `nodeFlags` are given to the Node.js of every process. */
+  static async create({ nodeFlags = [] }: { readonly nodeFlags?: readonly string[] } = {}): Promise<Cluster> {
     const folder = mkdtempSync(join(tmpdir(), 'tokaido-cluster-'));
     await createCa({ folder: join(folder, 'ca'), name: 'test', days: 365, nowMs: Date.now() });
-    return new Cluster(folder);
+    return new Cluster(folder, nodeFlags);
   }
 
   /** Issues a certificate and writes a configuration; starts nothing. */
-  async add({ name, role, upstreams = [], config = {}, env = {} }: AddNode): Promise<ClusterNode> {
+  async add({ name, role, upstreams = [], niceness = 0, config = {}, env = {} }: AddNode): Promise<ClusterNode> {
     const folder = join(this.folder, name);
     await issueCertificate({
       ca: join(this.folder, 'ca'),
@@ -86,6 +92,7 @@ export class Cluster {
       clientPort,
       replicationPort,
       adminPort,
+      niceness,
       starts: 0,
       process: undefined,
       supervised: false,
@@ -117,10 +124,16 @@ export class Cluster {
     node.supervised = supervised;
     node.starts++;
     const log = openSync(join(node.folder, 'node.log'), 'a');
-    const child = spawn(process.execPath, [cliPath(), 'serve', '--config', join(node.folder, 'node.yaml')], {
-      stdio: ['ignore', 'ignore', log],
-      env: { ...process.env, ...this.#env.get(node.name), ...env },
-    });
+    const child = spawn(
+      process.execPath,
+      [...this.#nodeFlags, cliPath(), 'serve', '--config', join(node.folder, 'node.yaml')],
+      {
+        stdio: ['ignore', 'ignore', log],
+        env: { ...process.env, ...this.#env.get(node.name), ...env },
+      },
+    );
+    closeSync(log);
+    if (node.niceness > 0 && child.pid !== undefined) setPriority(child.pid, node.niceness);
     node.process = child;
     child.on('exit', () => {
       if (node.process === child) node.process = undefined;
