@@ -3,7 +3,7 @@
  * bytes into a call of one of these and renders the result or the `TokaidoError` in its own form.
  */
 import { TokaidoError } from '../base/errors.js';
-import type { Database, Durability, RecordView, Store, Written } from '../store/types.js';
+import type { Database, Durability, LiveEntry, Range, RecordView, Store, Written } from '../store/types.js';
 
 /** `set` stores whatever was there; `add` only a new record; `replace` only an existing one. */
 export type SetMode = 'set' | 'add' | 'replace';
@@ -24,6 +24,15 @@ export interface CommandLimits {
   readonly keyBytes: number;
   /** Largest value accepted, in bytes. */
   readonly valueBytes: number;
+}
+
+/** What an update does to the record it saw: a new content, nothing left, or nothing changed. */
+export type Next = { readonly value: Buffer; readonly xtMs: number } | 'remove' | 'keep';
+
+export interface Decision<T> {
+  readonly next: Next;
+  /** What the caller gets. */
+  readonly result: T;
 }
 
 /** Why this node takes no writes right now, or `undefined` when it does. Asked before every write. */
@@ -141,6 +150,35 @@ export class Commands {
       return records.length;
     });
     return await this.#acknowledged(written);
+  }
+
+  /**
+   * One atomic read-modify-write, on which every conditional operation is built. `decide` sees the live record, a view
+   * that is valid during the call (copy what the result keeps); when it throws, nothing happened.
+   */
+  async update<T>({ database, key }: KeyRef, decide: (record: RecordView | undefined) => Decision<T>): Promise<T> {
+    this.#checkKey(key);
+    const written = this.#writable().write((transaction) => {
+      const { next, result } = decide(transaction.get(database.name, key));
+      if (next === 'remove') {
+        transaction.remove(database.name, key);
+      } else if (next !== 'keep') {
+        this.#checkRecord({ database, key, ...next });
+        transaction.set(database.name, key, next.value, next.xtMs);
+      }
+      return result;
+    });
+    return await this.#acknowledged(written);
+  }
+
+  /** Live records in key order, for cursors and matching. See `Store.scan`. */
+  scan(database: Database, range: Range): Iterable<LiveEntry> {
+    return this.#store().scan(database.name, range);
+  }
+
+  /** Number of records, expired ones that were not collected yet included. */
+  count(database: Database): number {
+    return this.#store().count(database.name);
   }
 
   /** Errors: `NO_RECORD`. */

@@ -23,7 +23,7 @@ import {
   type Sid,
   sequence,
 } from '../base/types.js';
-import type { Engine, MapId, Writer } from '../engine/engine.js';
+import type { Engine, MapId, Range, Writer } from '../engine/engine.js';
 import { originOf } from '../log/position.js';
 import { decodeTransactions, encodeTransaction, type FeedPosition, type Transaction } from '../log/transaction.js';
 import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
@@ -32,7 +32,7 @@ import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
 import { LocalTransaction, type TransactionLimits } from './local-transaction.js';
 import { StoredRecord } from './record.js';
 import { type DatabaseState, decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
-import type { Database, RecordView, Store, StoreTransaction, Written } from './types.js';
+import type { Database, LiveEntry, RecordView, Store, StoreTransaction, Written } from './types.js';
 
 /** Row of the meta map that holds the state. */
 export const STATE_KEY = Buffer.from('state');
@@ -126,15 +126,22 @@ export class LocalStore implements Store {
     return this.#state.databases.find((state) => state.id === id)?.records ?? 0;
   }
 
+  *scan(database: string, range: Range): Iterable<LiveEntry> {
+    const { map } = this.#known(database);
+    const nowMs = this.#options.runtime.nowMs();
+    for (const { key, value } of this.#engine.range(map, range)) {
+      const record = new StoredRecord(value);
+      if (record.isLive(() => nowMs)) yield { key, record };
+    }
+  }
+
   /** Copies of up to `limit` keys of live records that begin with `prefix` and come after `after`, in order. */
   keys(database: string, prefix: Buffer, after: Buffer | undefined, limit: number): Buffer[] {
-    const { map } = this.#known(database);
     const end = afterPrefix(prefix);
     const start = after === undefined ? prefix : Buffer.concat([after, Buffer.of(0)]);
-    const nowMs = this.#options.runtime.nowMs();
     const keys: Buffer[] = [];
-    for (const { key, value } of this.#engine.range(map, { start, ...(end === undefined ? {} : { end }) })) {
-      if (new StoredRecord(value).isLive(() => nowMs)) keys.push(Buffer.from(key));
+    for (const { key } of this.scan(database, { start, ...(end === undefined ? {} : { end }) })) {
+      keys.push(Buffer.from(key));
       if (keys.length >= limit) break;
     }
     return keys;

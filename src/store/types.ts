@@ -1,5 +1,6 @@
 /** What the store offers to the layers above: databases, records, transactions. The implementation is `store.ts`. */
 import type { Durability, Position, Sid, VersionNs } from '../base/types.js';
+import type { Range } from '../engine/engine.js';
 import type { Change, FeedPosition, Transaction } from '../log/transaction.js';
 
 /** A named set of records on this node. `index` is Kyoto Tycoon's database number. */
@@ -15,6 +16,12 @@ export interface RecordView {
   readonly xtMs: number;
   readonly sid: Sid;
   readonly versionNs: VersionNs;
+}
+
+/** A live record with its key, while a scan stands on it. */
+export interface LiveEntry {
+  readonly key: Buffer;
+  readonly record: RecordView;
 }
 
 /** A local transaction being built. Reads see the writes made before them in the same transaction. */
@@ -48,6 +55,11 @@ export interface Store {
    * Errors: `NO_DATABASE`, `TOO_LARGE`, `OVERLOADED` (queue full), `STORAGE`, `NOT_READY` (stopping).
    */
   write<T>(build: (transaction: StoreTransaction) => T, feed?: FeedPosition): Written<T>;
+  /**
+   * Live records of a range in key order (backwards with `reverse`); `limit` counts what is looked at, expired records
+   * included. Keys and views are valid until the iteration goes on. Do not keep the iterator beyond the event turn.
+   */
+  scan(database: string, range: Range): Iterable<LiveEntry>;
   /** Copies of up to `limit` keys of live records that begin with `prefix` and come after `after`, in order. */
   keys(database: string, prefix: Buffer, after: Buffer | undefined, limit: number): Buffer[];
   /** Commits a feed's position alone, as a transaction without changes: the end of an initial copy. */
@@ -57,4 +69,4 @@ export interface Store {
   position(): Position;
 }
 
-export type { Change, Durability, FeedPosition, Transaction };
+export type { Change, Durability, FeedPosition, Range, Transaction };
