@@ -28,6 +28,7 @@ import { originOf } from '../log/position.js';
 import { decodeTransactions, encodeTransaction, type FeedPosition, type Transaction } from '../log/transaction.js';
 import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
 import { CommitQueue, type Outcome, type QueueHead, type QueueLimits } from './commit-queue.js';
+import { type DatabaseSpec, parseDatabase } from './database-spec.js';
 import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
 import { LocalTransaction, type TransactionLimits } from './local-transaction.js';
 import { StoredRecord } from './record.js';
@@ -44,7 +45,7 @@ export interface StoreOptions {
   /** This node's server id when it takes writes. */
   readonly sid: Sid | undefined;
   /** Databases that exist from the start, in the order of Kyoto Tycoon's numbers. */
-  readonly databases: readonly string[];
+  readonly databases: readonly DatabaseSpec[];
   readonly retention: Retention;
   readonly transaction: TransactionLimits;
   readonly queue: QueueLimits;
@@ -95,7 +96,8 @@ export class LocalStore implements Store {
     this.#flushedPosition = this.#state.position;
     this.#log = new UpdateLog(engine, this.#maps.log, this.#state.next);
     this.#queue = new CommitQueue(options.queue, options.runtime, (next) => this.#commit(next));
-    this.#openDatabases([...this.#state.databases.map(({ name }) => name), ...options.databases]);
+    const configured = options.databases.map(({ name }) => name);
+    this.#openDatabases([...this.#state.databases.map(({ name }) => name), ...configured]);
   }
 
   // ---- Reading -------------------------------------------------------------------------------------------------
@@ -372,17 +374,22 @@ export class LocalStore implements Store {
       if (!known.has(name)) added.push(state);
       const map = this.#engine.openMap(`records-${state.id}`);
       this.#records.set(state.id, map);
-      this.#byName.set(name, { state, map, database: { name, index: 0 } });
+      this.#byName.set(name, { state, map, database: { name, index: 0, spec: this.#specOf(name) } });
     }
     if (added.length > 0) this.#state = { ...this.#state, databases: [...this.#state.databases, ...added] };
     this.#numberDatabases();
   }
 
+  /** A database that arrived by replication and is not configured here lies on the disk. */
+  #specOf(name: string): DatabaseSpec {
+    return this.#options.databases.find((spec) => spec.name === name) ?? { ...parseDatabase('default'), name };
+  }
+
   /** Configured databases come first, in their order; those that arrived by replication follow. */
   #numberDatabases(): void {
-    const configured = this.#options.databases;
+    const configured = this.#options.databases.map(({ name }) => name);
     const others = this.#state.databases.map(({ name }) => name).filter((name) => !configured.includes(name));
-    this.#databases = [...configured, ...others].map((name, index) => ({ name, index }));
+    this.#databases = [...configured, ...others].map((name, index) => ({ name, index, spec: this.#specOf(name) }));
     for (const database of this.#databases) {
       const known = this.#byName.get(database.name);
       if (known !== undefined) this.#byName.set(database.name, { ...known, database });

@@ -2,11 +2,13 @@
 import type { Durability, Position, Sid, VersionNs } from '../base/types.js';
 import type { Range } from '../engine/engine.js';
 import type { Change, FeedPosition, Transaction } from '../log/transaction.js';
+import type { DatabaseSpec } from './database-spec.js';
 
 /** A named set of records on this node. `index` is Kyoto Tycoon's database number. */
 export interface Database {
   readonly name: string;
   readonly index: number;
+  readonly spec: DatabaseSpec;
 }
 
 /** A record as read. `value` is a view valid until the next call on the store: copy it to keep it. */

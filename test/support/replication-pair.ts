@@ -11,6 +11,7 @@ import { Heartbeats } from '../../src/replication/heartbeats.js';
 import type { PeerLink } from '../../src/replication/link.js';
 import { ReplicationServer, type ReplicationServerOptions } from '../../src/replication/server.js';
 import { UpstreamSession } from '../../src/replication/upstream-session.js';
+import { parseDatabase } from '../../src/store/database-spec.js';
 import { SnapshotLoader } from '../../src/store/snapshot.js';
 import { LocalStore, type StoreOptions } from '../../src/store/store.js';
 import { localRuntime } from './local-runtime.js';
@@ -107,7 +108,7 @@ export class TestCluster {
       runtime: this.runtime,
       log: silentLogger,
       sid: ownSid,
-      databases: ['default'],
+      databases: [parseDatabase('default')],
       retention: { bytes: 2 ** 30, ageMs: 3_600_000 },
       transaction: { bytes: 2 ** 24, keyBytes: 1024 },
       queue: { jobs: 100_000, commitChanges: 5000, commitBytes: 2 ** 22, commitIntervalMs: 0 },

@@ -4,6 +4,7 @@ import { dirname, resolve } from 'node:path';
 import { isMap, LineCounter, parseDocument, type Node as YamlNode } from 'yaml';
 import { z } from 'zod';
 import { messageOf, TokaidoError } from '../../base/errors.js';
+import { parseDatabases } from '../../store/database-spec.js';
 import { type NodeConfig, schema } from './schema.js';
 
 /** Errors: `CONFIG`. */
@@ -132,6 +133,7 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
   return {
     ...parsed,
     data: path(parsed.data),
+    databases: parseDatabases(parsed.databases),
     identity: { certificate: path(identity.certificate), key: path(identity.key), ca: path(identity.ca) },
     upstreams: parsed.upstreams.map(({ address, name }) => ({ ...address, name })),
     durability: parsed.durability ?? (parsed.role === 'root' ? 'flushed' : 'committed'),
@@ -162,10 +164,12 @@ function* crossCheck(config: NodeConfig): Generator<{ keys: readonly string[]; m
   if (config.store.flush === 'at-stop' && (config.role === 'root' || config.durability === 'flushed')) {
     yield { keys: ['store', 'flush'], message: 'at-stop is for followers that promise no flushed writes' };
   }
-  if (new Set(config.databases).size !== config.databases.length)
-    yield { keys: ['databases'], message: 'a database is named twice' };
+  for (const { name, storage } of config.databases) {
+    if (storage === 'disk' && name.includes('~'))
+      yield { keys: ['databases'], message: `a database is named twice: ${name.slice(0, name.indexOf('~'))}` };
+  }
   for (const { table, database } of config.postgres?.tables ?? []) {
-    if (!config.databases.includes(database)) {
+    if (!config.databases.some(({ name }) => name === database)) {
       yield {
         keys: ['postgres', 'tables'],
         message: `table ${table} goes to database ${database}, which is not in databases`,

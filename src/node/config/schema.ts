@@ -3,6 +3,8 @@
  * it, docs/reference/config.md is generated from it.
  */
 import { z } from 'zod';
+import { messageOf } from '../../base/errors.js';
+import { type DatabaseSpec, parseDatabase } from '../../store/database-spec.js';
 
 const SIZE_UNITS: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
 const TIME_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -53,6 +55,14 @@ const upstream = z.strictObject({
     .describe('Name its certificate must carry; any relay or root of the cluster when absent.'),
 });
 
+const databaseExpression = z.string().superRefine((text, context) => {
+  try {
+    parseDatabase(text);
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: messageOf(error) });
+  }
+});
+
 const tableMapping = z.strictObject({
   table: z.string().describe('Table, with its schema: `public.dns_records`.'),
   database: z.string().describe('Database its rows go to.'),
@@ -97,10 +107,12 @@ export const schema = z.strictObject({
   data: z.string().describe('Data directory.'),
   sid: z.number().int().min(1).max(65_535).optional().describe('Server id of a root, unique in the cluster.'),
   databases: z
-    .array(z.string().regex(/^[A-Za-z0-9_.-]{1,128}$/, 'must be 1 to 128 of A-Z a-z 0-9 _ . -'))
+    .array(databaseExpression)
     .min(1)
     .default(['default'])
-    .describe("Databases in the order of Kyoto Tycoon's numbers."),
+    .describe(
+      "Databases in the order of Kyoto Tycoon's numbers: plain names (on disk), or ktserver's expressions such as `:`, `*#capsiz=64m`, `casket.kct#opts=c`.",
+    ),
   identity: z
     .strictObject({
       certificate: z.string().default('node.crt').describe("The node's certificate (PEM)."),
@@ -201,7 +213,8 @@ export const schema = z.strictObject({
 type Parsed = z.output<typeof schema>;
 
 /** A node's configuration, complete and checked. Paths are absolute, sizes in bytes, durations in ms. */
-export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits'> & {
+export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits' | 'databases'> & {
+  readonly databases: readonly DatabaseSpec[];
   readonly upstreams: readonly { readonly host: string; readonly port: number; readonly name: string | undefined }[];
   readonly durability: 'flushed' | 'committed';
   readonly limits: Parsed['limits'];

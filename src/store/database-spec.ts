@@ -1,0 +1,175 @@
+/**
+ * What a database is made of, as the operator wrote it: a plain name (on disk, ordered), or an expression as ktserver
+ * takes them (`:`, `%#bnum=100k`, `*#capsiz=64m`, `casket.kct#opts=c`), after Kyoto Cabinet's polymorphic database and
+ * Kyoto Tycoon's options on top of it. A name says where records lie and what clients may expect of their order; all
+ * else about a database is the same for every kind.
+ */
+import { TokaidoError } from '../base/errors.js';
+
+/** Where records lie. Those in memory are rebuilt at start from a background snapshot and the update log. */
+export type Storage = 'disk' | 'memory';
+
+export interface DatabaseSpec {
+  /** What clients call it: the last part of the expression's path. Unique on a node. */
+  readonly name: string;
+  readonly storage: Storage;
+  /** Whether clients may count on key order and walk backwards. Ours always are in order; the reference's are not. */
+  readonly ordered: boolean;
+  /** The least recently used records go when there are more. */
+  readonly maxRecords: number | undefined;
+  /** Likewise, when keys and values take more bytes. */
+  readonly maxBytes: number | undefined;
+  /** Records never expire: expiration times are dropped (`ktopts=p`). */
+  readonly persistent: boolean;
+  /** Values are compressed where they lie (`opts=c`). */
+  readonly compressed: boolean;
+  /** Parts of the expression that mean nothing here: accepted, and named once in the log. */
+  readonly withoutEffect: readonly string[];
+}
+
+type Kind = Pick<DatabaseSpec, 'storage' | 'ordered'>;
+
+const MEMORY: Kind = { storage: 'memory', ordered: false };
+const MEMORY_ORDERED: Kind = { storage: 'memory', ordered: true };
+const DISK: Kind = { storage: 'disk', ordered: false };
+const DISK_ORDERED: Kind = { storage: 'disk', ordered: true };
+
+/** File names that stand for a kind by themselves. */
+const SIGNS: Readonly<Record<string, Kind>> = {
+  '-': MEMORY,
+  '+': MEMORY_ORDERED,
+  ':': MEMORY,
+  '*': MEMORY,
+  '%': MEMORY_ORDERED,
+};
+
+/** Suffixes of file names, and values of the option `type`. */
+const KINDS: Readonly<Record<string, Kind>> = {
+  kcph: MEMORY,
+  phdb: MEMORY,
+  phash: MEMORY,
+  kcpt: MEMORY_ORDERED,
+  ptdb: MEMORY_ORDERED,
+  ptree: MEMORY_ORDERED,
+  kcs: MEMORY,
+  sdb: MEMORY,
+  stash: MEMORY,
+  kcc: MEMORY,
+  cdb: MEMORY,
+  cache: MEMORY,
+  kcg: MEMORY_ORDERED,
+  gdb: MEMORY_ORDERED,
+  grass: MEMORY_ORDERED,
+  kch: DISK,
+  hdb: DISK,
+  hash: DISK,
+  kct: DISK_ORDERED,
+  tdb: DISK_ORDERED,
+  tree: DISK_ORDERED,
+  kcd: DISK,
+  ddb: DISK,
+  dir: DISK,
+  directory: DISK,
+  kcf: DISK_ORDERED,
+  fdb: DISK_ORDERED,
+  for: DISK_ORDERED,
+  forest: DISK_ORDERED,
+};
+
+const NAME = /^[A-Za-z0-9_.-]{1,128}$/;
+const UNITS: Readonly<Record<string, number>> = { k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
+
+function kindOf(file: string, type: string | undefined, expression: string): Kind {
+  const bySign = SIGNS[file];
+  const suffix = file.includes('.') ? file.slice(file.lastIndexOf('.') + 1) : '';
+  const wanted = type ?? (Object.hasOwn(KINDS, suffix) ? suffix : undefined);
+  if (wanted !== undefined) {
+    const kind = SIGNS[wanted] ?? (Object.hasOwn(KINDS, wanted) ? KINDS[wanted] : undefined);
+    if (kind !== undefined) return kind;
+    throw new TokaidoError('CONFIG', `database ${expression}: there is no type ${wanted}`, {
+      hint: 'leave the option out, or give one of stash, cache, grass, hash, tree',
+    });
+  }
+  if (bySign !== undefined) return bySign;
+  if (NAME.test(file)) return DISK_ORDERED;
+  throw new TokaidoError('CONFIG', `database ${JSON.stringify(expression)} has no name that could be used`, {
+    hint: 'give 1 to 128 of A-Z a-z 0-9 _ . - or one of the signs : * % + -',
+  });
+}
+
+/** A number with an optional binary unit, as the reference reads it. */
+function amount(option: string, text: string, expression: string): number {
+  const [, digits, unit] = /^(\d+(?:\.\d+)?)([kmgt])?i?b?$/i.exec(text) ?? [];
+  if (digits === undefined) {
+    throw new TokaidoError('CONFIG', `database ${expression}: ${option} must be a number such as 64m, not ${text}`);
+  }
+  return Math.floor(Number(digits) * (UNITS[unit?.toLowerCase() ?? ''] ?? 1));
+}
+
+/** Options under the names that the reference takes for the same thing. */
+const OPTION_NAMES: Readonly<Record<string, 'type' | 'records' | 'bytes' | 'opts' | 'ktopts'>> = {
+  type: 'type',
+  capcnt: 'records',
+  capcount: 'records',
+  cap_count: 'records',
+  ktcapcnt: 'records',
+  ktcapcount: 'records',
+  ktcap_count: 'records',
+  capsiz: 'bytes',
+  capsize: 'bytes',
+  cap_size: 'bytes',
+  ktcapsiz: 'bytes',
+  ktcapsize: 'bytes',
+  ktcap_size: 'bytes',
+  opts: 'opts',
+  options: 'opts',
+  ktopts: 'ktopts',
+  ktoptions: 'ktopts',
+};
+
+/** Errors: `CONFIG`. */
+export function parseDatabase(expression: string): DatabaseSpec {
+  const [path = '', ...parts] = expression.split('#');
+  const file = path.slice(path.lastIndexOf('/') + 1);
+  const options = new Map<string, string>();
+  const withoutEffect: string[] = [];
+  for (const part of parts) {
+    const at = part.indexOf('=');
+    const option = at < 0 ? undefined : OPTION_NAMES[part.slice(0, at)];
+    if (option === undefined) withoutEffect.push(part);
+    else options.set(option, part.slice(at + 1));
+  }
+  const kind = kindOf(file, options.get('type'), expression);
+  const cap = (option: 'records' | 'bytes'): number | undefined => {
+    const text = options.get(option);
+    const most = text === undefined ? 0 : amount(option, text, expression);
+    if (most === 0) return undefined;
+    if (kind.storage === 'memory') return most;
+    withoutEffect.push(`a capacity in ${option} (only databases in memory are caches)`);
+    return undefined;
+  };
+  if (path.includes('/')) withoutEffect.push(`the folder of ${path} (records lie in the data directory)`);
+  return {
+    name: file,
+    ...kind,
+    maxRecords: cap('records'),
+    maxBytes: cap('bytes'),
+    persistent: options.get('ktopts')?.includes('p') ?? false,
+    compressed: options.get('opts')?.includes('c') ?? false,
+    withoutEffect,
+  };
+}
+
+/**
+ * Several expressions, in the order of Kyoto Tycoon's numbers. The reference lets two databases share a name (two `:`)
+ * and then knows the second by its number alone; replication needs a name for each, so later ones get `~2`, `~3`.
+ */
+export function parseDatabases(expressions: readonly string[]): readonly DatabaseSpec[] {
+  const names = new Map<string, number>();
+  return expressions.map((expression) => {
+    const spec = parseDatabase(expression);
+    const nth = (names.get(spec.name) ?? 0) + 1;
+    names.set(spec.name, nth);
+    return nth === 1 ? spec : { ...spec, name: `${spec.name}~${nth}` };
+  });
+}
