@@ -47,6 +47,14 @@ declare const mapBrand: unique symbol;
 /** Handle of an open map. */
 export type MapId = number & { readonly [mapBrand]: 'MapId' };
 
+/** Where a map lies. One in memory is empty whenever the engine is opened. */
+export interface MapOptions {
+  readonly storage: 'disk' | 'memory';
+  /** Capacity of a map in memory; beyond it `overflow` names keys. */
+  readonly maxRecords?: number | undefined;
+  readonly maxBytes?: number | undefined;
+}
+
 /** What a write transaction left behind. */
 export interface Commit<T> {
   readonly result: T;
@@ -61,8 +69,13 @@ export interface Engine extends Reader {
    * close does.
    */
   readonly flushesCommits: boolean;
-  /** Opens or creates a map. Not inside `write`. */
-  openMap(name: string): MapId;
+  /** Opens or creates a map; one that is open already is found by its name alone. Not inside `write`. */
+  openMap(name: string, options?: MapOptions): MapId;
+  /**
+   * Keys of a map with a capacity that were used least recently and have to go for the rest to fit, at most `limit`.
+   * The caller removes them: the engine cannot know what else refers to them.
+   */
+  overflow(map: MapId, limit: number): Buffer[];
   /**
    * Runs `fn` as one atomic transaction: when it throws, nothing of it happened. Resolves when the result is visible to
    * all readers. Callers do not overlap calls.

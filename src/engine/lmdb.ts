@@ -14,7 +14,7 @@ import { closeSync, fsyncSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Database, open, type RootDatabase, type Transaction } from 'lmdb';
 import { assert, messageOf, TokaidoError } from '../base/errors.js';
-import type { Commit, Engine, Entry, MapId, Range, Snapshot, Writer } from './engine.js';
+import type { Commit, Engine, Entry, MapId, MapOptions, Range, Snapshot, Writer } from './engine.js';
 
 /** Longest key this engine stores, in bytes, the escape byte included. */
 export const MAX_ENGINE_KEY_BYTES = 1978;
@@ -112,7 +112,8 @@ export class LmdbEngine implements Engine {
     }
   }
 
-  openMap(name: string): MapId {
+  openMap(name: string, { storage }: MapOptions = { storage: 'disk' }): MapId {
+    assert(storage === 'disk', 'this engine has maps on the disk only');
     const known = this.#names.indexOf(name);
     if (known >= 0) return known as MapId;
     assert(!this.#writing, 'maps are opened outside of write transactions');
@@ -123,6 +124,11 @@ export class LmdbEngine implements Engine {
     }
     this.#names.push(name);
     return (this.#names.length - 1) as MapId;
+  }
+
+  /** A file has no capacity but `maxSizeBytes`, beyond which writes fail. */
+  overflow(): Buffer[] {
+    return [];
   }
 
   #map(map: MapId): Map {
