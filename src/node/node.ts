@@ -20,6 +20,7 @@ import { type AdminServer, startAdmin } from './admin/admin.js';
 import { MetricsRegistry } from './admin/metrics.js';
 import type { NodeConfig } from './config/schema.js';
 import { DataDirectory } from './data-directory.js';
+import { ImageKeeper } from './image-keeper.js';
 import { registerNodeMetrics } from './node-metrics.js';
 import { nodeStatus } from './node-status.js';
 import { Recovery } from './recovery.js';
@@ -57,6 +58,7 @@ export class Node {
   #admin: AdminServer | undefined;
   #feed: PostgresFeed | undefined;
   #sweep: Timer | undefined;
+  readonly #images: ImageKeeper;
   #stopping = false;
 
   /** Opens identity and data. Errors: `IDENTITY`, `STORAGE`, `CORRUPT`, `CONFIG`. */
@@ -85,6 +87,16 @@ export class Node {
       );
     }
     this.stores = new StoreHolder({ config, directory: this.directory, runtime, log: this.#log });
+    this.#images = new ImageKeeper({
+      ...config.memory,
+      runtime,
+      log: this.#log,
+      current: () => {
+        const store = this.stores.current;
+        const folder = this.directory.currentStore;
+        return store === undefined || folder === undefined ? undefined : { store, folder };
+      },
+    });
     this.recovery = new Recovery(
       {
         directory: this.directory,
@@ -107,7 +119,7 @@ export class Node {
 
   #writeRefusal(): TokaidoError | undefined {
     if (this.#stopping) return new TokaidoError('NOT_READY', 'this node is stopping');
-    if (this.config.role === 'root') return this.recovery.refusal();
+    if (this.config.role === 'root') return this.recovery.refusal() ?? this.stores.refusal();
     const root = this.#path.at(-1);
     const where = root === undefined ? 'the root' : `the root ${root.name}`;
     const at = this.#rootAddress === '' ? '' : ` at ${this.#rootAddress}`;
@@ -118,6 +130,11 @@ export class Node {
 
   async start(): Promise<void> {
     const { config } = this;
+    for (const { name, withoutEffect } of config.databases) {
+      if (withoutEffect.length > 0)
+        this.#log.warn({ database: name, options: withoutEffect }, 'options of a database have no effect here');
+    }
+    await this.stores.restore();
     registerNodeMetrics(this);
     this.#serveFollowers();
     this.stores.onSwap(() => this.#serveFollowers());
@@ -138,6 +155,7 @@ export class Node {
     // A root that recovers is up and reachable meanwhile: its followers are what it waits for.
     void this.recovery
       .complete()
+      .then(async () => await this.stores.announceLost())
       .then(() => this.#startFeed())
       .catch((error: unknown) => this.#options.onFatal(error));
   }
@@ -357,6 +375,7 @@ export class Node {
     this.#upstream?.stop();
     this.#replication?.close();
     await this.#followers?.close();
+    await this.#images.stop();
     await this.stores.close();
     this.directory.closeCleanly();
     await this.#admin?.close();

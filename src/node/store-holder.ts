@@ -2,15 +2,21 @@
  * The node's current store and its replacement: opens what the data directory holds, loads snapshots beside it, and swaps
  * when one is whole. Readers see the old data until the swap and the new data after it, never a mixture.
  */
+
+import { messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
-import { type Sid, sid } from '../base/types.js';
+import { type LocalNumber, type Sid, sid } from '../base/types.js';
+import type { Engine } from '../engine/engine.js';
 import { LmdbEngine } from '../engine/lmdb.js';
+import { TieredEngine } from '../engine/tiered.js';
 import type { SnapshotTarget } from '../replication/upstream-session.js';
+import type { MemoryImage } from '../store/restore.js';
 import { type SnapshotContents, SnapshotLoader } from '../store/snapshot.js';
 import { LocalStore } from '../store/store.js';
 import type { NodeConfig } from './config/schema.js';
 import type { DataDirectory } from './data-directory.js';
+import { openImage } from './memory-image.js';
 
 export interface StoreHolderOptions {
   readonly config: NodeConfig;
@@ -26,6 +32,8 @@ export class StoreHolder {
   readonly #options: StoreHolderOptions;
   readonly #listeners: SwapListener[] = [];
   #current: LocalStore | undefined;
+  /** Databases of a root whose contents did not survive the last run. */
+  #lost: readonly string[] = [];
 
   /** Errors: `STORAGE`, `CORRUPT`. */
   constructor(options: StoreHolderOptions) {
@@ -40,18 +48,72 @@ export class StoreHolder {
     if (folder !== undefined) this.#current = this.#openStore(this.#openEngine(folder));
   }
 
-  #openEngine(folder: string): LmdbEngine {
+  #openEngine(folder: string): Engine {
     const { store, limits } = this.#options.config;
     // Besides one map per database there are four of the store's own.
-    return new LmdbEngine({
+    const disk = new LmdbEngine({
       folder,
       maxSizeBytes: store.maxSizeBytes,
       maxMaps: limits.databases + 8,
       flushesCommits: store.flush === 'commits',
     });
+    return new TieredEngine(disk);
   }
 
-  #openStore(engine: LmdbEngine): LocalStore {
+  /**
+   * Brings databases in memory back, before anything is served. What cannot be brought back is forgotten: on a root,
+   * `announceLost` says so to everyone; a follower has no data any more and is seeded anew.
+   */
+  async restore(): Promise<void> {
+    const { config, log, directory } = this.#options;
+    const store = this.#current;
+    if (store === undefined) return;
+    const image = await this.#openImage(directory.currentStore as string, store.log.next);
+    const lost = await store.restore(image).catch(async (error: unknown) => {
+      if (!(error instanceof TokaidoError && error.code === 'CORRUPT') || image === undefined) throw error;
+      log.error({ reason: error.message }, 'the image of the databases in memory is damaged: going on without it');
+      return await store.restore(undefined);
+    });
+    if (lost.length === 0) return;
+    if (config.role === 'root') {
+      this.#lost = lost;
+      return;
+    }
+    log.warn({ databases: lost }, 'databases in memory could not be restored: this node is seeded anew');
+    this.#current = undefined;
+    await store.close();
+  }
+
+  async #openImage(folder: string, logNext: LocalNumber): Promise<MemoryImage | undefined> {
+    try {
+      return await openImage(folder, logNext);
+    } catch (error) {
+      this.#options.log.error({ reason: messageOf(error) }, 'the image of the databases in memory cannot be used');
+      return undefined;
+    }
+  }
+
+  /** Why a root takes no writes yet: what it would acknowledge now, the announcement would clear. */
+  refusal(): TokaidoError | undefined {
+    if (this.#lost.length === 0) return undefined;
+    return new TokaidoError('NOT_READY', 'this root is still forgetting databases in memory that it lost');
+  }
+
+  /** A root lost databases in memory: followers, which still have the records, must not go on with them. */
+  async announceLost(): Promise<void> {
+    const lost = this.#lost;
+    if (lost.length === 0 || this.#current === undefined) return;
+    this.#options.log.error(
+      { databases: lost },
+      'databases in memory were lost with the last run, and are cleared everywhere: save them with memory.saveIntervalMs',
+    );
+    await this.#current.write((transaction) => {
+      for (const database of lost) transaction.clear(database);
+    }).committed;
+    this.#lost = [];
+  }
+
+  #openStore(engine: Engine): LocalStore {
     const { config, runtime, log } = this.#options;
     const ownSid: Sid | undefined = config.role === 'root' ? sid(config.sid as number) : undefined;
     return new LocalStore({
@@ -85,7 +147,7 @@ export class StoreHolder {
   async openSnapshot(contents: SnapshotContents): Promise<SnapshotTarget> {
     const folder = this.#options.directory.nextStore();
     const engine = this.#openEngine(folder);
-    const loader = new SnapshotLoader(engine, contents);
+    const loader = new SnapshotLoader(engine, contents, this.#options.config.databases);
     return {
       add: async (slice) => await loader.add(slice),
       finish: async (rows) => {
@@ -96,7 +158,7 @@ export class StoreHolder {
     };
   }
 
-  async #swap(engine: LmdbEngine): Promise<void> {
+  async #swap(engine: Engine): Promise<void> {
     const { directory } = this.#options;
     const store = this.#openStore(engine);
     directory.adoptNextStore();

@@ -3,7 +3,7 @@
  * Whoever wins is decided here and only here (invariant 4): the higher (version, sid) stays, whether it is a record, a
  * tombstone or a clear. Nothing of this is visible, in memory either, before the engine has committed.
  */
-import { ByteWriter } from '../base/bytes.js';
+import { ByteWriter, EMPTY } from '../base/bytes.js';
 import { assert, TokaidoError } from '../base/errors.js';
 import {
   type Epoch,
@@ -17,6 +17,7 @@ import {
 import type { MapId, Writer } from '../engine/engine.js';
 import type { Change, FeedPosition, TransactionHeader } from '../log/transaction.js';
 import type { Retention, UpdateLog } from '../log/update-log.js';
+import type { DatabaseMaps, IndexMaps } from './catalog.js';
 import { encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
 import type { ClearMark, StoreState } from './state.js';
 
@@ -24,12 +25,10 @@ import type { ClearMark, StoreState } from './state.js';
 export interface StoreMaps {
   readonly meta: MapId;
   readonly log: MapId;
-  /** Expiration index: xt (u48 ms), database id (u16), key. */
-  readonly expiry: MapId;
-  /** Tombstones by the local number that made them (u48), database id (u16), key; the value is the tombstone's stamp. */
-  readonly graveyard: MapId;
-  /** Records by database id. */
-  readonly records: ReadonlyMap<number, MapId>;
+  /** One per kind of storage in use: what is rebuilt at start must not be pointed at by what is not. */
+  readonly indexes: readonly IndexMaps[];
+  /** By database id. */
+  readonly databases: ReadonlyMap<number, DatabaseMaps>;
 }
 
 const INDEX_HEADER = 8;
@@ -127,15 +126,20 @@ export class Draft {
     return id;
   }
 
-  #recordsOf(databaseId: number): MapId {
-    const map = this.#maps.records.get(databaseId);
-    assert(map !== undefined, 'every known database has its map');
-    return map;
+  #of(databaseId: number): DatabaseMaps {
+    const maps = this.#maps.databases.get(databaseId);
+    assert(maps !== undefined, 'every known database has its maps');
+    return maps;
+  }
+
+  /** The expiration time that a record of this database gets when `xtMs` was asked for. */
+  expiryFor(databaseId: number, xtMs: number): number {
+    return this.#of(databaseId).spec.persistent ? NEVER_EXPIRES : xtMs;
   }
 
   /** The record as this commit sees it so far, tombstones and expired ones included. */
   stored(databaseId: number, key: Buffer): StoredRecord | undefined {
-    const raw = this.#writer.get(this.#recordsOf(databaseId), key);
+    const raw = this.#writer.get(this.#of(databaseId).records, key);
     return raw === undefined ? undefined : new StoredRecord(raw);
   }
 
@@ -158,6 +162,16 @@ export class Draft {
     this.transactions++;
   }
 
+  /** Does again what a logged transaction did to databases in memory; nothing else of this commit is about it. */
+  replay(header: TransactionHeader, changes: readonly Change[]): void {
+    const stamp = encodeStamp(header.versionNs, header.sid);
+    for (const change of changes) {
+      if (this.#of(this.databaseId(change.database)).spec.storage === 'memory')
+        this.#applyChange(change, header, stamp);
+    }
+    this.transactions++;
+  }
+
   #applyChange(change: Change, header: TransactionHeader, stamp: Buffer): void {
     const databaseId = this.databaseId(change.database);
     if (change.kind === 'clear') {
@@ -166,30 +180,36 @@ export class Draft {
     }
     const before = this.stored(databaseId, change.key);
     if (before?.isNewerThan(stamp) === true || this.#isCleared(databaseId, change.key, stamp)) return;
-    if (change.kind === 'set')
-      this.#put(databaseId, change.key, before, encodeRecord(stamp, change.xtMs, change.value));
-    else this.#bury(databaseId, change.key, before, stamp);
+    if (change.kind === 'set') {
+      const xtMs = this.expiryFor(databaseId, change.xtMs);
+      const { compressed } = this.#of(databaseId).spec;
+      this.#put(databaseId, change.key, before, encodeRecord(stamp, xtMs, change.value, compressed));
+    } else {
+      this.#bury(databaseId, change.key, before, stamp);
+    }
   }
 
   #put(databaseId: number, key: Buffer, before: StoredRecord | undefined, raw: Buffer): void {
     this.#forgetExpiry(databaseId, key, before);
-    this.#writer.put(this.#recordsOf(databaseId), key, raw);
+    const { records, indexes } = this.#of(databaseId);
+    this.#writer.put(records, key, raw);
     const { xtMs } = new StoredRecord(raw);
-    if (xtMs !== NEVER_EXPIRES) this.#writer.put(this.#maps.expiry, indexKey(xtMs, databaseId, key), Buffer.alloc(0));
+    if (xtMs !== NEVER_EXPIRES) this.#writer.put(indexes.expiry, indexKey(xtMs, databaseId, key), EMPTY);
     if (before === undefined || before.isTombstone) this.#count(databaseId, 1);
   }
 
   /** Leaves a tombstone with this stamp. */
   #bury(databaseId: number, key: Buffer, before: StoredRecord | undefined, stamp: Buffer): void {
     this.#forgetExpiry(databaseId, key, before);
-    this.#writer.put(this.#recordsOf(databaseId), key, encodeTombstone(stamp));
-    this.#writer.put(this.#maps.graveyard, indexKey(this.#number, databaseId, key), stamp);
+    const { records, indexes } = this.#of(databaseId);
+    this.#writer.put(records, key, encodeTombstone(stamp));
+    this.#writer.put(indexes.graveyard, indexKey(this.#number, databaseId, key), stamp);
     if (before !== undefined && !before.isTombstone) this.#count(databaseId, -1);
   }
 
   #forgetExpiry(databaseId: number, key: Buffer, before: StoredRecord | undefined): void {
     if (before === undefined || before.xtMs === NEVER_EXPIRES) return;
-    this.#writer.remove(this.#maps.expiry, indexKey(before.xtMs, databaseId, key));
+    this.#writer.remove(this.#of(databaseId).indexes.expiry, indexKey(before.xtMs, databaseId, key));
   }
 
   #count(databaseId: number, by: number): void {
@@ -204,7 +224,7 @@ export class Draft {
   }
 
   #clear(databaseId: number, prefix: Buffer, header: TransactionHeader, stamp: Buffer): void {
-    const map = this.#recordsOf(databaseId);
+    const map = this.#of(databaseId).records;
     // Index rows of cleared records stay behind; the sweep finds nothing under them and drops them.
     if (header.versionNs >= this.lastVersionNs && this.#isWholeDatabase(map, prefix)) {
       this.#writer.clear(map);
@@ -238,25 +258,38 @@ export class Draft {
 
   /** Turns records that expired before now into tombstones, at most `limit`; returns how many index rows it handled. */
   collectExpired(limit: number): number {
+    let handled = 0;
+    for (const { expiry } of this.#maps.indexes) handled += this.#collectExpired(expiry, limit - handled);
+    this.writes += handled;
+    this.changes += handled;
+    return handled;
+  }
+
+  #collectExpired(expiry: MapId, limit: number): number {
+    const end = indexKey(this.#nowMs, 0, EMPTY);
     const due: Buffer[] = [];
-    for (const { key } of this.#writer.range(this.#maps.expiry, {
-      end: indexKey(this.#nowMs, 0, Buffer.alloc(0)),
-      limit,
-    })) {
-      due.push(Buffer.from(key));
-    }
-    this.writes += due.length;
+    for (const { key } of this.#writer.range(expiry, { end, limit })) due.push(Buffer.from(key));
     for (const row of due) {
       const { number: xtMs, databaseId, key } = parseIndexKey(row);
-      const record = this.#maps.records.has(databaseId) ? this.stored(databaseId, key) : undefined;
+      const record = this.#maps.databases.has(databaseId) ? this.stored(databaseId, key) : undefined;
       if (record !== undefined && !record.isTombstone && record.xtMs === xtMs) {
         this.#bury(databaseId, key, record, Buffer.from(record.stamp));
       } else {
-        this.#writer.remove(this.#maps.expiry, row);
+        this.#writer.remove(expiry, row);
       }
     }
-    this.changes += due.length;
     return due.length;
+  }
+
+  /** Takes a record out of a cache that is full: without a trace, on this node only. */
+  evict(databaseId: number, key: Buffer): void {
+    const before = this.stored(databaseId, key);
+    if (before === undefined) return;
+    this.writes++;
+    this.changes++;
+    this.#forgetExpiry(databaseId, key, before);
+    this.#writer.remove(this.#of(databaseId).records, key);
+    if (!before.isTombstone) this.#count(databaseId, -1);
   }
 
   /** Applies the log's retention, at most `maxBatches` batches; returns the log's oldest number then. */
@@ -270,25 +303,32 @@ export class Draft {
 
   /** Forgets tombstones and clears whose log entries are gone, at most `limit` tombstones. */
   forgetBuried(firstLogged: LocalNumber, limit: number): number {
-    const end = indexKey(firstLogged, 0, Buffer.alloc(0));
-    const rows: { row: Buffer; stamp: Buffer }[] = [];
-    for (const { key, value } of this.#writer.range(this.#maps.graveyard, { end, limit })) {
-      rows.push({ row: Buffer.from(key), stamp: Buffer.from(value) });
-    }
-    this.writes += rows.length;
-    for (const { row, stamp } of rows) {
-      const { databaseId, key } = parseIndexKey(row);
-      const record = this.#maps.records.has(databaseId) ? this.stored(databaseId, key) : undefined;
-      // A younger tombstone of the same key has a row of its own.
-      if (record?.isTombstone === true && record.stamp.equals(stamp)) {
-        this.#writer.remove(this.#recordsOf(databaseId), key);
-      }
-      this.#writer.remove(this.#maps.graveyard, row);
+    let handled = 0;
+    for (const { graveyard } of this.#maps.indexes) {
+      handled += this.#forgetBuried(graveyard, firstLogged, limit - handled);
     }
     const clears = this.#clears.filter((clear) => clear.loggedAt >= firstLogged);
-    this.writes += this.#clears.length - clears.length;
+    this.writes += handled + this.#clears.length - clears.length;
     this.#clears = clears;
-    this.changes += rows.length;
+    this.changes += handled;
+    return handled;
+  }
+
+  #forgetBuried(graveyard: MapId, firstLogged: LocalNumber, limit: number): number {
+    const end = indexKey(firstLogged, 0, EMPTY);
+    const rows: { row: Buffer; stamp: Buffer }[] = [];
+    for (const { key, value } of this.#writer.range(graveyard, { end, limit })) {
+      rows.push({ row: Buffer.from(key), stamp: Buffer.from(value) });
+    }
+    for (const { row, stamp } of rows) {
+      const { databaseId, key } = parseIndexKey(row);
+      const record = this.#maps.databases.has(databaseId) ? this.stored(databaseId, key) : undefined;
+      // A younger tombstone of the same key has a row of its own.
+      if (record?.isTombstone === true && record.stamp.equals(stamp)) {
+        this.#writer.remove(this.#of(databaseId).records, key);
+      }
+      this.#writer.remove(graveyard, row);
+    }
     return rows.length;
   }
 

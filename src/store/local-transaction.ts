@@ -58,9 +58,9 @@ export class LocalTransaction implements StoreTransaction {
   }
 
   set(database: string, key: Buffer, value: Buffer, xtMs: number): void {
-    this.#draft.databaseId(database);
+    const id = this.#draft.databaseId(database);
     this.#checkKey(key);
-    const xt = Math.min(Math.max(0, Math.floor(xtMs)), MAX_XT_MS);
+    const xt = this.#draft.expiryFor(id, Math.min(Math.max(0, Math.floor(xtMs)), MAX_XT_MS));
     this.#record({ kind: 'set', database, key, value, xtMs: xt });
     const { sid, versionNs } = this.#author;
     this.#remember(database, key, { value, xtMs: xt, sid, versionNs });

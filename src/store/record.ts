@@ -3,6 +3,7 @@
  * flag), value. Snapshots carry the same bytes, so the layout is also part of the replication protocol (docs/protocol.md,
  * "Record") and pinned by golden bytes in test/store.
  */
+import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { EMPTY } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
 import { NEVER_EXPIRES, type Sid, type VersionNs } from '../base/types.js';
@@ -11,6 +12,13 @@ import type { RecordView } from './types.js';
 /** A deleted or collected record, kept so that an older write arriving late cannot bring it back (invariant 4). */
 const FLAG_TOMBSTONE = 1;
 const FLAG_EXPIRES = 2;
+/** The value is compressed (raw DEFLATE, RFC 1951). Any node reads it, whatever its own database's options say. */
+const FLAG_DEFLATED = 4;
+
+/** Shorter values are not worth compressing. */
+const MIN_DEFLATE_BYTES = 64;
+/** Largest value that a compressed one may unfold to: as large as a transaction can be. */
+const MAX_INFLATED_BYTES = 64 * 1024 * 1024;
 
 const VERSION_AT = 1;
 const STAMP_BYTES = 10;
@@ -26,14 +34,18 @@ export function encodeStamp(versionNs: VersionNs, sid: Sid): Buffer {
   return stamp;
 }
 
-export function encodeRecord(stamp: Buffer, xtMs: number, value: Buffer): Buffer {
+/** With `compress` the value is stored compressed if that makes it smaller. */
+export function encodeRecord(stamp: Buffer, xtMs: number, value: Buffer, compress = false): Buffer {
   const expires = xtMs !== NEVER_EXPIRES;
   const header = expires ? EXPIRING_HEADER : PLAIN_HEADER;
-  const raw = Buffer.allocUnsafe(header + value.length);
-  raw[0] = expires ? FLAG_EXPIRES : 0;
+  const deflated = compress && value.length >= MIN_DEFLATE_BYTES ? deflateRawSync(value) : value;
+  const isDeflated = deflated.length < value.length;
+  const stored = isDeflated ? deflated : value;
+  const raw = Buffer.allocUnsafe(header + stored.length);
+  raw[0] = (expires ? FLAG_EXPIRES : 0) | (isDeflated ? FLAG_DEFLATED : 0);
   raw.set(stamp, VERSION_AT);
   if (expires) raw.writeUIntBE(xtMs, XT_AT, 6);
-  raw.set(value, header);
+  raw.set(stored, header);
   return raw;
 }
 
@@ -61,8 +73,10 @@ export class StoredRecord implements RecordView {
   }
 
   get value(): Buffer {
-    if (this.isTombstone) return EMPTY;
-    return this.raw.subarray(((this.raw[0] as number) & FLAG_EXPIRES) === 0 ? PLAIN_HEADER : EXPIRING_HEADER);
+    const flags = this.raw[0] as number;
+    if ((flags & FLAG_TOMBSTONE) !== 0) return EMPTY;
+    const stored = this.raw.subarray((flags & FLAG_EXPIRES) === 0 ? PLAIN_HEADER : EXPIRING_HEADER);
+    return (flags & FLAG_DEFLATED) === 0 ? stored : inflate(stored);
   }
 
   get versionNs(): VersionNs {
@@ -89,11 +103,20 @@ export class StoredRecord implements RecordView {
   }
 }
 
+function inflate(stored: Buffer): Buffer {
+  try {
+    return inflateRawSync(stored, { maxOutputLength: MAX_INFLATED_BYTES });
+  } catch (error) {
+    throw new TokaidoError('CORRUPT', 'a compressed value cannot be unfolded', { cause: error });
+  }
+}
+
 /** For records that come from a peer: refuses what this node would never have written. */
 export function checkRecord(raw: Buffer): StoredRecord {
   const flags = raw[0];
-  const header = flags === FLAG_EXPIRES ? EXPIRING_HEADER : PLAIN_HEADER;
-  const known = flags === 0 || flags === FLAG_EXPIRES || (flags === FLAG_TOMBSTONE && raw.length === PLAIN_HEADER);
+  const header = ((flags ?? 0) & FLAG_EXPIRES) === 0 ? PLAIN_HEADER : EXPIRING_HEADER;
+  const isLive = flags !== undefined && (flags & ~(FLAG_EXPIRES | FLAG_DEFLATED)) === 0;
+  const known = isLive || (flags === FLAG_TOMBSTONE && raw.length === PLAIN_HEADER);
   if (!known || raw.length < header) throw new TokaidoError('CORRUPT', 'a record of a snapshot is malformed');
   return new StoredRecord(raw);
 }

@@ -5,12 +5,14 @@
  */
 import { ByteReader, ByteWriter } from '../base/bytes.js';
 import { assert, TokaidoError } from '../base/errors.js';
-import { localNumber, NEVER_EXPIRES, type Position, type VersionNs } from '../base/types.js';
+import { type LocalNumber, localNumber, NEVER_EXPIRES, type Position, type VersionNs } from '../base/types.js';
 import type { Engine, MapId, Snapshot } from '../engine/engine.js';
 import type { FeedPosition } from '../log/transaction.js';
+import { type DatabaseMaps, openDatabase, specFor } from './catalog.js';
+import type { DatabaseSpec } from './database-spec.js';
 import { indexKey } from './draft.js';
 import { checkRecord } from './record.js';
-import { decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
+import { type DatabaseState, decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
 import { STATE_KEY } from './store.js';
 
 /** What a snapshot consists of besides its rows. */
@@ -31,19 +33,24 @@ export interface RowSlice {
 /** Reads a store at one moment. Close it: it pins disk pages. */
 export class SnapshotSource {
   readonly contents: SnapshotContents;
+  /** Local number of the first transaction that is not in it. */
+  readonly nextNumber: LocalNumber;
   readonly #snapshot: Snapshot;
   readonly #maps: readonly MapId[];
   #database = 0;
   #after: Buffer | undefined;
 
-  constructor(engine: Engine) {
+  /** Of all databases, or of those that `only` chooses. */
+  constructor(engine: Engine, only: (database: DatabaseState) => boolean = () => true) {
     const meta = engine.openMap('meta');
     this.#snapshot = engine.snapshot();
     const row = this.#snapshot.get(meta, STATE_KEY);
     const state = row === undefined ? EMPTY_STATE : decodeState(Buffer.from(row));
-    this.#maps = state.databases.map(({ id }) => engine.openMap(`records-${id}`));
+    const chosen = state.databases.filter(only);
+    this.#maps = chosen.map(({ id, storage }) => engine.openMap(`records-${id}`, { storage }));
+    this.nextNumber = state.next;
     const { position, lastVersionNs, feeds } = state;
-    const databases = state.databases.map(({ name, records }) => ({ name, records }));
+    const databases = chosen.map(({ name, records }) => ({ name, records }));
     this.contents = { position, lastVersionNs, feeds, databases };
   }
 
@@ -88,20 +95,19 @@ export class SnapshotSource {
 export class SnapshotLoader {
   readonly #engine: Engine;
   readonly #contents: SnapshotContents;
-  readonly #maps: readonly MapId[];
-  readonly #expiry: MapId;
-  readonly #graveyard: MapId;
+  readonly #databases: readonly DatabaseMaps[];
   readonly #meta: MapId;
   readonly #live: number[];
   #rows = 0;
 
-  constructor(engine: Engine, contents: SnapshotContents) {
+  /** `specs` are the databases configured on this node. */
+  constructor(engine: Engine, contents: SnapshotContents, specs: readonly DatabaseSpec[]) {
     this.#engine = engine;
     this.#contents = contents;
     this.#meta = engine.openMap('meta');
-    this.#expiry = engine.openMap('expiry');
-    this.#graveyard = engine.openMap('graveyard');
-    this.#maps = contents.databases.map((_, index) => engine.openMap(`records-${index + 1}`));
+    this.#databases = contents.databases.map(({ name }, index) => {
+      return openDatabase(engine, index + 1, specFor(name, specs));
+    });
     this.#live = contents.databases.map(() => 0);
     assert(engine.get(this.#meta, STATE_KEY) === undefined, 'a snapshot is loaded into an empty engine');
   }
@@ -112,23 +118,23 @@ export class SnapshotLoader {
 
   /** Errors: `CORRUPT` for rows that are not records, `STORAGE`. */
   async add({ database, rows }: { readonly database: number; readonly rows: Buffer }): Promise<void> {
-    const map = this.#maps[database];
-    if (map === undefined) throw new TokaidoError('CORRUPT', 'a snapshot has rows of a database it did not announce');
-    const databaseId = database + 1;
+    const maps = this.#databases[database];
+    if (maps === undefined) throw new TokaidoError('CORRUPT', 'a snapshot has rows of a database it did not announce');
+    const { id: databaseId, records, indexes } = maps;
     const reader = new ByteReader(rows);
     await this.#engine.write((writer) => {
       while (reader.remaining > 0) {
         const key = reader.sized();
         const record = checkRecord(reader.sized());
-        writer.put(map, key, record.raw);
+        writer.put(records, key, record.raw);
         this.#rows++;
         if (record.isTombstone) {
-          writer.put(this.#graveyard, indexKey(0, databaseId, key), record.stamp);
+          writer.put(indexes.graveyard, indexKey(0, databaseId, key), record.stamp);
           continue;
         }
         this.#live[database] = (this.#live[database] ?? 0) + 1;
         if (record.xtMs !== NEVER_EXPIRES)
-          writer.put(this.#expiry, indexKey(record.xtMs, databaseId, key), Buffer.alloc(0));
+          writer.put(indexes.expiry, indexKey(record.xtMs, databaseId, key), Buffer.alloc(0));
       }
     });
   }
@@ -143,7 +149,10 @@ export class SnapshotLoader {
       position,
       lastVersionNs,
       feeds,
-      databases: databases.map(({ name }, index) => ({ id: index + 1, name, records: this.#live[index] ?? 0 })),
+      databases: databases.map(({ name }, index) => {
+        const { id, spec } = this.#databases[index] as DatabaseMaps;
+        return { id, name, storage: spec.storage, records: this.#live[index] ?? 0 };
+      }),
     };
     const { flushed } = await this.#engine.write((writer) => writer.put(this.#meta, STATE_KEY, encodeState(state)));
     await flushed;

@@ -16,13 +16,18 @@ import {
 } from '../base/types.js';
 import { decodePosition, encodePosition, START } from '../log/position.js';
 import { type FeedPosition, readSid } from '../log/transaction.js';
+import type { Storage } from './database-spec.js';
 
 const FORMAT = 1;
+/** By the number that stands for it in the row. */
+const STORAGES: readonly Storage[] = ['disk', 'memory'];
 
 export interface DatabaseState {
   /** Number of its engine map; never reused. */
   readonly id: number;
   readonly name: string;
+  /** Where its records lie. It cannot change: the records would not be there. */
+  readonly storage: Storage;
   /** Live records, expired but not yet collected ones included. */
   readonly records: number;
 }
@@ -68,7 +73,9 @@ export function encodeState(state: StoreState): Buffer {
   encodePosition(writer, state.position);
   writer.varint(state.next).varint(state.logBytes).varint(state.epoch).u64(state.lastVersionNs);
   writer.varint(state.databases.length);
-  for (const database of state.databases) writer.varint(database.id).text(database.name).varint(database.records);
+  for (const { id, name, storage, records } of state.databases) {
+    writer.varint(id).text(name).u8(STORAGES.indexOf(storage)).varint(records);
+  }
   writer.varint(state.feeds.length);
   for (const feed of state.feeds) writer.text(feed.feed).u64(feed.position);
   writer.varint(state.clears.length);
@@ -93,7 +100,12 @@ export function decodeState(row: Buffer): StoreState {
     logBytes: reader.varint(),
     epoch: epoch(reader.varint()),
     lastVersionNs: versionNs(reader.u64()),
-    databases: list(reader, () => ({ id: reader.varint(), name: reader.text(), records: reader.varint() })),
+    databases: list(reader, () => ({
+      id: reader.varint(),
+      name: reader.text(),
+      storage: readStorage(reader),
+      records: reader.varint(),
+    })),
     feeds: list(reader, () => ({ feed: reader.text(), position: reader.u64() })),
     clears: list(reader, () => ({
       databaseId: reader.varint(),
@@ -105,6 +117,13 @@ export function decodeState(row: Buffer): StoreState {
   };
   reader.end('store state');
   return state;
+}
+
+function readStorage(reader: ByteReader): Storage {
+  const code = reader.u8();
+  const storage = STORAGES[code];
+  if (storage === undefined) throw new TokaidoError('CORRUPT', `a database of unknown storage ${code}`);
+  return storage;
 }
 
 function list<T>(reader: ByteReader, item: () => T): T[] {

@@ -11,7 +11,7 @@
  * all inside the commit, so numbers have no gaps (invariant 2). Replicated ones keep what they came with, must continue
  * their origin's sequence exactly, and are skipped when they were applied before.
  */
-import { assert, TokaidoError } from '../base/errors.js';
+import { assert, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import {
@@ -23,16 +23,18 @@ import {
   type Sid,
   sequence,
 } from '../base/types.js';
-import type { Engine, MapId, Range, Writer } from '../engine/engine.js';
+import type { Engine, Range, Writer } from '../engine/engine.js';
 import { originOf } from '../log/position.js';
 import { decodeTransactions, encodeTransaction, type FeedPosition, type Transaction } from '../log/transaction.js';
 import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
+import { Catalog, type DatabaseMaps } from './catalog.js';
 import { CommitQueue, type Outcome, type QueueHead, type QueueLimits } from './commit-queue.js';
-import { type DatabaseSpec, parseDatabase } from './database-spec.js';
+import type { DatabaseSpec } from './database-spec.js';
 import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
 import { LocalTransaction, type TransactionLimits } from './local-transaction.js';
 import { StoredRecord } from './record.js';
-import { type DatabaseState, decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
+import { type MemoryImage, restoreMemory } from './restore.js';
+import { decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
 import type { Database, LiveEntry, RecordView, Store, StoreTransaction, Written } from './types.js';
 
 /** Row of the meta map that holds the state. */
@@ -66,30 +68,36 @@ interface Job {
 /** The sizes of one round of housekeeping: small, because a commit holds the event loop. */
 const SWEEP_ROWS = 1000;
 const SWEEP_BATCHES = 64;
+/** Records that one commit takes out of a cache, at most. */
+const EVICTED_AT_ONCE = 10_000;
 
 export class LocalStore implements Store {
   readonly #options: StoreOptions;
   readonly #engine: Engine;
-  readonly #records = new Map<number, MapId>();
+  readonly #catalog: Catalog;
   readonly #maps: StoreMaps;
   readonly #log: UpdateLog;
   readonly #queue: CommitQueue<Job>;
   readonly #listeners = new Set<CommitListener>();
-  readonly #byName = new Map<string, { state: DatabaseState; map: MapId; database: Database }>();
-  #databases: readonly Database[] = [];
   #state: StoreState;
   #flushedPosition: Position;
+  /** Databases with a capacity. */
+  #caches: readonly DatabaseMaps[] = [];
+  #evicting = false;
 
   constructor(options: StoreOptions) {
     this.#options = options;
     this.#engine = options.engine;
     const { engine } = options;
+    const catalog = new Catalog({ engine, specs: options.databases, maxDatabases: options.maxDatabases });
+    this.#catalog = catalog;
     this.#maps = {
       meta: engine.openMap('meta'),
       log: engine.openMap('log'),
-      expiry: engine.openMap('expiry'),
-      graveyard: engine.openMap('graveyard'),
-      records: this.#records,
+      get indexes() {
+        return catalog.indexes;
+      },
+      databases: catalog.byId,
     };
     const row = engine.get(this.#maps.meta, STATE_KEY);
     this.#state = row === undefined ? EMPTY_STATE : decodeState(Buffer.from(row));
@@ -100,38 +108,51 @@ export class LocalStore implements Store {
     this.#openDatabases([...this.#state.databases.map(({ name }) => name), ...configured]);
   }
 
+  /**
+   * Brings back what lies in memory, once, before anybody reads. Returns the databases whose contents are lost because
+   * neither the image nor the log reaches back to them. Errors: `CORRUPT`, `STORAGE`.
+   */
+  async restore(image: MemoryImage | undefined): Promise<readonly string[]> {
+    const { lost, databases } = await restoreMemory(
+      {
+        engine: this.#engine,
+        maps: this.#maps,
+        log: this.#log,
+        state: this.#state,
+        nowMs: this.#options.runtime.nowMs(),
+      },
+      image,
+    );
+    this.#state = { ...this.#state, databases };
+    return lost;
+  }
+
   // ---- Reading -------------------------------------------------------------------------------------------------
 
   databases(): readonly Database[] {
-    return this.#databases;
+    return this.#catalog.databases;
   }
 
   database(name: string): Database | undefined {
-    return this.#byName.get(name)?.database;
-  }
-
-  #known(name: string): { state: DatabaseState; map: MapId } {
-    const known = this.#byName.get(name);
-    if (known === undefined) throw new TokaidoError('NO_DATABASE', `no such database: ${name}`);
-    return known;
+    return this.#catalog.database(name);
   }
 
   get(database: string, key: Buffer): RecordView | undefined {
-    const raw = this.#engine.get(this.#known(database).map, key);
+    const raw = this.#engine.get(this.#catalog.maps(database).records, key);
     if (raw === undefined) return undefined;
     const record = new StoredRecord(raw);
     return record.isLive(() => this.#options.runtime.nowMs()) ? record : undefined;
   }
 
   count(database: string): number {
-    const { id } = this.#known(database).state;
+    const { id } = this.#catalog.maps(database);
     return this.#state.databases.find((state) => state.id === id)?.records ?? 0;
   }
 
   *scan(database: string, range: Range): Iterable<LiveEntry> {
-    const { map } = this.#known(database);
+    const { records } = this.#catalog.maps(database);
     const nowMs = this.#options.runtime.nowMs();
-    for (const { key, value } of this.#engine.range(map, range)) {
+    for (const { key, value } of this.#engine.range(records, range)) {
       const record = new StoredRecord(value);
       if (record.isLive(() => nowMs)) yield { key, record };
     }
@@ -285,14 +306,14 @@ export class LocalStore implements Store {
       const forgotten = draft.forgetBuried(trimmed, SWEEP_ROWS);
       return expired === SWEEP_ROWS || forgotten === SWEEP_ROWS || trimmed - before >= SWEEP_BATCHES;
     };
-    return await this.#queue.add<boolean>({ databases: [], run }).committed;
+    return await this.#housekeep(run);
   }
 
   /** Something is due for `sweep`, found without a write. */
   needsSweep(): boolean {
     const nowMs = this.#options.runtime.nowMs();
-    for (const { key } of this.#engine.range(this.#maps.expiry, { limit: 1 })) {
-      if (key.readUIntBE(0, 6) <= nowMs) return true;
+    for (const { expiry } of this.#catalog.indexes) {
+      for (const { key } of this.#engine.range(expiry, { limit: 1 })) if (key.readUIntBE(0, 6) <= nowMs) return true;
     }
     if (this.#log.first >= this.#log.next) return false;
     if (this.#state.logBytes > this.#options.retention.bytes) return true;
@@ -309,13 +330,14 @@ export class LocalStore implements Store {
       const draft = new Draft(writer, this.#maps, this.#state, nowMs);
       for (;;) {
         const job = next.peek();
-        if (job === undefined || !job.databases.every((name) => this.#byName.has(name))) break;
+        if (job === undefined || !job.databases.every((name) => this.#catalog.has(name))) break;
         if (next.isEnough(draft.changes, draft.log.length)) break;
         next.take((taken) => outcomeOf(taken, draft));
       }
       return this.#finish(writer, draft, nowMs);
     });
     this.#committed(result);
+    this.#evict();
     const { position } = this.#state;
     const onDisk = flushed.then(() => {
       if (this.#engine.flushesCommits) this.#flushedPosition = position;
@@ -357,43 +379,36 @@ export class LocalStore implements Store {
     for (const listener of this.#listeners) listener(batch);
   }
 
-  /** Opens the maps of databases that are new here. Outside of a commit only: the engine cannot open maps inside. */
-  #openDatabases(names: readonly string[]): void {
-    const known = new Map(this.#state.databases.map((state) => [state.name, state]));
-    const missing = names.filter((name) => !this.#byName.has(name));
-    if (missing.length === 0) return;
-    let nextId = 1 + Math.max(0, ...this.#state.databases.map(({ id }) => id));
-    const added: DatabaseState[] = [];
-    for (const name of new Set(missing)) {
-      if (this.#byName.size >= this.#options.maxDatabases) {
-        throw new TokaidoError('STORAGE', `database ${name} would exceed the limit of ${this.#options.maxDatabases}`, {
-          hint: 'raise limits.databases in the configuration',
-        });
+  /** Caches that are over their capacity give up what was used least recently, in the next commit. */
+  #evict(): void {
+    const full = this.#caches.filter(({ records }) => this.#engine.overflow(records, 1).length > 0);
+    if (full.length === 0 || this.#evicting) return;
+    this.#evicting = true;
+    const run = (draft: Draft): void => {
+      this.#evicting = false;
+      for (const { id, records } of full) {
+        for (const key of this.#engine.overflow(records, EVICTED_AT_ONCE)) draft.evict(id, key);
       }
-      const state = known.get(name) ?? { id: nextId++, name, records: 0 };
-      if (!known.has(name)) added.push(state);
-      const map = this.#engine.openMap(`records-${state.id}`);
-      this.#records.set(state.id, map);
-      this.#byName.set(name, { state, map, database: { name, index: 0, spec: this.#specOf(name) } });
-    }
+    };
+    this.#housekeep(run).catch((error: unknown) => {
+      this.#evicting = false;
+      // The queue is full or closing, or the disk refused: the next commit tries again.
+      this.#options.log.debug({ reason: messageOf(error) }, 'a cache stays over its capacity for now');
+    });
+  }
+
+  async #housekeep<T>(run: (draft: Draft) => T): Promise<T> {
+    return await this.#queue.add<T>({ databases: [], run }).committed;
+  }
+
+  /** Outside of a commit only: the engine cannot open maps inside. */
+  #openDatabases(names: readonly string[]): void {
+    if (names.every((name) => this.#catalog.has(name))) return;
+    const added = this.#catalog.open(names, this.#state.databases);
+    this.#caches = [...this.#catalog.byId.values()].filter(({ spec }) => {
+      return spec.maxRecords !== undefined || spec.maxBytes !== undefined;
+    });
     if (added.length > 0) this.#state = { ...this.#state, databases: [...this.#state.databases, ...added] };
-    this.#numberDatabases();
-  }
-
-  /** A database that arrived by replication and is not configured here lies on the disk. */
-  #specOf(name: string): DatabaseSpec {
-    return this.#options.databases.find((spec) => spec.name === name) ?? { ...parseDatabase('default'), name };
-  }
-
-  /** Configured databases come first, in their order; those that arrived by replication follow. */
-  #numberDatabases(): void {
-    const configured = this.#options.databases.map(({ name }) => name);
-    const others = this.#state.databases.map(({ name }) => name).filter((name) => !configured.includes(name));
-    this.#databases = [...configured, ...others].map((name, index) => ({ name, index, spec: this.#specOf(name) }));
-    for (const database of this.#databases) {
-      const known = this.#byName.get(database.name);
-      if (known !== undefined) this.#byName.set(database.name, { ...known, database });
-    }
   }
 
   /** Lets everything queued commit, flushes, and closes the engine. Further writes are refused with `NOT_READY`. */

@@ -178,7 +178,7 @@ export class TestCluster {
       store: () => follower.store,
       openSnapshot: async (contents) => {
         const engine = this.newEngine();
-        const loader = new SnapshotLoader(engine, contents);
+        const loader = new SnapshotLoader(engine, contents, []);
         return {
           add: async (slice) => await loader.add(slice),
           finish: async (rows) => {

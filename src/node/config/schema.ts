@@ -166,6 +166,15 @@ export const schema = z.strictObject({
     })
     .prefault({})
     .describe('The store.'),
+  memory: z
+    .strictObject({
+      saveIntervalMs: duration('0s').describe(
+        'How often databases in memory are saved in the background; 0 never. Without it they come back after a start as far as the update log reaches.',
+      ),
+      compress: z.boolean().default(false).describe('Compress what is saved.'),
+    })
+    .prefault({})
+    .describe('Databases in memory.'),
   log: z
     .strictObject({
       retainBytes: size('256MiB').describe('The update log is cut beyond this size.'),

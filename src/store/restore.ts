@@ -1,0 +1,127 @@
+/**
+ * Brings databases in memory back after a start: rows of an image taken in the background, then everything the update
+ * log has after it. The log is the truth for every kind of storage, so without an image a log that still reaches back
+ * to its beginning is enough; when neither reaches, the contents are lost and the caller decides what that means (a
+ * root says so to everyone with a clear, a follower is seeded anew).
+ */
+import { ByteReader, EMPTY } from '../base/bytes.js';
+import { type LocalNumber, localNumber, NEVER_EXPIRES } from '../base/types.js';
+import type { Engine, Writer } from '../engine/engine.js';
+import { decodeTransactions } from '../log/transaction.js';
+import type { UpdateLog } from '../log/update-log.js';
+import type { DatabaseMaps } from './catalog.js';
+import { Draft, indexKey, type StoreMaps } from './draft.js';
+import { checkRecord } from './record.js';
+import type { DatabaseState, StoreState } from './state.js';
+
+/** What was saved of the databases in memory, at one moment. */
+export interface MemoryImage {
+  /** Local number of the first transaction that is not in it. */
+  readonly next: LocalNumber;
+  /** Rows as `SnapshotSource` makes them, by database name. Throws `CORRUPT` when the image is damaged. */
+  slices(): AsyncIterable<{ readonly database: string; readonly rows: Buffer }>;
+}
+
+export interface RestoreOptions {
+  readonly engine: Engine;
+  readonly maps: StoreMaps;
+  readonly log: UpdateLog;
+  readonly state: StoreState;
+  readonly nowMs: number;
+}
+
+export interface Restored {
+  /** All databases of the state, with the numbers of records that are there now. */
+  readonly databases: readonly DatabaseState[];
+  /** Databases that had records and have none now. */
+  readonly lost: readonly string[];
+}
+
+/** Bytes of the log that are replayed in one engine transaction. */
+const REPLAY_BYTES = 1024 * 1024;
+
+/** Errors: `CORRUPT` (the image or the log), `STORAGE`. */
+export async function restoreMemory(options: RestoreOptions, image: MemoryImage | undefined): Promise<Restored> {
+  const { state, log } = options;
+  await empty(options);
+  const inMemory = new Set(state.databases.filter(({ storage }) => storage === 'memory').map(({ name }) => name));
+  if (inMemory.size === 0) return { databases: state.databases, lost: [] };
+  const emptied = state.databases.map((database) =>
+    inMemory.has(database.name) ? { ...database, records: 0 } : database,
+  );
+  const from = image?.next ?? localNumber(1);
+  if (log.first > from || from > log.next) {
+    const lost = state.databases.filter(({ name, records }) => inMemory.has(name) && records > 0);
+    return { databases: emptied, lost: lost.map(({ name }) => name) };
+  }
+  const counted = image === undefined ? emptied : await loadImage(options, image, emptied);
+  return { databases: await replay(options, from, counted), lost: [] };
+}
+
+/** A restore that failed half-way may have left rows. */
+async function empty({ engine, maps }: RestoreOptions): Promise<void> {
+  const inMemory = [...maps.databases.values()].filter(({ spec }) => spec.storage === 'memory');
+  if (inMemory.length === 0) return;
+  await engine.write((writer) => {
+    for (const { records, indexes } of inMemory) {
+      for (const map of [records, indexes.expiry, indexes.graveyard]) writer.clear(map);
+    }
+  });
+}
+
+async function loadImage(
+  { engine, maps }: RestoreOptions,
+  image: MemoryImage,
+  databases: readonly DatabaseState[],
+): Promise<readonly DatabaseState[]> {
+  const live = new Map<string, number>();
+  for await (const { database, rows } of image.slices()) {
+    const known = databases.find(({ name, storage }) => name === database && storage === 'memory');
+    const target = known === undefined ? undefined : maps.databases.get(known.id);
+    if (target === undefined) continue;
+    const { result } = await engine.write((writer) => putRows(writer, target, rows));
+    live.set(database, (live.get(database) ?? 0) + result);
+  }
+  return databases.map((database) => ({ ...database, records: live.get(database.name) ?? database.records }));
+}
+
+/** Returns how many of them are live records. */
+function putRows(writer: Writer, { id, records, indexes }: DatabaseMaps, rows: Buffer): number {
+  let live = 0;
+  for (const reader = new ByteReader(rows); reader.remaining > 0; ) {
+    const key = reader.sized();
+    const record = checkRecord(reader.sized());
+    writer.put(records, key, record.raw);
+    if (record.isTombstone) {
+      // Its log entry's number is not known any more: it goes with the oldest.
+      writer.put(indexes.graveyard, indexKey(0, id, key), record.stamp);
+      continue;
+    }
+    live++;
+    if (record.xtMs !== NEVER_EXPIRES) writer.put(indexes.expiry, indexKey(record.xtMs, id, key), EMPTY);
+  }
+  return live;
+}
+
+async function replay(
+  { engine, maps, log, state, nowMs }: RestoreOptions,
+  from: LocalNumber,
+  databases: readonly DatabaseState[],
+): Promise<readonly DatabaseState[]> {
+  let running: StoreState = { ...state, next: from, databases };
+  while (running.next < log.next) {
+    const before = running;
+    const { result } = await engine.write((writer) => {
+      const draft = new Draft(writer, maps, before, nowMs);
+      for (let bytes = 0; bytes < REPLAY_BYTES; ) {
+        const batch = log.batchAt(localNumber(before.next + draft.transactions));
+        if (batch === undefined) break;
+        for (const { header, changes } of decodeTransactions(batch.payload)) draft.replay(header, changes);
+        bytes += batch.payload.length;
+      }
+      return draft.state();
+    });
+    running = result;
+  }
+  return running.databases;
+}
