@@ -84,7 +84,8 @@ function replaceFile(path: string, text: string): void {
 
 export interface DataDirectoryOptions {
   readonly folder: string;
-  readonly clusterId: string;
+  /** The cluster that the certificate names; `undefined` for a node that stands alone, which makes one up. */
+  readonly clusterId: string | undefined;
   readonly runtime: Runtime;
   /** Whether this run flushes its commits (see `LmdbOptions`). */
   readonly flushesCommits: boolean;
@@ -102,7 +103,7 @@ export class DataDirectory {
   readonly wasDiscarded: boolean;
 
   /** Errors: `STORAGE` when it cannot be used or another process uses it, `IDENTITY` when it is another cluster's. */
-  constructor({ folder, clusterId, runtime, flushesCommits }: DataDirectoryOptions) {
+  constructor({ folder, clusterId: wanted, runtime, flushesCommits }: DataDirectoryOptions) {
     this.#folder = folder;
     try {
       mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -113,6 +114,7 @@ export class DataDirectory {
     }
     this.#takeLock();
     const before = this.#read();
+    const clusterId = wanted ?? before?.clusterId ?? runtime.randomBytes(16).toString('hex');
     if (before !== undefined && before.clusterId !== clusterId) {
       this.#releaseLock();
       throw new TokaidoError(
@@ -199,6 +201,10 @@ export class DataDirectory {
       const path = join(this.#folder, name);
       if (/^store-\d{6}$/.test(name) && path !== current) rmSync(path, { recursive: true, force: true });
     }
+  }
+
+  get clusterId(): string {
+    return this.#file.clusterId;
   }
 
   get instanceId(): string {
