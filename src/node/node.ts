@@ -30,6 +30,7 @@ import { nodeStatus } from './node-status.js';
 import { Recovery } from './recovery.js';
 import type { NodeStatus } from './status.js';
 import { StoreHolder } from './store-holder.js';
+import { loadTextDatabase } from './text-databases.js';
 
 export interface NodeOptions {
   readonly log: Logger;
@@ -157,6 +158,7 @@ export class Node {
     void this.recovery
       .complete()
       .then(async () => await this.stores.announceLost())
+      .then(async () => await this.#loadTextDatabases())
       .then(() => this.#startFeed())
       .catch((error: unknown) => this.#options.onFatal(error));
   }
@@ -294,6 +296,20 @@ export class Node {
         onFatal: this.#options.onFatal,
       });
       this.#clients.push(open);
+    }
+  }
+
+  async #loadTextDatabases(): Promise<void> {
+    const store = this.stores.current;
+    if (store === undefined || this.config.role !== 'root') return;
+    for (const spec of this.config.databases) {
+      if (spec.textFile === undefined || this.#stopping) continue;
+      try {
+        const changed = await loadTextDatabase(store, spec, this.config.limits.valueBytes);
+        this.#log.info({ database: spec.name, file: spec.textFile, changed }, 'loaded a text database');
+      } catch (error) {
+        this.#log.error({ database: spec.name, reason: messageOf(error) }, 'a text database stays as it was');
+      }
     }
   }
 
