@@ -16,7 +16,7 @@ import { type Database, open, type RootDatabase, type Transaction } from 'lmdb';
 import { assert, messageOf, TokaidoError } from '../base/errors.js';
 import type { Commit, Engine, Entry, MapId, Range, Snapshot, Writer } from './engine.js';
 
-/** Longest key this engine stores, in bytes, the escape byte included. */
+/** Longest key this engine stores, in bytes, the escape byte of a leading zero included. */
 export const MAX_ENGINE_KEY_BYTES = 1978;
 
 export interface LmdbOptions {
@@ -35,12 +35,23 @@ export interface LmdbOptions {
 
 type Map = Database<Buffer, Buffer>;
 
+/** The part of the library under its types that this file needs. */
+interface NativeEnvironment {
+  /** Brings every commit so far to the disk, on a thread of the pool. */
+  sync(done: (error?: unknown) => void): void;
+}
+
 const BINARY = { encoding: 'binary', keyEncoding: 'binary', cache: false } as const;
 const ESCAPE = Buffer.of(0);
 
 /** Stored form of a key: unchanged, unless it is empty or begins with the escape byte. */
 function storedKey(key: Buffer): Buffer {
   return key.length === 0 || key[0] === 0 ? Buffer.concat([ESCAPE, key]) : key;
+}
+
+/** No key of this length is ever stored: reads find nothing, without asking LMDB, which would throw. */
+function isTooLong(key: Buffer): boolean {
+  return key.length > MAX_ENGINE_KEY_BYTES || (key.length === MAX_ENGINE_KEY_BYTES && key[0] === 0);
 }
 
 function callerKey(key: Buffer): Buffer {
@@ -132,7 +143,7 @@ export class LmdbEngine implements Engine {
   }
 
   get(map: MapId, key: Buffer): Buffer | undefined {
-    return this.#map(map).get(storedKey(key));
+    return isTooLong(key) ? undefined : this.#map(map).get(storedKey(key));
   }
 
   range(map: MapId, range: Range): Iterable<Entry> {
@@ -176,9 +187,17 @@ export class LmdbEngine implements Engine {
     get: (map, key) => this.get(map, key),
     range: (map, range) => this.range(map, range),
     put: (map, key, value) => {
+      if (isTooLong(key)) {
+        throw new TokaidoError('TOO_LARGE', `a key of ${key.length} bytes exceeds what the engine stores`, {
+          hint: `shorten it to ${MAX_ENGINE_KEY_BYTES - 1} bytes`,
+        });
+      }
       this.#map(map).put(storedKey(key), value);
     },
-    remove: (map, key) => (this.#map(map).remove(storedKey(key)) as unknown as { result: boolean }).result,
+    remove: (map, key) => {
+      if (isTooLong(key)) return false;
+      return (this.#map(map).remove(storedKey(key)) as unknown as { result: boolean }).result;
+    },
     clear: (map) => this.#map(map).clearSync(),
   };
 
@@ -186,7 +205,7 @@ export class LmdbEngine implements Engine {
     const transaction = this.#environment.useReadTransaction();
     let open = true;
     const snapshot: Snapshot = {
-      get: (map, key) => this.#map(map).get(storedKey(key), { transaction }),
+      get: (map, key) => (isTooLong(key) ? undefined : this.#map(map).get(storedKey(key), { transaction })),
       range: (map, range) => entries(this.#map(map), range, transaction),
       close: () => {
         if (!open) return;
@@ -199,8 +218,12 @@ export class LmdbEngine implements Engine {
     return snapshot;
   }
 
+  /** Also what an earlier process committed and left in the system's page cache: no promise of ours knows of that. */
   async flush(): Promise<void> {
-    await this.#whenFlushed();
+    const { env } = this.#environment as unknown as { env: NativeEnvironment };
+    await new Promise<void>((resolve, reject) => {
+      env.sync((error) => (error === undefined ? resolve() : reject(storageError(error))));
+    });
   }
 
   sizeBytes(): number {
