@@ -139,8 +139,10 @@ export class LocalStore implements Store {
 
   /** Copies of up to `limit` keys of live records that begin with `prefix` and come after `after`, in order. */
   keys(database: string, prefix: Buffer, after: Buffer | undefined, limit: number): Buffer[] {
+    if (limit <= 0) return [];
     const end = afterPrefix(prefix);
-    const start = after === undefined ? prefix : Buffer.concat([after, Buffer.of(0)]);
+    const behind = after === undefined ? prefix : Buffer.concat([after, Buffer.of(0)]);
+    const start = behind.compare(prefix) < 0 ? prefix : behind;
     const keys: Buffer[] = [];
     for (const { key } of this.scan(database, { start, ...(end === undefined ? {} : { end }) })) {
       keys.push(Buffer.from(key));
@@ -264,12 +266,13 @@ export class LocalStore implements Store {
   /**
    * Begins a new incarnation of this node's numbering, because its own tail may be lost. An empty transaction in the new
    * epoch says so to every node at once: whoever has numbers of the old epoch beyond it then knows that it diverged.
+   * `beyond` is the highest epoch of this origin that anyone was seen to know: an older copy of the data may know less.
    */
-  async beginEpoch(): Promise<void> {
+  async beginEpoch(beyond: Epoch = this.epoch): Promise<void> {
     const { sid, runtime } = this.#options;
     assert(sid !== undefined, 'only an origin has epochs');
     const run = (draft: Draft): void => {
-      draft.setEpoch(epoch(draft.epoch + 1));
+      draft.setEpoch(epoch(Math.max(draft.epoch, beyond) + 1));
       const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
       this.#logLocal(draft, { sid, versionNs, feed: undefined, changes: [] });
     };
@@ -293,6 +296,10 @@ export class LocalStore implements Store {
     const nowMs = this.#options.runtime.nowMs();
     for (const { key } of this.#engine.range(this.#maps.expiry, { limit: 1 })) {
       if (key.readUIntBE(0, 6) <= nowMs) return true;
+    }
+    // Tombstones of what was trimmed go in rounds, too.
+    for (const { key } of this.#engine.range(this.#maps.graveyard, { limit: 1 })) {
+      if (key.readUIntBE(0, 6) < this.#log.first) return true;
     }
     if (this.#log.first >= this.#log.next) return false;
     if (this.#state.logBytes > this.#options.retention.bytes) return true;
@@ -362,22 +369,30 @@ export class LocalStore implements Store {
     const known = new Map(this.#state.databases.map((state) => [state.name, state]));
     const missing = names.filter((name) => !this.#byName.has(name));
     if (missing.length === 0) return;
-    let nextId = 1 + Math.max(0, ...this.#state.databases.map(({ id }) => id));
-    const added: DatabaseState[] = [];
     for (const name of new Set(missing)) {
       if (this.#byName.size >= this.#options.maxDatabases) {
         throw new TokaidoError('STORAGE', `database ${name} would exceed the limit of ${this.#options.maxDatabases}`, {
           hint: 'raise limits.databases in the configuration',
         });
       }
-      const state = known.get(name) ?? { id: nextId++, name, records: 0 };
-      if (!known.has(name)) added.push(state);
-      const map = this.#engine.openMap(`records-${state.id}`);
-      this.#records.set(state.id, map);
-      this.#byName.set(name, { state, map, database: { name, index: 0, spec: this.#specOf(name) } });
+      this.#openDatabase(known.get(name) ?? this.#newDatabase(name));
     }
-    if (added.length > 0) this.#state = { ...this.#state, databases: [...this.#state.databases, ...added] };
     this.#numberDatabases();
+  }
+
+  #newDatabase(name: string): DatabaseState {
+    const id = 1 + Math.max(0, ...this.#state.databases.map((state) => state.id));
+    return { id, name, records: 0 };
+  }
+
+  /** Known everywhere or nowhere: a failure leaves no half of it, and no id that another database would get too. */
+  #openDatabase(state: DatabaseState): void {
+    const { id, name } = state;
+    const map = this.#engine.openMap(`records-${id}`);
+    this.#records.set(id, map);
+    this.#byName.set(name, { state, map, database: { name, index: 0, spec: this.#specOf(name) } });
+    const { databases } = this.#state;
+    if (!databases.some((known) => known.id === id)) this.#state = { ...this.#state, databases: [...databases, state] };
   }
 
   /** A database that arrived by replication and is not configured here lies on the disk. */
