@@ -367,16 +367,16 @@ export class LocalStore implements Store {
   /** Opens the maps of databases that are new here. Outside of a commit only: the engine cannot open maps inside. */
   #openDatabases(names: readonly string[]): void {
     const known = new Map(this.#state.databases.map((state) => [state.name, state]));
-    const missing = names.filter((name) => !this.#byName.has(name));
+    const missing = [...new Set(names.filter((name) => !this.#byName.has(name)))];
     if (missing.length === 0) return;
-    for (const name of new Set(missing)) {
-      if (this.#byName.size >= this.#options.maxDatabases) {
-        throw new TokaidoError('STORAGE', `database ${name} would exceed the limit of ${this.#options.maxDatabases}`, {
-          hint: 'raise limits.databases in the configuration',
-        });
-      }
-      this.#openDatabase(known.get(name) ?? this.#newDatabase(name));
+    const { maxDatabases } = this.#options;
+    const beyond = missing[maxDatabases - this.#byName.size];
+    if (beyond !== undefined) {
+      throw new TokaidoError('STORAGE', `database ${beyond} would exceed the limit of ${maxDatabases}`, {
+        hint: 'raise limits.databases in the configuration',
+      });
     }
+    for (const name of missing) this.#openDatabase(known.get(name) ?? this.#newDatabase(name));
     this.#numberDatabases();
   }
 
