@@ -7,7 +7,8 @@
  *
  * Traps of the library that this file is the only one to know:
  * - An exception inside `transaction()` does not undo what ran before it; inside `childTransaction()` it does.
- * - A resolved write is committed, not flushed; `flushed` is a thenable about the newest commit.
+ * - A write's promise resolves only when its flush is over, although readers see the commit long before. The library
+ *   reports that moment to itself and does nothing with it, so this file listens in.
  * - A key must have 1 to 1978 bytes. Ours may be empty, so a leading zero byte escapes (order is preserved).
  */
 import { closeSync, fsyncSync, mkdirSync, openSync } from 'node:fs';
@@ -39,7 +40,12 @@ type Map = Database<Buffer, Buffer>;
 interface NativeEnvironment {
   /** Brings every commit so far to the disk, on a thread of the pool. */
   sync(done: (error?: unknown) => void): void;
+  /** Runs queued writes on a thread of the pool and reports how they stand, `VISIBLE` among others. */
+  startWriting(address: number, onStatus: (status: number) => unknown): void;
 }
+
+/** The commit is what readers see from now on (and survives the process); its flush goes on. */
+const VISIBLE = 1;
 
 const BINARY = { encoding: 'binary', keyEncoding: 'binary', cache: false } as const;
 const ESCAPE = Buffer.of(0);
@@ -91,6 +97,12 @@ function storageError(error: unknown): TokaidoError {
   return new TokaidoError('STORAGE', `the storage engine failed: ${text}`, { cause: error });
 }
 
+/** The library says of a failed commit only that it failed, and the reason in a promise beside it. */
+async function commitError(error: unknown): Promise<TokaidoError> {
+  const cause = (error as { commitError?: Promise<unknown> }).commitError;
+  return storageError(cause === undefined ? error : await cause.catch((reason: unknown) => reason));
+}
+
 export class LmdbEngine implements Engine {
   readonly flushesCommits: boolean;
   readonly #folder: string;
@@ -99,6 +111,8 @@ export class LmdbEngine implements Engine {
   readonly #names: string[] = [];
   readonly #snapshots = new Set<Snapshot>();
   #writing = false;
+  /** Tells the write under way that its commit is visible. */
+  #onVisible: () => void = () => undefined;
   #closed = false;
 
   constructor(options: LmdbOptions) {
@@ -121,6 +135,24 @@ export class LmdbEngine implements Engine {
         cause: error,
       });
     }
+    this.#listenIn();
+  }
+
+  get #native(): NativeEnvironment {
+    return (this.#environment as unknown as { env: NativeEnvironment }).env;
+  }
+
+  #listenIn(): void {
+    const native = this.#native;
+    const start = native.startWriting;
+    const listening: NativeEnvironment['startWriting'] = (address, onStatus) => {
+      start.call(native, address, (status) => {
+        const answer = onStatus(status);
+        if (status === VISIBLE) this.#onVisible();
+        return answer;
+      });
+    };
+    Object.defineProperty(native, 'startWriting', { value: listening });
   }
 
   openMap(name: string): MapId {
@@ -164,23 +196,40 @@ export class LmdbEngine implements Engine {
         }
       };
       // Without a flush a commit takes some tens of microseconds: less than handing it to another thread and back.
-      const result = this.flushesCommits
-        ? await this.#environment.childTransaction(run)
-        : (this.#environment.transactionSync(run) as T);
-      return { result, flushed: this.#whenFlushed() };
+      if (!this.flushesCommits) {
+        return { result: this.#environment.transactionSync(run) as T, flushed: Promise.resolve() };
+      }
+      return await this.#commit(run);
     } catch (error) {
       if (thrown !== undefined && !/^(MDB_|Error: MDB_)|ENOSPC/.test(messageOf(thrown.error))) throw thrown.error;
-      const cause = (error as { commitError?: Promise<unknown> }).commitError;
-      throw storageError(cause === undefined ? error : await cause.catch((reason: unknown) => reason));
+      throw await commitError(error);
     } finally {
       this.#writing = false;
     }
   }
 
-  async #whenFlushed(): Promise<void> {
-    if (!this.flushesCommits) return;
-    // A thenable of the library, adopted here so that callers hold a real promise about this very commit.
-    await (this.#environment.flushed as PromiseLike<unknown>);
+  /** Resolves when the commit is visible, which a quick disk may report together with the flush. */
+  async #commit<T>(run: () => T): Promise<Commit<T>> {
+    let outcome: { result: T } | undefined;
+    const visible = new Promise<void>((resolve) => {
+      this.#onVisible = () => {
+        if (outcome !== undefined) resolve();
+      };
+    });
+    const finished: Promise<unknown> = this.#environment.childTransaction(() => {
+      outcome = { result: run() };
+    });
+    await Promise.race([visible, finished]);
+    assert(outcome !== undefined, 'a commit has run its transaction');
+    // The reader of this event turn began before the commit.
+    this.#environment.resetReadTxn();
+    const flushed = finished.then(
+      () => undefined,
+      async (error: unknown) => {
+        throw await commitError(error);
+      },
+    );
+    return { result: outcome.result, flushed };
   }
 
   readonly #writer: Writer = {
@@ -220,9 +269,8 @@ export class LmdbEngine implements Engine {
 
   /** Also what an earlier process committed and left in the system's page cache: no promise of ours knows of that. */
   async flush(): Promise<void> {
-    const { env } = this.#environment as unknown as { env: NativeEnvironment };
     await new Promise<void>((resolve, reject) => {
-      env.sync((error) => (error === undefined ? resolve() : reject(storageError(error))));
+      this.#native.sync((error) => (error === undefined ? resolve() : reject(storageError(error))));
     });
   }
 

@@ -108,7 +108,7 @@ describe('an acknowledgement (invariant 5)', () => {
     const file = join(folder, `trace-${mode}`);
     const calls = 'trace=openat,write,pwrite64,writev,pwritev,fsync,fdatasync,msync,sync_file_range';
     // Slow disk: every sync takes its time, so that whoever does not wait for it is found out.
-    const slow = `inject=fsync,fdatasync:delay_exit=${SYNC_US}`;
+    const slow = `inject=fsync,fdatasync:delay_enter=${SYNC_US}`;
     const command = [process.execPath, WRITER, mode, join(folder, `traced-${mode}`), String(ROUNDS)];
     execFileSync('strace', ['-f', '-y', '-e', calls, '-e', slow, '-o', file, ...command], { timeout: 30_000 });
     return syncsBefore(readFileSync(file, 'latin1'), 'data.mdb', /^ack \d+/);
@@ -118,7 +118,16 @@ describe('an acknowledgement (invariant 5)', () => {
     assert.deepEqual(trace('flushed'), { acknowledged: ROUNDS, synced: ROUNDS });
   });
 
-  it('of a committed write without flushes waits for no sync (so the test above tells them apart)', { skip }, () => {
+  it('of a committed write does not wait for the sync, though one is under way (the test above tells them apart)', {
+    skip,
+  }, () => {
+    const { acknowledged, synced } = trace('committed');
+    assert.equal(acknowledged, ROUNDS);
+    // The library may miss the moment of a commit's becoming visible now and then, and say so with the flush.
+    assert.ok(synced < ROUNDS / 2, `${synced} of ${acknowledged} were synced before`);
+  });
+
+  it('of a committed write without flushes waits for no sync', { skip }, () => {
     assert.deepEqual(trace('at-stop'), { acknowledged: ROUNDS, synced: 0 });
   });
 });

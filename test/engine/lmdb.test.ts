@@ -23,6 +23,24 @@ describe('LMDB', () => {
   });
   afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
+  it('a commit is visible to readers when its write resolves, and its flush may still be under way', async () => {
+    const engine = new LmdbEngine({ folder, maxSizeBytes: 2 ** 26, maxMaps: 4 });
+    const map = engine.openMap('map');
+    const flushes: Promise<void>[] = [];
+    let underWay = 0;
+    for (let n = 0; n < 300; n++) {
+      // Read before, so that a reader of this turn is open on the older commit.
+      assert.equal(engine.get(map, Buffer.from('n'))?.toString(), n === 0 ? undefined : `${n - 1}`);
+      const { flushed } = await engine.write((writer) => writer.put(map, Buffer.from('n'), Buffer.from(`${n}`)));
+      assert.equal(engine.get(map, Buffer.from('n'))?.toString(), `${n}`);
+      underWay++;
+      flushes.push(flushed.then(() => void underWay--));
+    }
+    await Promise.all(flushes);
+    assert.equal(underWay, 0);
+    await engine.close();
+  });
+
   it('refuses more maps than it was opened for with STORAGE', async () => {
     const engine = new LmdbEngine({ folder, maxSizeBytes: 2 ** 20, maxMaps: 2 });
     engine.openMap('one');
