@@ -18,7 +18,7 @@ import { bytes, StoreModel } from '../support/store-model.js';
 import { syncsBefore } from '../support/strace.js';
 
 const WRITER = join(dirname(fileURLToPath(import.meta.url)), '..', 'support', 'crash-writer.js');
-const KILLS = 8;
+const KILLS = 6;
 
 let folder: string;
 before(() => {
@@ -125,6 +125,19 @@ describe('an acknowledgement (invariant 5)', () => {
     assert.equal(acknowledged, ROUNDS);
     // The library may miss the moment of a commit's becoming visible now and then, and say so with the flush.
     assert.ok(synced < ROUNDS / 2, `${synced} of ${acknowledged} were synced before`);
+  });
+
+  it('never comes when the sync fails: the writer gets STORAGE with the reason', { skip }, () => {
+    // The sixth sync of a thread and all after it.
+    const failing = ['-e', 'trace=fdatasync', '-e', 'inject=fdatasync:error=EIO:when=6+'];
+    const command = [process.execPath, WRITER, 'flushed', join(folder, 'failing'), '1000'];
+    const { status, stdout, stderr } = spawnSync('strace', ['-f', '-o', '/dev/null', ...failing, ...command], {
+      encoding: 'latin1',
+      timeout: 15_000,
+    });
+    assert.equal(status, 1);
+    assert.match(stderr, /code: 'STORAGE'[\s\S]*Input\/output error/);
+    assert.ok(stdout.split('\n').length < 100, 'it ended with the first failure');
   });
 
   it('of a committed write without flushes waits for no sync', { skip }, () => {
