@@ -132,6 +132,7 @@ export class Node {
 
   async start(): Promise<void> {
     const { config } = this;
+    await this.#flushLeftovers();
     for (const { name, withoutEffect } of config.databases) {
       if (withoutEffect.length > 0)
         this.#log.warn({ database: name, options: withoutEffect }, 'options of a database have no effect here');
@@ -161,6 +162,16 @@ export class Node {
       .then(async () => await this.#loadTextDatabases())
       .then(() => this.#startFeed())
       .catch((error: unknown) => this.#options.onFatal(error));
+  }
+
+  /**
+   * What a killed process committed is visible, and may be nowhere but in memory: before anyone (Postgres, say) is told
+   * that this node has it, it goes to the disk.
+   */
+  async #flushLeftovers(): Promise<void> {
+    if (!this.directory.wasUnclean || this.config.store.flush !== 'commits') return;
+    await this.stores.current?.engine.flush();
+    this.directory.leftoversFlushed();
   }
 
   /** (Re)starts the upstream side on the current store. Followers reconnect and compare positions. */
