@@ -14,6 +14,7 @@ import { decodeTransactions } from '../../src/log/transaction.js';
 import type { LocalStore } from '../../src/store/store.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { openCrashStore } from '../support/crash-writer.js';
+import { eventually } from '../support/local-runtime.js';
 import { bytes, StoreModel } from '../support/store-model.js';
 import { syncsBefore } from '../support/strace.js';
 
@@ -150,6 +151,8 @@ describe('a root killed at random while clients write (invariant 5)', () => {
   const ROUNDS = 4;
   let cluster: Cluster;
   let root: ClusterNode;
+  /** Writes acknowledged since the start of the round. */
+  let count = 0;
 
   before(async () => {
     cluster = await Cluster.create();
@@ -171,6 +174,7 @@ describe('a root killed at random while clients write (invariant 5)', () => {
           ]);
         else await client.set(key, key);
         acknowledged.push(key, ...(n % 3 === 0 ? [`${key}-twin`] : []));
+        count++;
       }
     } catch {
       // The kill. What was under way may or may not be there; only what was acknowledged must.
@@ -185,8 +189,10 @@ describe('a root killed at random while clients write (invariant 5)', () => {
     for (let round = 0; round < ROUNDS; round++) {
       cluster.start(root);
       await cluster.ready(root);
+      count = 0;
       const writing = Array.from({ length: WRITERS }, (_, i) => writeUntilGone(`${round}-${i}`));
-      await new Promise((resolve) => setTimeout(resolve, 100 + Math.random() * 400));
+      await eventually('the first writes are acknowledged', () => count >= WRITERS, 20_000);
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * 400));
       await cluster.kill(root);
       const fresh = (await Promise.all(writing)).flat();
       assert.ok(fresh.length > 0, 'writes were acknowledged before the kill');
