@@ -13,6 +13,7 @@ import { TokaidoError } from '../../base/errors.js';
 import type { Store } from '../../store/types.js';
 import { BoundMapping, type MappingCounters, type RowChange, type TableMapping } from './mapping.js';
 import { decodeEnvelope, decodeMessage, type Lsn, type Message, type Relation } from './pgoutput.js';
+import type { TypeCatalog } from './values.js';
 
 export interface StreamLimits {
   readonly maxTransactionBytes: number;
@@ -24,6 +25,7 @@ export interface StreamOptions {
   readonly feed: string;
   readonly store: Store;
   readonly tables: readonly TableMapping[];
+  readonly types: TypeCatalog;
   readonly limits: StreamLimits;
   readonly counters: MappingCounters & StreamCounters;
   readonly startLsn: Lsn;
@@ -31,6 +33,8 @@ export interface StreamOptions {
   readonly onPressure: (tooMuch: boolean) => void;
   /** More has become safe, or Postgres asked. */
   readonly onConfirm: () => void;
+  /** A transaction exceeds the limits: it becomes visible in parts. */
+  readonly onCut: () => void;
   /** The stream cannot go on. */
   readonly onFail: (error: unknown) => void;
 }
@@ -66,6 +70,11 @@ export class FeedStream {
 
   get positions(): { readonly received: Lsn; readonly committed: Lsn; readonly confirmed: Lsn } {
     return { received: this.#received, committed: this.#committed, confirmed: this.#confirmed };
+  }
+
+  /** Postgres is made to wait because too much is under way. */
+  get isPressed(): boolean {
+    return this.#pressed;
   }
 
   /** One CopyData message. Errors: `CORRUPT`, `FEED`. */
@@ -121,7 +130,7 @@ export class FeedStream {
     const name = `${relation.schema}.${relation.table}`;
     const bound = this.#options.tables
       .filter(({ table }) => table === name)
-      .map((mapping) => new BoundMapping(mapping, relation.columns, this.#options.counters));
+      .map((mapping) => new BoundMapping(mapping, relation.columns, this.#options.types, this.#options.counters));
     this.#mappings.set(relation.id, bound);
   }
 
@@ -129,13 +138,25 @@ export class FeedStream {
     const mappings = this.#mappings.get(relationId);
     if (mappings === undefined)
       throw new TokaidoError('CORRUPT', `a change of relation ${relationId}, which was not described`);
+    if (this.#isFull(bytes)) this.#writePart();
     for (const mapping of mappings) this.#pending.push(change(mapping));
     this.#pendingBytes += bytes;
     this.#options.counters.changes++;
+  }
+
+  /** Whether one more change would be too much for one transaction of the store. */
+  #isFull(bytes: number): boolean {
     const { maxTransactionBytes, maxTransactionChanges } = this.#options.limits;
-    if (this.#pendingBytes < maxTransactionBytes && this.#pending.length < maxTransactionChanges) return;
-    if (!this.#cut) this.#options.counters.cutTransactions++;
-    this.#cut = true;
+    if (this.#pending.length === 0) return false;
+    return this.#pendingBytes + bytes > maxTransactionBytes || this.#pending.length >= maxTransactionChanges;
+  }
+
+  #writePart(): void {
+    if (!this.#cut) {
+      this.#cut = true;
+      this.#options.counters.cutTransactions++;
+      this.#options.onCut();
+    }
     this.#write(undefined);
   }
 
