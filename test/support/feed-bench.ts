@@ -25,7 +25,7 @@ export interface BenchOptions {
 let count = 0;
 
 export class FeedBench {
-  readonly sql: pg.Client;
+  sql: pg.Client;
   readonly url: string;
   readonly slot: string;
   readonly logged: string[] = [];
@@ -144,7 +144,15 @@ export class FeedBench {
 
   async stopFeed(): Promise<void> {
     await this.#feed?.stop();
-    this.#feed = undefined;
+  }
+
+  /** A new connection for `sql`, after Postgres was restarted. */
+  async reconnect(): Promise<pg.Client> {
+    await this.sql.end().catch(() => undefined);
+    this.sql = new pg.Client({ connectionString: this.url });
+    this.sql.on('error', () => undefined);
+    await this.sql.connect();
+    return this.sql;
   }
 
   /** Removes everything, slot and database included. */

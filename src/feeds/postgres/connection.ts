@@ -45,11 +45,17 @@ function readPassword(path: string): string {
   return text.trimEnd();
 }
 
+/** The URL with this password: what stands in the URL goes before what the library is given beside it. */
+function withPassword(connection: string, password: string): string {
+  const url = new URL(connection);
+  url.searchParams.set('password', password);
+  return url.href;
+}
+
 function options({ connection, passwordFile }: ConnectionConfig, name: string): pg.ClientConfig {
-  const password = passwordFile === undefined ? {} : { password: readPassword(passwordFile) };
+  const url = passwordFile === undefined ? connection : withPassword(connection, readPassword(passwordFile));
   return {
-    connectionString: connection,
-    ...password,
+    connectionString: url,
     application_name: name,
     options: SETTINGS,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
@@ -80,6 +86,8 @@ async function connect(config: ConnectionConfig, client: pg.Client): Promise<pg.
   try {
     await client.connect();
   } catch (error) {
+    // The library leaves the connection open when it cannot answer the server.
+    cut(client);
     throw new TokaidoError('FEED', `cannot connect to Postgres at ${describeTarget(config)}: ${reasonOf(error)}`, {
       hint: hintFor(error),
       cause: error,
