@@ -185,6 +185,15 @@ export class BoundMapping {
   }
 }
 
+/** `{ schema, name }` of `schema.table`. Errors: `CONFIG`. */
+export function splitTable(table: string): { readonly schema: string; readonly name: string } {
+  const [schema, name, ...rest] = table.split('.');
+  if (!schema || !name || rest.length > 0) {
+    throw new TokaidoError('CONFIG', `${table} is not SCHEMA.TABLE`, { hint: 'write public.my_table' });
+  }
+  return { schema, name };
+}
+
 /** Columns that a key template names. */
 export function keyColumns(template: string): string[] {
   return parseTemplate(template).flatMap((part) => ('column' in part ? [part.column] : []));
@@ -201,9 +210,13 @@ export function literalPrefix(template: string): Buffer {
   return Buffer.from(first !== undefined && 'literal' in first ? first.literal : '', 'utf8');
 }
 
-/** Errors: `CONFIG` when the keys of two tables could be the same, or a truncate of one would remove the other's. */
+/**
+ * Errors: `CONFIG` for names and templates that cannot be, when the keys of two rows or tables could be the same, or a
+ * truncate of one table would remove the other's records.
+ */
 export function checkMappings(mappings: readonly TableMapping[]): void {
   for (const [index, mapping] of mappings.entries()) {
+    splitTable(mapping.table);
     if (keyColumns(mapping.key).length === 0) {
       throw new TokaidoError(
         'CONFIG',

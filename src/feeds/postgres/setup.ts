@@ -1,7 +1,7 @@
 /** Publication and slot: creates them, and checks at start that the live schema allows what the mapping asks for. */
 import type pg from 'pg';
 import { messageOf, TokaidoError } from '../../base/errors.js';
-import { keyColumns, type TableMapping } from './mapping.js';
+import { keyColumns, splitTable, type TableMapping } from './mapping.js';
 import { type Column, type Lsn, parseLsn } from './pgoutput.js';
 import type { TypeCatalog } from './values.js';
 
@@ -50,15 +50,6 @@ export async function checkServer(sql: pg.Client, config: SetupConfig): Promise<
   if (Number(server.version) < 140_000)
     throw new TokaidoError('FEED', `Postgres ${server.version} is too old: 14 or later is needed`);
   for (const mapping of config.tables) await checkTable(sql, mapping);
-}
-
-/** `{ schema, name }` of `schema.table`. Errors: `CONFIG`. */
-function splitTable(table: string): { readonly schema: string; readonly name: string } {
-  const [schema, name, ...rest] = table.split('.');
-  if (!schema || !name || rest.length > 0) {
-    throw new TokaidoError('CONFIG', `${table} is not SCHEMA.TABLE`, { hint: 'write public.my_table' });
-  }
-  return { schema, name };
 }
 
 async function checkTable(sql: pg.Client, { table, key }: TableMapping): Promise<void> {
