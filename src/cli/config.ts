@@ -28,6 +28,9 @@ export function registerConfig(program: Command): void {
 }
 
 /** The same URL with its password blotted out. */
-export function hidePassword(url: string): string {
-  return url.replace(/^([a-z]+:\/\/[^:@/]*):[^@]*@/, '$1:***@');
+export function hidePassword(connection: string): string {
+  const url = new URL(connection);
+  if (url.password !== '') url.password = '***';
+  if (url.searchParams.has('password')) url.searchParams.set('password', '***');
+  return url.href;
 }

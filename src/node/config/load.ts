@@ -1,9 +1,10 @@
 /** Reads a configuration file: YAML to a checked `NodeConfig`, or one error that says where and what instead. */
 import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { isMap, LineCounter, parseDocument, type Node as YamlNode } from 'yaml';
+import { isMap, isSeq, LineCounter, parseDocument, type Node as YamlNode } from 'yaml';
 import { z } from 'zod';
 import { messageOf, TokaidoError } from '../../base/errors.js';
+import { checkMappings } from '../../feeds/postgres/mapping.js';
 import { type NodeConfig, schema } from './schema.js';
 
 /** Errors: `CONFIG`. */
@@ -27,7 +28,7 @@ export function parseConfig(text: string, path: string): NodeConfig {
     const offset = offsetOf(document.contents, keys);
     return offset === undefined ? path : `${path}:${lines.linePos(offset).line}`;
   };
-  const parsed = schema.safeParse(document.toJS() ?? {});
+  const parsed = schema.safeParse(plain(document, path), { reportInput: true });
   if (!parsed.success) {
     const problems = parsed.error.issues.flatMap((issue) => explain(issue, where));
     throw new TokaidoError('CONFIG', problems.join('\n'), {
@@ -39,11 +40,25 @@ export function parseConfig(text: string, path: string): NodeConfig {
   return config;
 }
 
+/** The document as plain values. Errors: `CONFIG` for aliases without an anchor, or that grow without bound. */
+function plain(document: ReturnType<typeof parseDocument>, path: string): unknown {
+  try {
+    return document.toJS() ?? {};
+  } catch (error) {
+    throw new TokaidoError('CONFIG', `${path} is not valid YAML: ${messageOf(error)}`);
+  }
+}
+
 /** Where a key stands in the file; where its nearest parent does if it is missing. */
 function offsetOf(root: unknown, keys: readonly PropertyKey[]): number | undefined {
   let node = root as YamlNode | null;
   let offset: number | undefined;
   for (const key of keys) {
+    if (isSeq(node) && typeof key === 'number') {
+      node = node.items[key] as YamlNode | null;
+      offset = node?.range?.[0] ?? offset;
+      continue;
+    }
     if (!isMap(node)) break;
     const pair = node.items.find((item) => String((item.key as { value?: unknown }).value) === String(key));
     if (pair === undefined) break;
@@ -71,7 +86,12 @@ function explain(issue: z.core.$ZodIssue, where: (keys: readonly PropertyKey[]) 
     if (deeper.length > 0)
       return deeper.flatMap((other) => explain({ ...other, path: [...issue.path, ...other.path] }, where));
   }
-  return [`${where(issue.path)}: ${name === '' ? 'the configuration' : name}: ${issue.message}`];
+  const what = name === '' ? 'the configuration' : name;
+  return [`${where(issue.path)}: ${what}: ${isMissing(issue) ? 'is missing' : issue.message}`];
+}
+
+function isMissing(issue: z.core.$ZodIssue): boolean {
+  return /received undefined$/.test(issue.message) || (issue.code === 'invalid_value' && issue.input === undefined);
 }
 
 /** The keys that the schema knows at a path. */
@@ -164,6 +184,11 @@ function* crossCheck(config: NodeConfig): Generator<{ keys: readonly string[]; m
   }
   if (new Set(config.databases).size !== config.databases.length)
     yield { keys: ['databases'], message: 'a database is named twice' };
+  try {
+    checkMappings(config.postgres?.tables ?? []);
+  } catch (error) {
+    yield { keys: ['postgres', 'tables'], message: messageOf(error) };
+  }
   for (const { table, database } of config.postgres?.tables ?? []) {
     if (!config.databases.includes(database)) {
       yield {
