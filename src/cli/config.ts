@@ -3,7 +3,10 @@ import type { Command } from 'commander';
 import { action, print, printJson } from './output.js';
 
 export function registerConfig(program: Command): void {
-  const config = program.command('config').description('work with configuration files');
+  const config = program
+    .command('config')
+    .description('work with configuration files')
+    .addHelpText('after', '\nExample:\n  tokaido config check ./edge-tokyo.yaml');
   config
     .command('check')
     .description('validate a file and show what it means, defaults included')

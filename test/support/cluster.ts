@@ -46,7 +46,7 @@ export interface AddNode {
 }
 
 /** `dist/src/cli/main.js`, whatever the build folder is called. */
-function cliPath(): string {
+export function cliPath(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (!existsSync(join(folder, 'src', 'cli', 'main.js'))) folder = dirname(folder);
   return join(folder, 'src', 'cli', 'main.js');
