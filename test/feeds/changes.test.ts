@@ -141,6 +141,24 @@ describe('the Postgres feed', () => {
     assert.deepEqual(Object.keys(feed.records()), ['2100', 'far', 'infinity', 'null', 'past', 'soon']);
   });
 
+  it('a record that had expired comes back whole when only its expiry changes, large value included', async () => {
+    const schema = 'CREATE TABLE kv (k text PRIMARY KEY, v text, e timestamptz)';
+    const feed = await started({ schema, tables: [{ ...MAPPING, expires: { column: 'e' } }] });
+    await feed.sql.query(
+      `INSERT INTO kv SELECT i::text, i || ${BIG}, now() - interval '1 h' FROM generate_series(1, 20) i`,
+    );
+    await feed.synced();
+    assert.deepEqual(feed.records(), {});
+    const logged = feed.store.log.next;
+    await feed.sql.query(`UPDATE kv SET e = now() + interval '1 h' WHERE k::int <= 10`);
+    await feed.sql.query(`BEGIN; UPDATE kv SET e = NULL WHERE k = '11'; DELETE FROM kv WHERE k = '11'; COMMIT`);
+    await feed.synced();
+    const { rows } = await feed.sql.query<{ k: string; v: string }>('SELECT k, v FROM kv WHERE k::int <= 10');
+    assert.deepEqual(feed.records(), Object.fromEntries(rows.map(({ k, v }) => [k, v])));
+    assert.equal(feed.store.log.next - logged, 1, 'the first transaction once, the second not at all');
+    assert.equal(feed.status.lastError, undefined);
+  });
+
   it('a row as JSON loses nothing, and reads the same from the copy and from the stream', async () => {
     const schema = `CREATE DOMAIN whole AS integer; CREATE DOMAIN bytes AS bytea; CREATE TYPE mood AS ENUM ('fine', 'so, so');
       CREATE TABLE t (id whole PRIMARY KEY, b boolean, i2 smallint, i8 bigint, num numeric, f float8, j json, jb jsonb,

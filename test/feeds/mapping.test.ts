@@ -2,7 +2,14 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { BoundMapping, checkMappings, type TableMapping } from '../../src/feeds/postgres/mapping.js';
+import {
+  BoundMapping,
+  checkMappings,
+  FoundRows,
+  type MissingRow,
+  type RowChange,
+  type TableMapping,
+} from '../../src/feeds/postgres/mapping.js';
 import type { Tuple } from '../../src/feeds/postgres/pgoutput.js';
 import {
   expiryMs,
@@ -130,6 +137,13 @@ class MapTransaction implements StoreTransaction {
   }
 }
 
+/** Applies a change; returns what it has to ask for. */
+function run(store: StoreTransaction, change: RowChange, found = new FoundRows()): MissingRow[] {
+  const missing: MissingRow[] = [];
+  change(store, missing, found);
+  return missing;
+}
+
 const COLUMNS = ['k', 'v', 'w'].map((name) => ({ name, typeOid: TEXT, isKey: name === 'k' }));
 const mapping = (value: TableMapping['value']): TableMapping => {
   return { table: 'public.t', database: 'd', key: 'p/{k}', value };
@@ -158,10 +172,10 @@ describe('a mapping', () => {
             const before = table.get(key);
             if (before === undefined) {
               table.set(key, [key, v, w]);
-              bound.put([key, v, w])(store);
+              run(store, bound.put([key, v, w]));
             } else if (kind === 'remove') {
               table.delete(key);
-              bound.remove([key, null, null])(store);
+              run(store, bound.remove([key, null, null]));
             } else {
               const target = kind === 'move' && !table.has(to) ? to : key;
               // NULL is never large: only a value that is there can go unsent.
@@ -170,7 +184,7 @@ describe('a mapping', () => {
               table.delete(key);
               table.set(target, row);
               const old = target === key ? undefined : [key, null, null];
-              bound.put([target, keep ? undefined : v, w], old)(store);
+              run(store, bound.put([target, keep ? undefined : v, w], old));
             }
           }
           const wanted = new Map<string, string>();
@@ -189,22 +203,35 @@ describe('a mapping', () => {
   it('a moved key whose part is applied again keeps its large value', () => {
     const bound = new BoundMapping(mapping({ column: 'v' }), COLUMNS, TYPES, { nullKeys: 0, missingValues: 0 });
     const store = new MapTransaction();
-    bound.put(['a', 'large', null])(store);
+    run(store, bound.put(['a', 'large', null]));
     const move = bound.put(['b', undefined, null], ['a', null, null]);
-    move(store);
-    move(store);
+    run(store, move);
+    run(store, move);
     assert.deepEqual([...store.records], [['p/b', Buffer.from('large')]]);
   });
 
-  it('a large value that is nowhere is counted, and leaves no record', () => {
+  it('a large value that is nowhere is asked for, and used once', () => {
     const counters = { nullKeys: 0, missingValues: 0 };
     const bound = new BoundMapping(mapping({ json: 'all' }), COLUMNS, TYPES, counters);
     const store = new MapTransaction();
-    bound.put(['a', undefined, 'w'])(store);
     store.set('d', Buffer.from('p/b'), Buffer.from('written by hand'));
-    bound.put(['b', undefined, 'w'])(store);
-    assert.equal(store.records.size, 0);
+    const changes = ['a', 'b'].map((key) => bound.put([key, undefined, 'w']));
+    const missing = changes.flatMap((change) => run(store, change));
+    assert.deepEqual(missing, [
+      { table: 'public.t', id: 'public.t p/a', columns: ['k', 'v', 'w'], where: [['k', 'a']] },
+      { table: 'public.t', id: 'public.t p/b', columns: ['k', 'v', 'w'], where: [['k', 'b']] },
+    ]);
     assert.equal(counters.missingValues, 2);
+    const found = new FoundRows();
+    found.add('public.t p/a', ['a', 'large', 'w']);
+    found.add('public.t p/b', null);
+    assert.deepEqual(
+      changes.flatMap((change) => run(store, change, found)),
+      [],
+    );
+    assert.deepEqual([...store.records], [['p/a', Buffer.from('{"k":"a","v":"large","w":"w"}')]]);
+    found.forgetUsed();
+    assert.equal(found.use('public.t p/a'), undefined);
   });
 
   const refused = (what: string, mappings: readonly Partial<TableMapping>[], says: RegExp): void => {

@@ -153,6 +153,7 @@ describe('the Postgres feed over the years', () => {
     const sql = await bench.reconnect();
     await sql.query(`INSERT INTO kv VALUES ('after', '2')`);
     await eventually('the change after the restart arrives', () => bench.value('after') !== undefined, 10_000);
+    await bench.synced();
     assert.deepEqual(bench.records(), { after: '2', before: '1' });
     assert.equal(bench.store.log.next - logged, 1);
     assert.equal(bench.status.lastError, undefined);

@@ -5,7 +5,14 @@
 import type pg from 'pg';
 import type { Logger } from '../../base/logger.js';
 import type { Store, StoreTransaction, Written } from '../../store/types.js';
-import { BoundMapping, literalPrefix, type MappingCounters, type RowChange, type TableMapping } from './mapping.js';
+import {
+  BoundMapping,
+  FoundRows,
+  literalPrefix,
+  type MappingCounters,
+  type RowChange,
+  type TableMapping,
+} from './mapping.js';
 import type { Tuple } from './pgoutput.js';
 import { columnsOf, quoteIdentifier, quoteTable } from './setup.js';
 import type { TypeCatalog } from './values.js';
@@ -63,11 +70,13 @@ async function copyTable(
   const prefix = literalPrefix(mapping.key);
   // Only a store that has records of this table can have orphans; an empty one need not remember the keys.
   const seen = store.keys(bound.database, prefix, undefined, 1).length > 0 ? new Set<string>() : undefined;
+  const found = new FoundRows();
   const outstanding: Promise<unknown>[] = [];
   const write = async (changes: readonly RowChange[]): Promise<void> => {
     const { committed } = store.write((transaction: StoreTransaction) => {
       const target = onlyDifferences(transaction);
-      for (const change of changes) change(target);
+      // A copied row is whole: nothing can be missing.
+      for (const change of changes) change(target, [], found);
     }) satisfies Written<void>;
     // Awaited later, if at all: the first failure ends the copy, those behind it must not go unheard.
     committed.catch(() => undefined);

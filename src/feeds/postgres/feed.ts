@@ -20,19 +20,20 @@ import {
   ReplicationConnection,
 } from './connection.js';
 import { copyTables } from './copy.js';
-import { checkMappings } from './mapping.js';
+import { checkMappings, type MissingRow } from './mapping.js';
 import { encodeStatus, formatLsn, type Lsn, parseLsn } from './pgoutput.js';
 import {
   checkServer,
   dropSlot,
   ensurePublication,
+  findRows,
   findSlot,
   loadTypes,
   quoteIdentifier,
   releaseSlot,
   type SetupConfig,
 } from './setup.js';
-import { FeedStream, type StreamLimits } from './stream.js';
+import { FeedStream, RowsMissing, type StreamLimits } from './stream.js';
 import type { TypeCatalog } from './values.js';
 
 type Sql = Awaited<ReturnType<typeof connectSql>>;
@@ -68,7 +69,10 @@ export interface PostgresFeedStatus {
   readonly transactions: number;
   readonly changes: number;
   readonly cutTransactions: number;
+  /** Rows whose key has a NULL. */
   readonly skippedRows: number;
+  /** Large values that had to be asked for, because their records had expired. */
+  readonly askedRows: number;
   readonly lastError: string | undefined;
 }
 
@@ -99,6 +103,8 @@ export class PostgresFeed implements Feed {
   #stream: FeedStream | undefined;
   #replication: ReplicationConnection | undefined;
   #sql: Sql | undefined;
+  /** What the last attempt could not go on without. */
+  #missing: readonly MissingRow[] = [];
   #stopped = false;
   #running: Promise<void> = Promise.resolve();
   #wake: (() => void) | undefined;
@@ -123,6 +129,12 @@ export class PostgresFeed implements Feed {
         await this.#attempt(store);
       } catch (error) {
         if (this.#stopped) return;
+        if (error instanceof RowsMissing) {
+          this.#missing = error.rows;
+          this.#log.info({ rows: error.rows.length }, 'asking for large values whose records had expired');
+          failures = 0;
+          continue;
+        }
         this.#lastError = messageOf(error);
         const hint = error instanceof TokaidoError ? error.hint : undefined;
         this.#log.warn(
@@ -249,6 +261,8 @@ export class PostgresFeed implements Feed {
 
   async #streamFrom(startLsn: Lsn, { sql, replication, types }: Source, store: Store): Promise<void> {
     const { config, runtime } = this.#options;
+    const found = await findRows(sql, this.#missing);
+    this.#missing = [];
     let heardMs = runtime.monotonicMs();
     let fail: (error: unknown) => void = () => undefined;
     const failed = new Promise<never>((_, reject) => {
@@ -265,6 +279,7 @@ export class PostgresFeed implements Feed {
       limits: config,
       counters: this.#counters,
       startLsn,
+      found,
       onPressure: (tooMuch) => (tooMuch ? replication.pause() : replication.resume()),
       onConfirm: confirm,
       onCut: () => {
@@ -337,7 +352,8 @@ export class PostgresFeed implements Feed {
       transactions,
       changes,
       cutTransactions,
-      skippedRows: nullKeys + missingValues,
+      skippedRows: nullKeys,
+      askedRows: missingValues,
       lastError: this.#lastError,
     };
   }

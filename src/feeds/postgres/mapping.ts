@@ -32,14 +32,48 @@ function parseTemplate(template: string): Part[] {
   return parts;
 }
 
-/** What one row change does to the store; runs inside the store's transaction. */
-export type RowChange = (transaction: StoreTransaction) => void;
+/** A row whose large value neither came with its change nor is in the store: its record had expired. */
+export interface MissingRow {
+  readonly table: string;
+  /** Table and key, to find the row again when it was asked for. */
+  readonly id: string;
+  /** Columns to ask for, in the order of the tuple wanted. */
+  readonly columns: readonly string[];
+  /** Columns of the key and their values. */
+  readonly where: readonly (readonly [string, string])[];
+}
+
+/** Rows that were asked for. Each is as old as the question: good for the transaction that asked, not for later ones. */
+export class FoundRows {
+  readonly #rows = new Map<string, Tuple | null>();
+  readonly #used = new Set<string>();
+
+  /** `null` says that there is no such row any more. */
+  add(id: string, row: Tuple | null): void {
+    this.#rows.set(id, row);
+  }
+
+  /** `undefined` when it was not asked for. */
+  use(id: string): Tuple | null | undefined {
+    const row = this.#rows.get(id);
+    if (row !== undefined) this.#used.add(id);
+    return row;
+  }
+
+  forgetUsed(): void {
+    for (const id of this.#used) this.#rows.delete(id);
+    this.#used.clear();
+  }
+}
+
+/** What one row change does to the store; runs inside the store's transaction. Adds to `missing` what must be asked for. */
+export type RowChange = (transaction: StoreTransaction, missing: MissingRow[], found: FoundRows) => void;
 
 /** Counts what could not be mapped; for status. */
 export interface MappingCounters {
   /** Rows whose key has a NULL: they have no key, so they are absent. */
   nullKeys: number;
-  /** Changes that did not carry a large value and met no record to take it from. */
+  /** Changes that did not carry a large value and met no record to take it from: it was asked for. */
   missingValues: number;
 }
 
@@ -116,14 +150,32 @@ export class BoundMapping {
     if (key === undefined) this.#counters.nullKeys++;
     const value = this.#valueOf(after, before);
     const xtMs = this.#expiry(after);
-    return (transaction) => {
-      const known = typeof value === 'function' ? value(this.#stored(transaction, oldKey, key)) : value;
+    return (transaction, missing, found) => {
+      const stored = typeof value === 'function' ? value(this.#stored(transaction, oldKey, key)) : value;
       if (moved) transaction.remove(this.database, oldKey);
       if (key === undefined) return;
-      if (known === undefined) this.#counters.missingValues++;
-      if (known == null) transaction.remove(this.database, key);
+      const known = stored === undefined ? this.#ask(key, after, before, missing, found) : stored;
+      if (known === null) transaction.remove(this.database, key);
       else transaction.set(this.database, key, known, xtMs);
     };
+  }
+
+  /** The value of a row that was asked for; `null` until it was, and when the row is gone. */
+  #ask(key: Buffer, after: Tuple, before: Tuple | undefined, missing: MissingRow[], found: FoundRows): Buffer | null {
+    const { table } = this.#mapping;
+    const id = `${table} ${key.toString('latin1')}`;
+    const row = found.use(id);
+    if (row === undefined) {
+      this.#counters.missingValues++;
+      const where = keyColumns(this.#mapping.key).map((name) => {
+        const value = this.#value(after, name) ?? (before === undefined ? undefined : this.#value(before, name));
+        return [name, value ?? ''] as const;
+      });
+      missing.push({ table, id, columns: this.#columns.map(({ name }) => name), where });
+      return null;
+    }
+    const value = row === null ? null : this.#valueOf(row, undefined);
+    return typeof value === 'function' ? null : value;
   }
 
   /** The record as it is before a change: under the old key, or under the new one when a part is applied again. */

@@ -1,8 +1,8 @@
 /** Publication and slot: creates them, and checks at start that the live schema allows what the mapping asks for. */
 import type pg from 'pg';
 import { messageOf, TokaidoError } from '../../base/errors.js';
-import { keyColumns, splitTable, type TableMapping } from './mapping.js';
-import { type Column, type Lsn, parseLsn } from './pgoutput.js';
+import { FoundRows, keyColumns, type MissingRow, splitTable, type TableMapping } from './mapping.js';
+import { type Column, type Lsn, parseLsn, type Tuple } from './pgoutput.js';
 import type { TypeCatalog } from './values.js';
 
 export interface SetupConfig {
@@ -221,4 +221,19 @@ export async function loadTypes(sql: pg.Client): Promise<TypeCatalog> {
       arrays.rows.map(({ oid, element, delimiter }) => [Number(oid), { element: Number(element), delimiter }]),
     ),
   };
+}
+
+/** Reads rows whose large values did not come with the stream. */
+export async function findRows(sql: pg.Client, missing: readonly MissingRow[]): Promise<FoundRows> {
+  const found = new FoundRows();
+  for (const { table, id, columns, where } of missing) {
+    const conditions = where.map(([name], at) => `${quoteIdentifier(name)} = $${at + 1}`).join(' AND ');
+    const { rows } = await sql.query<Tuple[]>({
+      text: `SELECT ${columns.map(quoteIdentifier).join(', ')} FROM ${quoteTable(table)} WHERE ${conditions}`,
+      values: where.map(([, value]) => value),
+      rowMode: 'array',
+    } as never);
+    found.add(id, (rows[0] as unknown as Tuple | undefined) ?? null);
+  }
+  return found;
 }

@@ -11,7 +11,14 @@
  */
 import { TokaidoError } from '../../base/errors.js';
 import type { Store } from '../../store/types.js';
-import { BoundMapping, type MappingCounters, type RowChange, type TableMapping } from './mapping.js';
+import {
+  BoundMapping,
+  type FoundRows,
+  type MappingCounters,
+  type MissingRow,
+  type RowChange,
+  type TableMapping,
+} from './mapping.js';
 import { decodeEnvelope, decodeMessage, type Lsn, type Message, type Relation } from './pgoutput.js';
 import type { TypeCatalog } from './values.js';
 
@@ -29,6 +36,8 @@ export interface StreamOptions {
   readonly limits: StreamLimits;
   readonly counters: MappingCounters & StreamCounters;
   readonly startLsn: Lsn;
+  /** Rows that an earlier stream missed. */
+  readonly found: FoundRows;
   /** Too much is under way, or no longer. */
   readonly onPressure: (tooMuch: boolean) => void;
   /** More has become safe, or Postgres asked. */
@@ -37,6 +46,16 @@ export interface StreamOptions {
   readonly onCut: () => void;
   /** The stream cannot go on. */
   readonly onFail: (error: unknown) => void;
+}
+
+/** The stream cannot go on before these rows were asked for; nothing of the transaction was applied. */
+export class RowsMissing extends TokaidoError {
+  readonly rows: readonly MissingRow[];
+
+  constructor(rows: readonly MissingRow[]) {
+    super('FEED', `${rows.length} large values were neither sent nor in the store`);
+    this.rows = rows;
+  }
 }
 
 /** Counts for status. */
@@ -175,15 +194,24 @@ export class FeedStream {
     this.#pending = [];
     this.#pendingBytes = 0;
     if (changes.length === 0) return;
-    const { store, feed, onFail, onConfirm } = this.#options;
-    const build = (transaction: Parameters<RowChange>[0]): void => {
-      if (this.#failed) throw new TokaidoError('FEED', 'a transaction before this one was not applied');
-      for (const change of changes) change(transaction);
-    };
+    const { store, feed, found, onFail, onConfirm } = this.#options;
     const fail = (error: unknown): void => {
       if (this.#failed) return;
       this.#failed = true;
       onFail(error);
+    };
+    const build = (transaction: Parameters<RowChange>[0]): void => {
+      if (this.#failed) throw new TokaidoError('FEED', 'a transaction before this one was not applied');
+      try {
+        const missing: MissingRow[] = [];
+        for (const change of changes) change(transaction, missing, found);
+        if (missing.length > 0) throw new RowsMissing(missing);
+      } catch (error) {
+        // At once: the transactions behind this one may be in the same commit.
+        fail(error);
+        throw error;
+      }
+      found.forgetUsed();
     };
     this.#press(bytes);
     this.#unflushed++;
