@@ -3,27 +3,14 @@
  * while processes die. Real Postgres, real processes, real sockets; everything it made is gone at the end.
  */
 import { readFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
 import type pg from 'pg';
 import { Cluster, type ClusterNode } from '../test/support/cluster.js';
 import { TestPostgres } from '../test/support/postgres.js';
+import { HELP, type Options, readOptions, UsageError } from './options.js';
 import { EdgeProbe, keyOf, type Sample } from './probe.js';
 import { expected, type Verdict, verifyEdge } from './verify.js';
-import { BUCKETS_MS, bucketOf, render, type Site } from './view.js';
+import { BUCKETS_MS, bucketOf, CLEAR, HOME, REST_OF_LINE, REST_OF_SCREEN, render, type Site } from './view.js';
 import { type Change, DATABASES, SCHEMA, TABLES, Workload } from './workload.js';
-
-const HELP = `npm run demo -- [options]
-
-  --edges N     edges (30)
-  --relays N    relays (2)
-  --rate N      row changes per second (500)
-  --seconds N   how long to write (20)
-  --seed N      of the workload (1)
-  --json        print one JSON object as the last line, and no live view
-  --keep        leave the folders, and say where
-  --help        this text
-
-Exit code 0 only if every record on every edge equals Postgres at the end.`;
 
 const WRITERS = 4;
 /** How long everything may take to become equal after the last write. */
@@ -44,50 +31,10 @@ const EDGE_NICENESS = 5;
 /** Sightings timed per second, over all edges: each costs a few questions to an edge, on the same two cores. */
 const SAMPLES_PER_SECOND = 75;
 
-interface Options {
-  readonly edges: number;
-  readonly relays: number;
-  readonly rate: number;
-  readonly seconds: number;
-  readonly seed: number;
-  readonly json: boolean;
-  readonly keep: boolean;
-}
-
-function readOptions(): Options {
-  const string = { type: 'string' } as const;
-  const flag = { type: 'boolean', default: false } as const;
-  const { values } = parseArgs({
-    options: {
-      edges: string,
-      relays: string,
-      rate: string,
-      seconds: string,
-      seed: string,
-      json: flag,
-      keep: flag,
-      help: flag,
-    },
-  });
-  if (values.help) {
-    process.stdout.write(`${HELP}\n`);
-    process.exit(0);
-  }
-  const number = (text: string | undefined, fallback: number, name: string): number => {
-    const value = text === undefined ? fallback : Number(text);
-    if (!Number.isInteger(value) || value < 1) throw new Error(`--${name} must be a whole number of at least 1`);
-    return value;
-  };
-  return {
-    edges: number(values.edges, 30, 'edges'),
-    relays: number(values.relays, 2, 'relays'),
-    rate: number(values.rate, 500, 'rate'),
-    seconds: number(values.seconds, 20, 'seconds'),
-    seed: number(values.seed, 1, 'seed'),
-    json: values.json,
-    keep: values.keep,
-  };
-}
+const DRAW_MS = 200;
+const WATCH_MS = 500;
+/** Marks that the rate is measured over. */
+const RATE_MARKS = 6;
 
 const round = (value: number): number => Math.round(value * 10) / 10;
 
@@ -153,8 +100,17 @@ class Demo {
   /** Each edge is timed on one of so many changes, the edges in turn: timing all of them would need a third core. */
   readonly #sampled: number;
   #sites: Site[] = [];
+  #view: NodeJS.Timeout | undefined;
+  #watching: NodeJS.Timeout | undefined;
+  #marks: { readonly ms: number; readonly changes: number }[] = [];
   #startedMs = 0;
   #disturbed: { fromMs: number; toMs: number }[] = [];
+  /** Processes ended with kill -9, and data directories wiped, that came back and caught up. */
+  #killed = 0;
+  #rebuilt = 0;
+  #ending = false;
+  #finished = false;
+  #settingUp: Promise<void> | undefined;
 
   constructor(options: Options) {
     this.#options = options;
@@ -164,33 +120,48 @@ class Demo {
 
   #say(text: string): void {
     this.#events.push(`${new Date().toISOString().slice(11, 19)} ${text}`);
-    if (!this.#live) process.stderr.write(`${text}\n`);
+    if (this.#view === undefined) process.stderr.write(`${text}\n`);
   }
 
   async run(): Promise<number> {
-    await this.#setUp();
+    this.#settingUp = this.#setUp();
+    await this.#settingUp;
     const edgeRss = this.#edges.map(residentMb).filter((mb) => mb !== undefined);
-    const view = this.#live ? setInterval(() => this.#draw(), 200) : undefined;
-    const watch = setInterval(() => void this.#watch(), 1000);
+    if (this.#live) {
+      process.stdout.write(CLEAR);
+      this.#view = setInterval(() => this.#draw(), DRAW_MS);
+      this.#watching = setInterval(() => void this.#watch(), WATCH_MS);
+    }
     await this.#write();
-    clearInterval(watch);
     const unseen = await this.#settle();
-    if (view !== undefined) clearInterval(view);
     const verdict = await this.#verify();
-    const readErrors = this.#probes.reduce((total, { errors }) => total + errors, 0);
-    return this.#report(verdict, { edgeRss, unseen, readErrors });
+    this.#stopDrawing();
+    this.#finished = true;
+    return this.#report(verdict, edgeRss, unseen);
+  }
+
+  #stopDrawing(): void {
+    clearInterval(this.#view);
+    clearInterval(this.#watching);
+  }
+
+  /** Stops a set-up that is under way when the demonstration was told to end. */
+  #goOn(): void {
+    if (this.#ending) throw new Error('interrupted');
   }
 
   async #setUp(): Promise<void> {
     const { edges, relays } = this.#options;
     this.#say('starting Postgres');
     this.#postgres = await TestPostgres.start();
+    this.#goOn();
     const first = await this.#postgres.connect();
     this.#clients.push(first);
     await first.query(SCHEMA);
     this.#say(`making a CA and ${1 + relays + edges} certificates`);
     const cluster = await Cluster.create({ nodeFlags: NODE_FLAGS });
     this.#cluster = cluster;
+    this.#goOn();
     const config = { databases: DATABASES };
     // Thirty data files on one disk: an edge can fetch its data again, so it need not flush every commit.
     const edgeConfig = { ...config, store: { flush: 'at-stop' } };
@@ -208,6 +179,7 @@ class Demo {
       this.#relays.push(await cluster.add({ name: `relay-${i}`, role: 'relay', upstreams: [root], config }));
     }
     for (let i = 1; i <= edges; i++) {
+      this.#goOn();
       const upstreams = this.#relays.map((_, at) => this.#relays[(at + i) % relays] as ClusterNode);
       this.#edges.push(
         await cluster.add({
@@ -230,6 +202,7 @@ class Demo {
   async #startAll(nodes: readonly ClusterNode[]): Promise<void> {
     const cluster = this.#cluster as Cluster;
     for (let at = 0; at < nodes.length; at += STARTS_AT_A_TIME) {
+      this.#goOn();
       const group = nodes.slice(at, at + STARTS_AT_A_TIME);
       for (const node of group) cluster.start(node, { supervised: true });
       for (const node of group) await cluster.ready(node, 60_000);
@@ -287,6 +260,8 @@ class Demo {
     const hurt = [edge, relay, ...(other === undefined ? [] : [other])];
     await Promise.all(hurt.map(async (node) => await cluster.ready(node, SETTLE_MS)));
     await this.#caughtUp(hurt);
+    this.#killed = hurt.length;
+    this.#rebuilt = other === undefined ? 0 : 1;
     this.#say(`all are back and caught up, ${Math.round(performance.now() - fromMs)} ms after the kill`);
     this.#disturbed.push({ fromMs: fromMs - AROUND_KILL_MS, toMs: performance.now() + AROUND_KILL_MS });
   }
@@ -328,16 +303,19 @@ class Demo {
     return total;
   }
 
-  #report(verdict: Verdict, more: { edgeRss: number[]; unseen: number; readErrors: number }): number {
+  #isQuiet(ms: number): boolean {
+    return !this.#disturbed.some(({ fromMs, toMs }) => ms >= fromMs && ms <= toMs);
+  }
+
+  #report(verdict: Verdict, edgeRss: readonly number[], unseen: number): number {
     const quiet = new Latencies();
-    for (const { committedMs, latencyMs } of this.#samples) {
-      if (!this.#disturbed.some(({ fromMs, toMs }) => committedMs >= fromMs && committedMs <= toMs))
-        quiet.add(latencyMs);
-    }
+    for (const { committedMs, latencyMs } of this.#samples) if (this.#isQuiet(committedMs)) quiet.add(latencyMs);
+    const failedReads = this.#probes.flatMap(({ failedMs }) => failedMs);
+    const readErrors = failedReads.filter((ms) => this.#isQuiet(ms)).length;
     const all = this.#all.summary();
     const calm = quiet.summary();
     const { edges, relays } = this.#options;
-    const rss = more.edgeRss.sort((a, b) => a - b);
+    const rss = [...edgeRss].sort((a, b) => a - b);
     const result = {
       edges,
       relays,
@@ -350,22 +328,23 @@ class Demo {
       p50MsQuiet: calm.p50,
       p99MsQuiet: calm.p99,
       maxMsQuiet: calm.max,
-      killed: 2,
-      rebuilt: edges > 1 ? 1 : 0,
+      killed: this.#killed,
+      rebuilt: this.#rebuilt,
       missing: verdict.missing,
       wrong: verdict.wrong,
       compared: verdict.compared,
-      unseen: more.unseen,
-      readErrors: more.readErrors,
+      unseen,
+      readErrors,
+      readErrorsAroundKills: failedReads.length - readErrors,
       edgeRssMb: { median: rss[rss.length >> 1] ?? null, max: rss.at(-1) ?? null },
     };
     if (this.#live) this.#draw();
-    const equal = verdict.missing === 0 && verdict.wrong === 0;
+    const equal = verdict.missing === 0 && verdict.wrong === 0 && unseen === 0;
     if (this.#options.json) {
       process.stdout.write(`${JSON.stringify(result)}\n`);
     } else {
       process.stdout.write(
-        `\n${equal ? 'EQUAL' : 'DIFFERENT'}: ${verdict.compared} records compared on ${edges} edges, ${verdict.missing} missing, ${verdict.wrong} wrong\n` +
+        `\n${equal ? 'EQUAL' : 'DIFFERENT'}: ${verdict.compared} records compared on ${edges} edges, ${verdict.missing} missing, ${verdict.wrong} wrong, ${unseen} changes unseen\n` +
           `${result.rowChanges} row changes; commit to readable at an edge: p50 ${all.p50} ms, p99 ${all.p99} ms, max ${all.max} ms\n` +
           `outside the seconds of the kills: p50 ${calm.p50} ms, p99 ${calm.p99} ms, max ${calm.max} ms\n` +
           `memory of an idle edge: ${result.edgeRssMb.median} MB\n`,
@@ -376,8 +355,9 @@ class Demo {
 
   /** Asks every node how it is, for the view. */
   async #watch(): Promise<void> {
-    if (!this.#live) return;
     const nodes = [...this.#relays, ...this.#edges];
+    const now = { ms: performance.now(), changes: this.#workload?.rowChanges ?? 0 };
+    this.#marks = [...this.#marks.slice(1 - RATE_MARKS), now];
     this.#sites = await Promise.all(
       nodes.map(async (node) => {
         const status = await (this.#cluster as Cluster).status(node).catch(() => undefined);
@@ -394,7 +374,7 @@ class Demo {
         elapsedSeconds,
         seconds: this.#options.seconds,
         rowChanges: this.#workload?.rowChanges ?? 0,
-        perSecond: (this.#workload?.rowChanges ?? 0) / Math.max(1, elapsedSeconds),
+        perSecond: this.#perSecond(),
         sites: this.#sites,
         histogram: this.#all.histogram,
         p50Ms: p50,
@@ -403,14 +383,27 @@ class Demo {
       },
       process.stdout.columns ?? 80,
     );
-    process.stdout.write(`\u001b[H\u001b[2J${lines.join('\n')}\n`);
+    // Over the old picture, and the rest of each line away: a cleared screen would flicker.
+    process.stdout.write(`${HOME}${lines.map((line) => `${line}${REST_OF_LINE}\n`).join('')}${REST_OF_SCREEN}`);
   }
 
-  /** Ends every process and removes every folder. */
+  /** Row changes per second over the last few seconds. */
+  #perSecond(): number {
+    const [first, last] = [this.#marks[0], this.#marks.at(-1)];
+    if (first === undefined || last === undefined || last.ms === first.ms) return 0;
+    return ((last.changes - first.changes) * 1000) / (last.ms - first.ms);
+  }
+
+  /** Ends every process and removes every folder, whatever was under way. */
   async cleanUp(): Promise<void> {
+    this.#ending = true;
+    this.#stopDrawing();
     for (const probe of this.#probes) void probe.stop();
     for (const client of this.#clients) void client.end().catch(() => undefined);
     const { keep } = this.#options;
+    if (!this.#finished) this.#cluster?.killAll();
+    // Whatever the set-up was making must be known before it can be removed.
+    await this.#settingUp?.catch(() => undefined);
     await this.#cluster?.close({ keep });
     await this.#postgres?.stop();
     if (keep && this.#cluster !== undefined)
@@ -418,19 +411,38 @@ class Demo {
   }
 }
 
-const demo = new Demo(readOptions());
-let ending = false;
-const end = async (code: number): Promise<void> => {
-  if (ending) return;
-  ending = true;
-  await demo.cleanUp().catch((error: unknown) => process.stderr.write(`clean-up: ${String(error)}\n`));
-  process.exit(code);
-};
-process.on('SIGINT', () => void end(130));
-process.on('SIGTERM', () => void end(143));
+async function main(): Promise<void> {
+  const options = readOptions();
+  if (options === undefined) {
+    process.stdout.write(`${HELP}\n`);
+    return;
+  }
+  const demo = new Demo(options);
+  let ending = false;
+  const end = async (code: number, error?: unknown): Promise<void> => {
+    if (ending) return;
+    ending = true;
+    if (error !== undefined)
+      process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+    await demo.cleanUp().catch((reason: unknown) => process.stderr.write(`clean-up: ${String(reason)}\n`));
+    process.exit(code);
+  };
+  process.on('SIGINT', () => void end(130));
+  process.on('SIGTERM', () => void end(143));
+  process.on('SIGHUP', () => void end(129));
+  // Ending in the middle makes what was under way fail; anything else that fails unheard ends the demonstration.
+  process.on('unhandledRejection', (error) => void end(1, error));
+  process.on('uncaughtException', (error) => void end(1, error));
+  await demo.run().then(
+    async (code) => await end(code),
+    async (error: unknown) => await end(1, error),
+  );
+}
+
 try {
-  await end(await demo.run());
+  await main();
 } catch (error) {
-  if (!ending) process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
-  await end(1);
+  if (!(error instanceof UsageError)) throw error;
+  process.stderr.write(`error: ${error.message}\n\n${HELP}\n`);
+  process.exitCode = 2;
 }

@@ -26,6 +26,12 @@ export function bucketOf(latencyMs: number): number {
   return BUCKETS_MS.findIndex((bound) => latencyMs <= bound);
 }
 
+/** Whole screen away. */
+export const CLEAR = '\u001b[2J';
+/** To the upper left corner. */
+export const HOME = '\u001b[H';
+export const REST_OF_LINE = '\u001b[K';
+export const REST_OF_SCREEN = '\u001b[J';
 const RESET = '\u001b[0m';
 const COLOUR = { good: '\u001b[32m', slow: '\u001b[33m', bad: '\u001b[31m', dim: '\u001b[2m', bold: '\u001b[1m' };
 const CELL = 16;

@@ -22,7 +22,13 @@ interface IssueFlags {
 }
 
 export function registerCa(program: Command): void {
-  const ca = program.command('ca').description('make the CA of a cluster and certificates for its nodes');
+  const ca = program
+    .command('ca')
+    .description('make the CA of a cluster and certificates for its nodes')
+    .addHelpText(
+      'after',
+      '\nExample:\n  tokaido ca init --dir ./pki --name mycluster\n  tokaido ca issue --ca ./pki --role root --name root-1 --out ./root-1',
+    );
   ca.command('init')
     .description('make a CA: the beginning of a cluster')
     .requiredOption('--dir <folder>', 'where to put ca.crt and ca.key')

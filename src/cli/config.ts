@@ -3,7 +3,10 @@ import type { Command } from 'commander';
 import { action, print, printJson } from './output.js';
 
 export function registerConfig(program: Command): void {
-  const config = program.command('config').description('work with configuration files');
+  const config = program
+    .command('config')
+    .description('work with configuration files')
+    .addHelpText('after', '\nExample:\n  tokaido config check ./edge-tokyo.yaml');
   config
     .command('check')
     .description('validate a file and show what it means, defaults included')
@@ -28,6 +31,9 @@ export function registerConfig(program: Command): void {
 }
 
 /** The same URL with its password blotted out. */
-export function hidePassword(url: string): string {
-  return url.replace(/^([a-z]+:\/\/[^:@/]*):[^@]*@/, '$1:***@');
+export function hidePassword(connection: string): string {
+  const url = new URL(connection);
+  if (url.password !== '') url.password = '***';
+  if (url.searchParams.has('password')) url.searchParams.set('password', '***');
+  return url.href;
 }

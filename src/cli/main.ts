@@ -16,6 +16,10 @@ const program = new Command('tokaido')
   )
   .version(VERSION)
   .showHelpAfterError('(add --help for what is possible)')
+  .addHelpText(
+    'after',
+    '\nExample:\n  tokaido set flags/dark-mode on\n  tokaido get flags/dark-mode\n\nExits with 0 when it worked, 1 when it failed, 2 for wrong usage or configuration, 3 when there is no such record.',
+  )
   .exitOverride((error) => {
     // Help and version are no errors; everything else commander refuses is wrong usage.
     process.exit(error.exitCode === 0 ? EXIT.ok : EXIT.usage);

@@ -4,7 +4,10 @@ import { TokaidoError } from '../base/errors.js';
 import { action, print, printJson } from './output.js';
 
 export function registerPg(program: Command): void {
-  const pg = program.command('pg').description('work with the Postgres source');
+  const pg = program
+    .command('pg')
+    .description('work with the Postgres source')
+    .addHelpText('after', '\nExample:\n  tokaido pg setup --config ./root.yaml');
   pg.command('setup')
     .description(
       'check the server and the tables, and create the publication; the slot is made when the root first starts',

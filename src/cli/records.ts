@@ -1,6 +1,6 @@
 /** `tokaido get`, `set` and `remove`: single records over a node's client listener. */
 import { type Command, Option } from 'commander';
-import { TokaidoError } from '../base/errors.js';
+import { messageOf, TokaidoError } from '../base/errors.js';
 import { TokaidoClient } from '../client/client.js';
 import { action, printJson } from './output.js';
 
@@ -62,7 +62,13 @@ function expiryOf({ ttl, expires }: SetFlags): { xtMs?: number } {
 
 async function readValue(value: string | undefined, { file }: SetFlags): Promise<Buffer> {
   const { readFileSync } = await import('node:fs');
-  if (file !== undefined) return readFileSync(file);
+  if (file !== undefined) {
+    try {
+      return readFileSync(file);
+    } catch (error) {
+      throw new TokaidoError('CONFIG', `cannot read --file ${file}: ${messageOf(error)}`, { cause: error });
+    }
+  }
   if (value === '-') return readFileSync(0);
   if (value === undefined) throw new TokaidoError('CONFIG', 'a value, - or --file is needed');
   return Buffer.from(value, 'utf8');
@@ -91,7 +97,7 @@ export function registerRecords(program: Command): void {
       .argument('[value]', 'value; - reads standard input'),
   )
     .option('--file <path>', 'take the value from a file')
-    .option('--ttl <duration>', 'expire after: 30s, 5m, 2h, 7d')
+    .addOption(new Option('--ttl <duration>', 'expire after: 30s, 5m, 2h, 7d').conflicts('expires'))
     .option('--expires <date>', 'expire at: 2030-01-01T00:00:00Z')
     .addOption(new Option('--add', 'only if there is no such record').conflicts('replace'))
     .addOption(new Option('--replace', 'only if there is such a record'))

@@ -63,6 +63,7 @@ export function renderStatus(status: NodeStatus): string {
 export async function fetchStatus(admin: string): Promise<NodeStatus> {
   try {
     const response = await fetch(`http://${admin}/status`, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    if (!response.ok) throw new Error(`it answers ${response.status}: not the admin listener of a node`);
     return (await response.json()) as NodeStatus;
   } catch (error) {
     throw new TokaidoError(

@@ -14,6 +14,8 @@ export interface ClientOptions {
   readonly server?: string;
   /** Longest wait for one answer, ms. Default 5000. */
   readonly timeoutMs?: number;
+  /** Most requests under way at a time; more are refused with `OVERLOADED`. Default 10000. */
+  readonly maxRequests?: number;
 }
 
 export interface ClientRecord {
@@ -34,6 +36,12 @@ function bytes(key: Key): Buffer {
   return typeof key === 'string' ? Buffer.from(key, 'utf8') : key;
 }
 
+/** The wire has 16 bits. Errors: `MALFORMED`. */
+function checkDatabase(database: number): number {
+  if (Number.isInteger(database) && database >= 0 && database <= 0xffff) return database;
+  throw new TokaidoError('MALFORMED', `${database} is not the number of a database: 0 to 65535`);
+}
+
 function percent(key: Buffer): string {
   let out = '';
   for (const byte of key) {
@@ -51,18 +59,21 @@ export class TokaidoClient {
   readonly #host: string;
   readonly #port: number;
   readonly #timeoutMs: number;
+  readonly #maxRequests: number;
   readonly #received = new ByteQueue();
   readonly #decoder = new ClientDecoder();
   #socket: Socket | undefined;
   #waiting: Waiting[] = [];
   #closed = false;
 
-  constructor({ server = '127.0.0.1:1978', timeoutMs = 5000 }: ClientOptions = {}) {
+  constructor({ server = '127.0.0.1:1978', timeoutMs = 5000, maxRequests = 10_000 }: ClientOptions = {}) {
     const at = server.lastIndexOf(':');
     this.#host = server.slice(0, at).replace(/^\[|\]$/g, '');
     this.#port = Number(server.slice(at + 1));
     this.#timeoutMs = timeoutMs;
-    if (at < 1 || !Number.isInteger(this.#port)) throw new TokaidoError('CONFIG', `${server} is not HOST:PORT`);
+    this.#maxRequests = maxRequests;
+    if (at < 1 || !/^\d{1,5}$/.test(server.slice(at + 1)) || this.#port > 65_535)
+      throw new TokaidoError('CONFIG', `${server} is not HOST:PORT`);
   }
 
   /** `undefined` when there is no such record. Errors: `NO_DATABASE`, `NOT_READY`, `NETWORK`, `TIMEOUT`. */
@@ -82,7 +93,8 @@ export class TokaidoClient {
   ): Promise<void> {
     const headers: Record<string, string> = {};
     if (options.mode !== undefined) headers['X-Kt-Mode'] = options.mode;
-    if (options.xtMs !== undefined) headers['X-Kt-Xt'] = String(Math.floor(options.xtMs / 1000));
+    // Seconds on the wire: rounded up, a record never expires before its time.
+    if (options.xtMs !== undefined) headers['X-Kt-Xt'] = String(Math.ceil(options.xtMs / 1000));
     this.#check(await this.#http('PUT', key, options.database, headers, bytes(value)));
   }
 
@@ -94,26 +106,39 @@ export class TokaidoClient {
     return true;
   }
 
-  /** Values by key, in the order of the answer; keys without a record are missing. `database` is its number. */
-  async getBulk(keys: readonly Key[], database = 0): Promise<Map<string, Buffer>> {
-    const reply = await this.#ask(encodeGetBulk(keys.map((key) => ({ database, key: bytes(key) }))), false);
-    if (reply.kind !== 'records') throw new TokaidoError('MALFORMED', 'the server refused the bulk request');
-    return new Map(reply.records.map(({ key, value }) => [key.toString('utf8'), value]));
+  /**
+   * Values by key, under the keys as they were given: a text by its value, a Buffer by itself. Keys without a record are
+   * missing. `database` is its number. Errors: `MALFORMED`, `TOO_LARGE`, `NETWORK`, `TIMEOUT`.
+   */
+  async getBulk<K extends Key>(keys: readonly K[], database = 0): Promise<Map<K, Buffer>> {
+    const values = await this.getMany(keys.map((key) => ({ database, key })));
+    const found = new Map<K, Buffer>();
+    for (const [index, key] of keys.entries()) {
+      const value = values[index];
+      if (value !== undefined) found.set(key, value);
+    }
+    return found;
   }
 
   /** Values of keys of several databases (by number) in one call, in the order asked; `undefined` without a record. */
   async getMany(refs: readonly { readonly database: number; readonly key: Key }[]): Promise<(Buffer | undefined)[]> {
-    const wanted = refs.map(({ database, key }) => ({ database, key: bytes(key) }));
+    const wanted = refs.map(({ database, key }) => ({ database: checkDatabase(database), key: bytes(key) }));
     const reply = await this.#ask(encodeGetBulk(wanted), false);
-    if (reply.kind !== 'records') throw new TokaidoError('MALFORMED', 'the server refused the bulk request');
+    if (reply.kind !== 'records') {
+      throw new TokaidoError('MALFORMED', 'the server refused the bulk request', {
+        hint: 'ask for fewer or smaller records at a time',
+      });
+    }
     // The answer keeps the order of the question and leaves out what is not there.
     let at = 0;
-    return wanted.map(({ database, key }) => {
+    const values = wanted.map(({ database, key }) => {
       const record = reply.records[at];
       if (record === undefined || record.database !== database || !record.key.equals(key)) return undefined;
       at++;
       return record.value;
     });
+    if (at === reply.records.length) return values;
+    throw new TokaidoError('MALFORMED', 'the server answered with records that were not asked for');
   }
 
   /** One transaction. Returns how many records were stored. */
@@ -122,7 +147,7 @@ export class TokaidoClient {
       await this.#ask(
         encodeSetBulk(
           [...records].map(([key, value]) => [bytes(key), bytes(value)]),
-          database,
+          checkDatabase(database),
         ),
         false,
       ),
@@ -131,7 +156,8 @@ export class TokaidoClient {
 
   /** One transaction. Returns how many records were there. */
   async removeBulk(keys: readonly Key[], database = 0): Promise<number> {
-    return this.#count(await this.#ask(encodeRemoveBulk(keys.map((key) => ({ database, key: bytes(key) }))), false));
+    const refs = keys.map((key) => ({ database: checkDatabase(database), key: bytes(key) }));
+    return this.#count(await this.#ask(encodeRemoveBulk(refs), false));
   }
 
   #count(reply: ClientReply): number {
@@ -171,6 +197,11 @@ export class TokaidoClient {
 
   async #ask(request: Buffer, isHead: boolean): Promise<ClientReply> {
     if (this.#closed) throw new TokaidoError('NETWORK', 'the client is closed');
+    if (this.#waiting.length >= this.#maxRequests) {
+      throw new TokaidoError('OVERLOADED', `${this.#maxRequests} requests are under way already`, {
+        hint: 'await some of them first, or raise maxRequests',
+      });
+    }
     const socket = this.#connected();
     return await new Promise<ClientReply>((resolve, reject) => {
       const deadline = setTimeout(() => {

@@ -107,7 +107,7 @@ describe('databases in memory of real nodes', () => {
 
   it('a root that lost them says so to everyone, and its other databases go on', async () => {
     cluster = await Cluster.create();
-    const config = { databases: DATABASES, log: { retainBytes: 0 } };
+    const config = { databases: DATABASES, log: { retainBytes: 1 } };
     const root = await cluster.add({ name: 'root', role: 'root', config });
     const edge = await cluster.add({ name: 'edge', role: 'edge', upstreams: [root], config: { databases: DATABASES } });
     for (const node of [root, edge]) cluster.start(node);

@@ -46,7 +46,7 @@ export interface AddNode {
 }
 
 /** `dist/src/cli/main.js`, whatever the build folder is called. */
-function cliPath(): string {
+export function cliPath(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (!existsSync(join(folder, 'src', 'cli', 'main.js'))) folder = dirname(folder);
   return join(folder, 'src', 'cli', 'main.js');
@@ -121,6 +121,7 @@ export class Cluster {
     node: ClusterNode,
     { supervised = false, env = {} }: { supervised?: boolean; env?: Record<string, string> } = {},
   ): void {
+    if (this.#closing) return;
     node.supervised = supervised;
     node.starts++;
     const log = openSync(join(node.folder, 'node.log'), 'a');
@@ -161,6 +162,7 @@ export class Cluster {
   async ready(node: ClusterNode, deadlineMs = 30_000): Promise<void> {
     const start = performance.now();
     while (!(await this.isReady(node))) {
+      if (this.#closing) throw new Error('the cluster is closing');
       const gone = node.process === undefined && !node.supervised;
       if (gone || performance.now() - start > deadlineMs) {
         throw new Error(

@@ -129,8 +129,13 @@ export class TestPostgres {
     mkdirSync(data, { mode: 0o700 });
     if (isRoot) chownSync(data, NOBODY, NOBODY);
     const postgres = new TestPostgres(folder, port ?? (await freePort()), native, settings, user);
-    await postgres.#initialise();
-    await postgres.#launch();
+    try {
+      await postgres.#initialise();
+      await postgres.#launch();
+    } catch (error) {
+      await postgres.stop();
+      throw error;
+    }
     return postgres;
   }
 
@@ -195,7 +200,7 @@ export class TestPostgres {
     child.stderr.on('data', note);
     const deadline = performance.now() + START_MS;
     for (;;) {
-      if (child.exitCode !== null) throw new Error(`postgres ended: ${this.#output}`);
+      if (child.exitCode !== null || child.signalCode !== null) throw new Error(`postgres ended: ${this.#output}`);
       const client = new pg.Client({ connectionString: this.url, connectionTimeoutMillis: 1000 });
       client.on('error', () => undefined);
       try {

@@ -1,8 +1,9 @@
 /** Connections to Postgres: one kind for SQL, one for the replication stream. The only file that knows the `pg` library. */
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import pg from 'pg';
-import { messageOf, TokaidoError } from '../../base/errors.js';
+import { codeOf, messageOf, TokaidoError } from '../../base/errors.js';
+import type { Runtime } from '../../base/runtime.js';
 
 export interface ConnectionConfig {
   /** URL; its password is replaced by the one in `passwordFile` when that is given. */
@@ -15,12 +16,47 @@ const SETTINGS =
   '-c datestyle=ISO -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex -c intervalstyle=iso_8601';
 const CONNECT_TIMEOUT_MS = 10_000;
 
-function options({ connection, passwordFile }: ConnectionConfig, applicationName: string): pg.ClientConfig {
-  const password = passwordFile === undefined ? {} : { password: readFileSync(passwordFile, 'utf8').trimEnd() };
+/** Postgres cuts longer names. */
+const MAX_NAME_BYTES = 63;
+/** Longest wait for a polite end of a connection. */
+const END_LIMIT_MS = 1_000;
+
+/** A name for connections, as Postgres will know it. */
+export function applicationName(text: string): string {
+  return text.slice(0, MAX_NAME_BYTES);
+}
+
+/** Errors: `FEED` when it cannot be read, or others could read it too. */
+function readPassword(path: string): string {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new TokaidoError('FEED', `cannot read the password file ${path}: ${messageOf(error)}`, {
+      hint: 'check postgres.passwordFile and the permissions of the file',
+      cause: error,
+    });
+  }
+  if (process.platform !== 'win32' && (statSync(path).mode & 0o077) !== 0) {
+    throw new TokaidoError('FEED', `the password file ${path} can be read by others`, {
+      hint: `run: chmod 600 ${path}`,
+    });
+  }
+  return text.trimEnd();
+}
+
+/** The URL with this password: what stands in the URL goes before what the library is given beside it. */
+function withPassword(connection: string, password: string): string {
+  const url = new URL(connection);
+  url.searchParams.set('password', password);
+  return url.href;
+}
+
+function options({ connection, passwordFile }: ConnectionConfig, name: string): pg.ClientConfig {
+  const url = passwordFile === undefined ? connection : withPassword(connection, readPassword(passwordFile));
   return {
-    connectionString: connection,
-    ...password,
-    application_name: applicationName,
+    connectionString: url,
+    application_name: name,
     options: SETTINGS,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     keepAlive: true,
@@ -40,8 +76,8 @@ export function describeTarget({ connection }: ConnectionConfig): string {
 }
 
 /** Errors: `FEED`. */
-export async function connectSql(config: ConnectionConfig, applicationName: string): Promise<pg.Client> {
-  return await connect(config, new pg.Client(options(config, applicationName)));
+export async function connectSql(config: ConnectionConfig, name: string): Promise<pg.Client> {
+  return await connect(config, new pg.Client(options(config, name)));
 }
 
 async function connect(config: ConnectionConfig, client: pg.Client): Promise<pg.Client> {
@@ -50,12 +86,52 @@ async function connect(config: ConnectionConfig, client: pg.Client): Promise<pg.
   try {
     await client.connect();
   } catch (error) {
-    throw new TokaidoError('FEED', `cannot connect to Postgres at ${describeTarget(config)}: ${messageOf(error)}`, {
-      hint: 'check postgres.connection, the server, and pg_hba.conf; the feed tries again by itself',
+    // The library leaves the connection open when it cannot answer the server.
+    cut(client);
+    throw new TokaidoError('FEED', `cannot connect to Postgres at ${describeTarget(config)}: ${reasonOf(error)}`, {
+      hint: hintFor(error),
       cause: error,
     });
   }
   return client;
+}
+
+/** The error of an address with several hosts has no message of its own. */
+function reasonOf(error: unknown): string {
+  if (error instanceof AggregateError) return [...new Set(error.errors.map(messageOf))].join('; ');
+  return messageOf(error);
+}
+
+/** What to do about a connection that was refused, by SQLSTATE or the system's code. */
+function hintFor(error: unknown): string {
+  if (/client password must be a string/.test(messageOf(error)))
+    return 'Postgres asks for a password: name a file that holds it in postgres.passwordFile';
+  switch (codeOf(error)) {
+    case '28P01':
+      return 'check the user in postgres.connection and the password in postgres.passwordFile';
+    case '28000':
+      return 'allow the role and this address in pg_hba.conf';
+    case '3D000':
+      return 'check the database in postgres.connection';
+    case '42501':
+      return 'give the role of postgres.connection the right to replicate: ALTER ROLE name REPLICATION;';
+    case '53300':
+      return 'raise max_connections or max_wal_senders of Postgres; the feed tries again by itself';
+    default:
+      return 'check postgres.connection, the server, and pg_hba.conf; the feed tries again by itself';
+  }
+}
+
+/** Cuts a connection, whatever it is doing: what waits for it fails. */
+export function cut(client: pg.Client): void {
+  (client as unknown as { readonly connection: RawConnection }).connection.stream.destroy();
+}
+
+/** Ends a connection politely, or cuts it when the server does not react. Never fails. */
+export async function endSql(client: pg.Client, runtime: Runtime): Promise<void> {
+  const timer = runtime.after(END_LIMIT_MS, () => cut(client));
+  await client.end().catch(() => undefined);
+  timer.cancel();
 }
 
 /** What the library does not declare but has: the connection under a client. */
@@ -76,8 +152,8 @@ export class ReplicationConnection {
   }
 
   /** Errors: `FEED`. */
-  static async open(config: ConnectionConfig, applicationName: string): Promise<ReplicationConnection> {
-    const replication = { ...options(config, applicationName), replication: 'database' };
+  static async open(config: ConnectionConfig, name: string): Promise<ReplicationConnection> {
+    const replication = { ...options(config, name), replication: 'database' };
     return new ReplicationConnection(await connect(config, new pg.Client(replication)));
   }
 

@@ -5,9 +5,17 @@
 import type pg from 'pg';
 import type { Logger } from '../../base/logger.js';
 import type { Store, StoreTransaction, Written } from '../../store/types.js';
-import { BoundMapping, literalPrefix, type MappingCounters, type RowChange, type TableMapping } from './mapping.js';
-import type { Column, Tuple } from './pgoutput.js';
-import { quoteTable } from './setup.js';
+import {
+  BoundMapping,
+  FoundRows,
+  literalPrefix,
+  type MappingCounters,
+  type RowChange,
+  type TableMapping,
+} from './mapping.js';
+import type { Tuple } from './pgoutput.js';
+import { columnsOf, quoteIdentifier, quoteTable } from './setup.js';
+import type { TypeCatalog } from './values.js';
 
 /** Rows of one slice, and so of one transaction of the store. */
 const SLICE_ROWS = 1000;
@@ -20,41 +28,63 @@ export interface CopyOptions {
   readonly store: Store;
   readonly log: Logger;
   readonly tables: readonly TableMapping[];
+  readonly types: TypeCatalog;
   readonly counters: MappingCounters;
   /** Asked between slices. */
   readonly stopped: () => boolean;
   readonly onRows: (rows: number) => void;
 }
 
-async function columnsOf(sql: pg.Client, table: string): Promise<Column[]> {
-  const { fields } = await sql.query(`SELECT * FROM ${quoteTable(table)} LIMIT 0`);
-  return fields.map(({ name, dataTypeID }) => ({ name, typeOid: dataTypeID, isKey: false }));
-}
-
 /** Runs inside an open transaction of `sql` that sees the snapshot. Returns false when it was stopped. */
 export async function copyTables(options: CopyOptions): Promise<boolean> {
   for (const mapping of options.tables) {
-    const bound = new BoundMapping(mapping, await columnsOf(options.sql, mapping.table), options.counters);
-    if (!(await copyTable(options, mapping, bound))) return false;
+    const columns = await columnsOf(options.sql, mapping.table);
+    const bound = new BoundMapping(mapping, columns, options.types, options.counters);
+    const query = `SELECT ${columns.map(({ name }) => quoteIdentifier(name)).join(', ')} FROM ${quoteTable(mapping.table)}`;
+    if (!(await copyTable(options, mapping, bound, query))) return false;
   }
   return true;
 }
 
-async function copyTable(options: CopyOptions, mapping: TableMapping, bound: BoundMapping): Promise<boolean> {
+/** A transaction in which a `set` of what is there already does nothing: a copy made again costs only what differs. */
+function onlyDifferences(transaction: StoreTransaction): StoreTransaction {
+  return {
+    get: (database, key) => transaction.get(database, key),
+    set: (database, key, value, xtMs) => {
+      const old = transaction.get(database, key);
+      if (old === undefined || old.xtMs !== xtMs || !value.equals(old.value))
+        transaction.set(database, key, value, xtMs);
+    },
+    remove: (database, key) => transaction.remove(database, key),
+    clear: (database, prefix) => transaction.clear(database, prefix),
+  };
+}
+
+async function copyTable(
+  options: CopyOptions,
+  mapping: TableMapping,
+  bound: BoundMapping,
+  query: string,
+): Promise<boolean> {
   const { sql, store, log } = options;
   const prefix = literalPrefix(mapping.key);
   // Only a store that has records of this table can have orphans; an empty one need not remember the keys.
   const seen = store.keys(bound.database, prefix, undefined, 1).length > 0 ? new Set<string>() : undefined;
+  const found = new FoundRows();
   const outstanding: Promise<unknown>[] = [];
   const write = async (changes: readonly RowChange[]): Promise<void> => {
     const { committed } = store.write((transaction: StoreTransaction) => {
-      for (const change of changes) change(transaction);
+      const target = onlyDifferences(transaction);
+      // A copied row is whole: nothing can be missing.
+      for (const change of changes) change(target, [], found);
     }) satisfies Written<void>;
+    // Awaited later, if at all: the first failure ends the copy, those behind it must not go unheard.
+    committed.catch(() => undefined);
     outstanding.push(committed);
     if (outstanding.length >= MAX_OUTSTANDING) await outstanding.shift();
   };
   let rows = 0;
-  await sql.query(`DECLARE tokaido_copy NO SCROLL CURSOR FOR SELECT * FROM ${quoteTable(mapping.table)}`);
+  await sql.query(`DECLARE tokaido_copy NO SCROLL CURSOR FOR ${query}`);
   for (;;) {
     if (options.stopped()) return false;
     const fetched = await sql.query<Tuple>({

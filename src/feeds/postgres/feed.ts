@@ -10,20 +10,33 @@ import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
 import type { Store } from '../../store/types.js';
 import type { Feed } from '../feed.js';
-import { type ConnectionConfig, connectSql, describeTarget, ReplicationConnection } from './connection.js';
+import {
+  applicationName,
+  type ConnectionConfig,
+  connectSql,
+  cut,
+  describeTarget,
+  endSql,
+  ReplicationConnection,
+} from './connection.js';
 import { copyTables } from './copy.js';
-import { checkMappings } from './mapping.js';
+import { checkMappings, type MissingRow } from './mapping.js';
 import { encodeStatus, formatLsn, type Lsn, parseLsn } from './pgoutput.js';
 import {
   checkServer,
   dropSlot,
   ensurePublication,
+  findRows,
   findSlot,
+  loadTypes,
   quoteIdentifier,
   releaseSlot,
   type SetupConfig,
 } from './setup.js';
-import { FeedStream, type StreamLimits } from './stream.js';
+import { FeedStream, RowsMissing, type StreamLimits } from './stream.js';
+import type { TypeCatalog } from './values.js';
+
+type Sql = Awaited<ReturnType<typeof connectSql>>;
 
 export interface PostgresFeedConfig extends ConnectionConfig, SetupConfig, StreamLimits {
   /** How often Postgres is told what is safe, ms. */
@@ -56,14 +69,28 @@ export interface PostgresFeedStatus {
   readonly transactions: number;
   readonly changes: number;
   readonly cutTransactions: number;
+  /** Rows whose key has a NULL. */
   readonly skippedRows: number;
+  /** Large values that had to be asked for, because their records had expired. */
+  readonly askedRows: number;
   readonly lastError: string | undefined;
 }
 
 /** Name of the feed in the store. */
 const FEED_NAME = 'postgres';
+/** Position of a copy that is not complete: nothing can be resumed from it. */
+const NOTHING: Lsn = 0n;
+/** Longest wait for an attempt to end at stop. */
+const STOP_LIMIT_MS = 3_000;
 const BACK_OFF_MIN_MS = 200;
 const BACK_OFF_MAX_MS = 10_000;
+
+/** What one attempt works with. */
+interface Source {
+  readonly sql: Sql;
+  readonly replication: ReplicationConnection;
+  readonly types: TypeCatalog;
+}
 
 export class PostgresFeed implements Feed {
   readonly #options: PostgresFeedOptions;
@@ -75,6 +102,9 @@ export class PostgresFeed implements Feed {
   #lastError: string | undefined;
   #stream: FeedStream | undefined;
   #replication: ReplicationConnection | undefined;
+  #sql: Sql | undefined;
+  /** What the last attempt could not go on without. */
+  #missing: readonly MissingRow[] = [];
   #stopped = false;
   #running: Promise<void> = Promise.resolve();
   #wake: (() => void) | undefined;
@@ -84,7 +114,7 @@ export class PostgresFeed implements Feed {
     checkMappings(options.config.tables);
     this.#options = options;
     this.#log = options.log.child({ feed: FEED_NAME });
-    this.#applicationName = `tokaido ${options.config.slot}`;
+    this.#applicationName = applicationName(`tokaido ${options.config.slot}`);
   }
 
   start(store: Store): void {
@@ -99,6 +129,12 @@ export class PostgresFeed implements Feed {
         await this.#attempt(store);
       } catch (error) {
         if (this.#stopped) return;
+        if (error instanceof RowsMissing) {
+          this.#missing = error.rows;
+          this.#log.info({ rows: error.rows.length }, 'asking for large values whose records had expired');
+          failures = 0;
+          continue;
+        }
         this.#lastError = messageOf(error);
         const hint = error instanceof TokaidoError ? error.hint : undefined;
         this.#log.warn(
@@ -129,32 +165,37 @@ export class PostgresFeed implements Feed {
   async #attempt(store: Store): Promise<void> {
     const { config } = this.#options;
     this.#state = 'connecting';
-    const sql = await connectSql(config, `${this.#applicationName} sql`);
+    const sql = await connectSql(config, applicationName(`sql of ${this.#applicationName}`));
+    this.#sql = sql;
     let replication: ReplicationConnection | undefined;
     try {
+      if (this.#stopped) return;
       await checkServer(sql, config);
       const done = await ensurePublication(sql, config);
       for (const statement of done) this.#log.info({ statement }, 'publication prepared');
+      const types = await loadTypes(sql);
       replication = await ReplicationConnection.open(config, this.#applicationName);
       this.#replication = replication;
-      const startLsn = (await this.#resumePoint(sql, store)) ?? (await this.#copy(sql, replication, store));
-      if (startLsn === undefined) return;
-      await this.#streamFrom(startLsn, sql, replication, store);
+      const source = { sql, replication, types };
+      const startLsn = (await this.#resumePoint(sql, store)) ?? (await this.#copy(source, store));
+      if (startLsn === undefined || this.#stopped) return;
+      await this.#streamFrom(startLsn, source, store);
     } finally {
       this.#stream?.abandon();
       this.#replication = undefined;
       replication?.destroy();
-      await sql.end().catch(() => undefined);
+      await endSql(sql, this.#options.runtime);
+      this.#sql = undefined;
     }
   }
 
   /** Where to go on, or `undefined` when everything has to be copied (again). */
-  async #resumePoint(sql: Awaited<ReturnType<typeof connectSql>>, store: Store): Promise<Lsn | undefined> {
+  async #resumePoint(sql: Sql, store: Store): Promise<Lsn | undefined> {
     const { slot } = this.#options.config;
     const found = await findSlot(sql, slot);
     if (found !== undefined) await releaseSlot(sql, found, this.#applicationName);
     const position = store.feedPosition(FEED_NAME);
-    if (position === undefined) return undefined;
+    if (position === undefined || position === NOTHING) return undefined;
     const { rows } = await sql.query<{ now: string }>('SELECT pg_current_wal_lsn() AS now');
     const now = parseLsn(rows[0]?.now ?? '');
     if (found === undefined) this.#log.error({ slot }, 'the replication slot is gone: copying everything again');
@@ -166,19 +207,13 @@ export class PostgresFeed implements Feed {
   }
 
   /** Makes a new slot and copies all tables as of its beginning. Returns where the stream begins. */
-  async #copy(
-    sql: Awaited<ReturnType<typeof connectSql>>,
-    replication: ReplicationConnection,
-    store: Store,
-  ): Promise<Lsn | undefined> {
+  async #copy({ sql, replication, types }: Source, store: Store): Promise<Lsn | undefined> {
     const { config } = this.#options;
     this.#state = 'copying';
     this.#rowsCopied = 0;
-    if (!config.create && (await findSlot(sql, config.slot)) === undefined) {
-      throw new TokaidoError('FEED', `the replication slot ${config.slot} is missing`, {
-        hint: 'run `tokaido pg setup`, or set postgres.create',
-      });
-    }
+    // From here on the old position leads nowhere: a copy that is interrupted must begin anew, not stream.
+    if ((store.feedPosition(FEED_NAME) ?? NOTHING) !== NOTHING)
+      await store.mark({ feed: FEED_NAME, position: NOTHING }).flushed;
     await this.#dropOldSlot(sql);
     const [made] = await replication.command(
       `CREATE_REPLICATION_SLOT ${quoteIdentifier(config.slot)} LOGICAL pgoutput EXPORT_SNAPSHOT`,
@@ -194,6 +229,7 @@ export class PostgresFeed implements Feed {
       store,
       log: this.#log,
       tables: config.tables,
+      types,
       counters: this.#counters,
       stopped: () => this.#stopped,
       onRows: (rows) => {
@@ -207,7 +243,7 @@ export class PostgresFeed implements Feed {
   }
 
   /** A slot that is there when we have to copy is of no use: its changes begin at another moment. */
-  async #dropOldSlot(sql: Awaited<ReturnType<typeof connectSql>>): Promise<void> {
+  async #dropOldSlot(sql: Sql): Promise<void> {
     const { slot } = this.#options.config;
     const found = await findSlot(sql, slot);
     if (found === undefined) return;
@@ -223,28 +259,36 @@ export class PostgresFeed implements Feed {
     await dropSlot(sql, slot);
   }
 
-  async #streamFrom(
-    startLsn: Lsn,
-    sql: Awaited<ReturnType<typeof connectSql>>,
-    replication: ReplicationConnection,
-    store: Store,
-  ): Promise<void> {
+  async #streamFrom(startLsn: Lsn, { sql, replication, types }: Source, store: Store): Promise<void> {
     const { config, runtime } = this.#options;
+    const found = await findRows(sql, this.#missing);
+    this.#missing = [];
     let heardMs = runtime.monotonicMs();
     let fail: (error: unknown) => void = () => undefined;
     const failed = new Promise<never>((_, reject) => {
       fail = reject;
     });
-    const confirm = (): void => replication.send(encodeStatus(stream.positions.confirmed, runtime.nowMs()));
+    const tell = (ask: boolean): void =>
+      replication.send(encodeStatus(stream.positions.confirmed, runtime.nowMs(), ask));
+    const confirm = (): void => tell(false);
     const stream = new FeedStream({
       feed: FEED_NAME,
       store,
       tables: config.tables,
+      types,
       limits: config,
       counters: this.#counters,
       startLsn,
+      found,
       onPressure: (tooMuch) => (tooMuch ? replication.pause() : replication.resume()),
       onConfirm: confirm,
+      onCut: () => {
+        const { maxTransactionBytes, maxTransactionChanges } = config;
+        this.#log.warn(
+          { maxTransactionBytes, maxTransactionChanges },
+          'a transaction exceeds the limits: readers will see it in parts',
+        );
+      },
       onFail: fail,
     });
     this.#stream = stream;
@@ -252,8 +296,13 @@ export class PostgresFeed implements Feed {
       // On a timer of its own: however busy or stuck the data is, Postgres hears from us.
       runtime.every(config.statusMs, confirm),
       runtime.every(Math.max(100, config.silenceMs / 4), () => {
-        if (runtime.monotonicMs() - heardMs > config.silenceMs)
+        // A connection that we do not read cannot be heard.
+        if (stream.isPressed) heardMs = runtime.monotonicMs();
+        const silentMs = runtime.monotonicMs() - heardMs;
+        if (silentMs > config.silenceMs)
           fail(new TokaidoError('FEED', `Postgres said nothing for ${config.silenceMs} ms`));
+        // An idle Postgres speaks only when asked.
+        else if (silentMs > config.silenceMs / 2) tell(true);
       }),
     ];
     if (config.heartbeatMs > 0) {
@@ -303,7 +352,8 @@ export class PostgresFeed implements Feed {
       transactions,
       changes,
       cutTransactions,
-      skippedRows: nullKeys + missingValues,
+      skippedRows: nullKeys,
+      askedRows: missingValues,
       lastError: this.#lastError,
     };
   }
@@ -312,7 +362,14 @@ export class PostgresFeed implements Feed {
     this.#stopped = true;
     this.#wake?.();
     this.#replication?.destroy();
-    await this.#running;
+    if (this.#sql !== undefined) cut(this.#sql);
+    // A server that lets a connection attempt hang must not hold up the stop: what comes of it finds `#stopped`.
+    let timer: Timer | undefined;
+    const enough = new Promise<void>((resolve) => {
+      timer = this.#options.runtime.after(STOP_LIMIT_MS, resolve);
+    });
+    await Promise.race([this.#running, enough]);
+    timer?.cancel();
     this.#state = 'stopped';
   }
 }

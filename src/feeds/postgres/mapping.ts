@@ -6,6 +6,7 @@ import { TokaidoError } from '../../base/errors.js';
 import { NEVER_EXPIRES } from '../../base/types.js';
 import type { StoreTransaction } from '../../store/types.js';
 import type { Column, Tuple, Value } from './pgoutput.js';
+import { baseType, bytesOf, expiryMs, isTime, jsonMembers, jsonObject, jsonText, type TypeCatalog } from './values.js';
 
 /** One table's mapping, as configured. */
 export interface TableMapping {
@@ -17,21 +18,6 @@ export interface TableMapping {
   readonly value: { readonly column: string } | { readonly json: 'all' | readonly string[] };
   readonly expires?: { readonly column: string } | undefined;
 }
-
-/** Built-in types whose text form is not their value. */
-const OID = {
-  bool: 16,
-  bytea: 17,
-  int8: 20,
-  int2: 21,
-  int4: 23,
-  json: 114,
-  float4: 700,
-  float8: 701,
-  timestamp: 1114,
-  timestamptz: 1184,
-  jsonb: 3802,
-};
 
 type Part = { readonly literal: string } | { readonly column: string };
 
@@ -46,51 +32,48 @@ function parseTemplate(template: string): Part[] {
   return parts;
 }
 
-/** Bytes of a value: bytea as it is, everything else as text. */
-function bytesOf(value: string, typeOid: number): Buffer {
-  return typeOid === OID.bytea ? Buffer.from(value.slice(2), 'hex') : Buffer.from(value, 'utf8');
+/** A row whose large value neither came with its change nor is in the store: its record had expired. */
+export interface MissingRow {
+  readonly table: string;
+  /** Table and key, to find the row again when it was asked for. */
+  readonly id: string;
+  /** Columns to ask for, in the order of the tuple wanted. */
+  readonly columns: readonly string[];
+  /** Columns of the key and their values. */
+  readonly where: readonly (readonly [string, string])[];
 }
 
-/** `2026-11-23 21:00:00.5+00` as ISO 8601. */
-function isoTime(value: string): string {
-  return value.replace(' ', 'T').replace(/([+-]\d\d)$/, (zone) => (zone === '+00' ? 'Z' : `${zone}:00`));
-}
+/** Rows that were asked for. Each is as old as the question: good for the transaction that asked, not for later ones. */
+export class FoundRows {
+  readonly #rows = new Map<string, Tuple | null>();
+  readonly #used = new Set<string>();
 
-/** A value in JSON without loss: what a JSON number cannot hold exactly stays text. */
-export function jsonOf(value: string | null, typeOid: number): unknown {
-  if (value === null) return null;
-  switch (typeOid) {
-    case OID.bool:
-      return value === 't';
-    case OID.int2:
-    case OID.int4:
-      return Number(value);
-    case OID.int8:
-      return Number.isSafeInteger(Number(value)) ? Number(value) : value;
-    case OID.float4:
-    case OID.float8:
-      return Number.isFinite(Number(value)) ? Number(value) : value;
-    case OID.json:
-    case OID.jsonb:
-      return JSON.parse(value);
-    case OID.bytea:
-      return Buffer.from(value.slice(2), 'hex').toString('base64');
-    case OID.timestamp:
-    case OID.timestamptz:
-      return isoTime(value);
-    default:
-      return value;
+  /** `null` says that there is no such row any more. */
+  add(id: string, row: Tuple | null): void {
+    this.#rows.set(id, row);
+  }
+
+  /** `undefined` when it was not asked for. */
+  use(id: string): Tuple | null | undefined {
+    const row = this.#rows.get(id);
+    if (row !== undefined) this.#used.add(id);
+    return row;
+  }
+
+  forgetUsed(): void {
+    for (const id of this.#used) this.#rows.delete(id);
+    this.#used.clear();
   }
 }
 
-/** What one row change does to the store; runs inside the store's transaction. */
-export type RowChange = (transaction: StoreTransaction) => void;
+/** What one row change does to the store; runs inside the store's transaction. Adds to `missing` what must be asked for. */
+export type RowChange = (transaction: StoreTransaction, missing: MissingRow[], found: FoundRows) => void;
 
 /** Counts what could not be mapped; for status. */
 export interface MappingCounters {
   /** Rows whose key has a NULL: they have no key, so they are absent. */
   nullKeys: number;
-  /** Changes that did not carry a large value and met no record to take it from. */
+  /** Changes that did not carry a large value and met no record to take it from: it was asked for. */
   missingValues: number;
 }
 
@@ -100,22 +83,34 @@ export class BoundMapping {
   readonly #template: readonly Part[];
   readonly #mapping: TableMapping;
   readonly #columns: readonly Column[];
+  readonly #types: TypeCatalog;
   readonly #index: ReadonlyMap<string, number>;
   readonly #counters: MappingCounters;
 
-  /** Errors: `FEED` when the table lacks a column that the mapping names. */
-  constructor(mapping: TableMapping, columns: readonly Column[], counters: MappingCounters) {
+  /** Errors: `FEED` when the table lacks a column that the mapping names, or one is of the wrong type. */
+  constructor(mapping: TableMapping, columns: readonly Column[], types: TypeCatalog, counters: MappingCounters) {
     this.#mapping = mapping;
     this.database = mapping.database;
     this.#columns = columns;
+    this.#types = types;
     this.#index = new Map(columns.map(({ name }, index) => [name, index]));
     this.#template = parseTemplate(mapping.key);
     this.#counters = counters;
     for (const name of columnsOf(mapping)) {
       if (this.#index.has(name)) continue;
       throw new TokaidoError('FEED', `table ${mapping.table} has no column ${name}, which its mapping names`, {
-        hint: `it has ${columns.map((column) => column.name).join(', ')}`,
+        hint: `it has ${columns.map((column) => column.name).join(', ')}; generated columns are not replicated`,
       });
+    }
+    const expires = mapping.expires?.column;
+    if (expires !== undefined && !isTime(this.#typeOf(expires))) {
+      throw new TokaidoError(
+        'FEED',
+        `column ${expires} of table ${mapping.table} is no time that records could expire at`,
+        {
+          hint: 'expires needs a column of type timestamptz, timestamp (taken as UTC) or date',
+        },
+      );
     }
   }
 
@@ -124,7 +119,7 @@ export class BoundMapping {
   }
 
   #typeOf(column: string): number {
-    return (this.#columns[this.#index.get(column) as number] as Column).typeOid;
+    return baseType((this.#columns[this.#index.get(column) as number] as Column).typeOid, this.#types);
   }
 
   /** `undefined` when a column of the key is NULL or was not sent. */
@@ -144,11 +139,7 @@ export class BoundMapping {
 
   #expiry(row: Tuple): number {
     const column = this.#mapping.expires?.column;
-    const value = column === undefined ? null : this.#value(row, column);
-    if (value == null || value === 'infinity') return NEVER_EXPIRES;
-    const ms = Date.parse(isoTime(value));
-    // Before 1970, or -infinity: long past.
-    return Number.isNaN(ms) || ms < 1 ? 1 : ms;
+    return column === undefined ? NEVER_EXPIRES : expiryMs(this.#value(row, column) ?? null);
   }
 
   /** An insert, or an update with what is known of the row before it. */
@@ -159,17 +150,42 @@ export class BoundMapping {
     if (key === undefined) this.#counters.nullKeys++;
     const value = this.#valueOf(after, before);
     const xtMs = this.#expiry(after);
-    return (transaction) => {
-      const known =
-        typeof value === 'function'
-          ? value(transaction.get(this.database, oldKey ?? key ?? Buffer.alloc(0))?.value)
-          : value;
+    return (transaction, missing, found) => {
+      const stored = typeof value === 'function' ? value(this.#stored(transaction, oldKey, key)) : value;
       if (moved) transaction.remove(this.database, oldKey);
       if (key === undefined) return;
-      if (known === undefined) this.#counters.missingValues++;
-      if (known == null) transaction.remove(this.database, key);
+      const known = stored === undefined ? this.#ask(key, after, before, missing, found) : stored;
+      if (known === null) transaction.remove(this.database, key);
       else transaction.set(this.database, key, known, xtMs);
     };
+  }
+
+  /** The value of a row that was asked for; `null` until it was, and when the row is gone. */
+  #ask(key: Buffer, after: Tuple, before: Tuple | undefined, missing: MissingRow[], found: FoundRows): Buffer | null {
+    const { table } = this.#mapping;
+    const id = `${table} ${key.toString('latin1')}`;
+    const row = found.use(id);
+    if (row === undefined) {
+      this.#counters.missingValues++;
+      const where = keyColumns(this.#mapping.key).map((name) => {
+        const value = this.#value(after, name) ?? (before === undefined ? undefined : this.#value(before, name));
+        return [name, value ?? ''] as const;
+      });
+      missing.push({ table, id, columns: this.#columns.map(({ name }) => name), where });
+      return null;
+    }
+    const value = row === null ? null : this.#valueOf(row, undefined);
+    return typeof value === 'function' ? null : value;
+  }
+
+  /** The record as it is before a change: under the old key, or under the new one when a part is applied again. */
+  #stored(transaction: StoreTransaction, oldKey: Buffer | undefined, key: Buffer | undefined): Buffer | undefined {
+    for (const candidate of [oldKey, key]) {
+      const record = candidate === undefined ? undefined : transaction.get(this.database, candidate);
+      // A copy on purpose: the view is valid until the next call only.
+      if (record !== undefined) return Buffer.from(record.value);
+    }
+    return undefined;
   }
 
   remove(before: Tuple): RowChange {
@@ -196,25 +212,38 @@ export class BoundMapping {
     const sent = (index: number): Value => (after[index] === undefined ? (before?.[index] ?? undefined) : after[index]);
     if ('column' in value) {
       const text = sent(this.#index.get(value.column) as number);
-      if (text === undefined) return (stored) => (stored === undefined ? undefined : Buffer.from(stored));
+      if (text === undefined) return (stored) => stored;
       return text === null ? null : bytesOf(text, this.#typeOf(value.column));
     }
     const wanted = value.json === 'all' ? this.#columns.map(({ name }) => name) : value.json;
-    const object: Record<string, unknown> = {};
+    const members = new Map<string, string>();
     const unsent: string[] = [];
     for (const name of wanted) {
       const text = sent(this.#index.get(name) as number);
-      object[name] = text === undefined ? undefined : jsonOf(text, this.#typeOf(name));
       if (text === undefined) unsent.push(name);
+      // Set all the same: it keeps its place among the members.
+      members.set(name, text === undefined ? 'null' : jsonText(text, this.#typeOf(name), this.#types));
     }
-    if (unsent.length === 0) return Buffer.from(JSON.stringify(object));
+    if (unsent.length === 0) return jsonObject(members);
     return (stored) => {
-      if (stored === undefined) return undefined;
-      const old = JSON.parse(stored.toString('utf8')) as Record<string, unknown>;
-      for (const name of unsent) object[name] = old[name];
-      return Buffer.from(JSON.stringify(object));
+      const old = stored === undefined ? undefined : jsonMembers(stored.toString('utf8'));
+      for (const name of unsent) {
+        const text = old?.get(name);
+        if (text === undefined) return undefined;
+        members.set(name, text);
+      }
+      return jsonObject(members);
     };
   }
+}
+
+/** `{ schema, name }` of `schema.table`. Errors: `CONFIG`. */
+export function splitTable(table: string): { readonly schema: string; readonly name: string } {
+  const [schema, name, ...rest] = table.split('.');
+  if (!schema || !name || rest.length > 0) {
+    throw new TokaidoError('CONFIG', `${table} is not SCHEMA.TABLE`, { hint: 'write public.my_table' });
+  }
+  return { schema, name };
 }
 
 /** Columns that a key template names. */
@@ -233,13 +262,25 @@ export function literalPrefix(template: string): Buffer {
   return Buffer.from(first !== undefined && 'literal' in first ? first.literal : '', 'utf8');
 }
 
-/** Errors: `CONFIG` when the keys of two tables could be the same, or a truncate of one would remove the other's. */
+/**
+ * Errors: `CONFIG` for names and templates that cannot be, when the keys of two rows or tables could be the same, or a
+ * truncate of one table would remove the other's records.
+ */
 export function checkMappings(mappings: readonly TableMapping[]): void {
   for (const [index, mapping] of mappings.entries()) {
+    splitTable(mapping.table);
     if (keyColumns(mapping.key).length === 0) {
       throw new TokaidoError(
         'CONFIG',
         `the key template of ${mapping.table} names no column: all rows would have one key`,
+      );
+    }
+    const parts = parseTemplate(mapping.key);
+    if (parts.some((part, at) => 'column' in part && 'column' in (parts[at + 1] ?? { literal: '' }))) {
+      throw new TokaidoError(
+        'CONFIG',
+        `the key template of ${mapping.table} puts two columns side by side: two rows could have one key`,
+        { hint: 'put text between them that they do not contain, such as {zone}/{name}' },
       );
     }
     const prefix = literalPrefix(mapping.key).toString('utf8');

@@ -75,14 +75,15 @@ export function decodeEnvelope(bytes: Buffer): Envelope {
 /** Milliseconds from 1970 to Postgres' epoch, 2000-01-01. */
 const POSTGRES_EPOCH_MS = 946_684_800_000;
 
-/** Standby status update: all three positions are what is safe on our disk. */
-export function encodeStatus(flushed: Lsn, nowMs: number): Buffer {
+/** Standby status update: all three positions are what is safe on our disk. `ask` for an answer, as a sign of life. */
+export function encodeStatus(flushed: Lsn, nowMs: number, ask: boolean): Buffer {
   const bytes = Buffer.alloc(34);
   bytes.write('r', 0, 'latin1');
   bytes.writeBigUInt64BE(flushed, 1);
   bytes.writeBigUInt64BE(flushed, 9);
   bytes.writeBigUInt64BE(flushed, 17);
   bytes.writeBigInt64BE(BigInt(nowMs - POSTGRES_EPOCH_MS) * 1000n, 25);
+  bytes.writeUInt8(ask ? 1 : 0, 33);
   return bytes;
 }
 

@@ -1,8 +1,9 @@
 /** Publication and slot: creates them, and checks at start that the live schema allows what the mapping asks for. */
 import type pg from 'pg';
 import { messageOf, TokaidoError } from '../../base/errors.js';
-import { keyColumns, type TableMapping } from './mapping.js';
-import { type Lsn, parseLsn } from './pgoutput.js';
+import { FoundRows, keyColumns, type MissingRow, splitTable, type TableMapping } from './mapping.js';
+import { type Column, type Lsn, parseLsn, type Tuple } from './pgoutput.js';
+import type { TypeCatalog } from './values.js';
 
 export interface SetupConfig {
   readonly slot: string;
@@ -27,10 +28,7 @@ export function quoteIdentifier(name: string): string {
 
 /** `schema.table` quoted. Errors: `CONFIG`. */
 export function quoteTable(table: string): string {
-  const [schema, name, ...rest] = table.split('.');
-  if (schema === undefined || name === undefined || rest.length > 0) {
-    throw new TokaidoError('CONFIG', `${table} is not SCHEMA.TABLE`, { hint: 'write public.my_table' });
-  }
+  const { schema, name } = splitTable(table);
   return `${quoteIdentifier(schema)}.${quoteIdentifier(name)}`;
 }
 
@@ -55,27 +53,49 @@ export async function checkServer(sql: pg.Client, config: SetupConfig): Promise<
 }
 
 async function checkTable(sql: pg.Client, { table, key }: TableMapping): Promise<void> {
-  const { rows: tables } = await sql.query<{ identity: string }>(
-    `SELECT relreplident AS identity FROM pg_class WHERE oid = to_regclass($1) AND relkind IN ('r', 'p')`,
-    [quoteTable(table)],
+  const { schema, name } = splitTable(table);
+  const { rows: tables } = await sql.query<{
+    oid: string;
+    identity: string;
+    schema: string;
+    allowed: string;
+    me: string;
+  }>(
+    `SELECT c.oid, c.relreplident AS identity, current_user AS me, has_schema_privilege(n.oid, 'USAGE') AS schema,
+            has_table_privilege(c.oid, 'SELECT') AS allowed
+     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')`,
+    [schema, name],
   );
   const [found] = tables;
   if (found === undefined) {
     throw new TokaidoError('FEED', `there is no table ${table}`, {
-      hint: 'check postgres.tables and the permissions of the role',
+      hint: 'check postgres.tables and the database in postgres.connection',
+    });
+  }
+  if (found.schema !== 't' || found.allowed !== 't') {
+    const what = found.schema === 't' ? `SELECT ON ${quoteTable(table)}` : `USAGE ON SCHEMA ${quoteIdentifier(schema)}`;
+    throw new TokaidoError('FEED', `the role ${found.me} may not read table ${table}`, {
+      hint: `run: GRANT ${what} TO ${quoteIdentifier(found.me)};`,
     });
   }
   if (found.identity === 'f') return;
   const { rows } = await sql.query<{ column: string }>(
     `SELECT a.attname AS column FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-     WHERE i.indrelid = to_regclass($1) AND CASE $2 WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END`,
-    [quoteTable(table), found.identity],
+     WHERE i.indrelid = $1 AND CASE $2 WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END`,
+    [found.oid, found.identity],
   );
   const identity = rows.map(({ column }) => column);
   const missing = keyColumns(key).filter((column) => !identity.includes(column));
   const uncovered = identity.filter((column) => !keyColumns(key).includes(column));
-  const mend = `ALTER TABLE ${table} REPLICA IDENTITY FULL;`;
-  if (missing.length > 0 || identity.length === 0) {
+  const mend = `ALTER TABLE ${quoteTable(table)} REPLICA IDENTITY FULL;`;
+  if (identity.length === 0) {
+    const why = found.identity === 'n' ? 'its replica identity is NOTHING' : 'it has no primary key';
+    throw new TokaidoError('FEED', `Postgres would not send which row of ${table} was changed or deleted: ${why}`, {
+      hint: `give it a primary key and REPLICA IDENTITY DEFAULT, or run: ${mend}`,
+    });
+  }
+  if (missing.length > 0) {
     throw new TokaidoError(
       'FEED',
       `the key of ${table} uses ${missing.join(', ')}, which Postgres does not send for deletes and key changes`,
@@ -98,10 +118,19 @@ async function checkTable(sql: pg.Client, { table, key }: TableMapping): Promise
 /** Creates the publication, or adds tables that it lacks. Returns what it did. Errors: `FEED`. */
 export async function ensurePublication(sql: pg.Client, config: SetupConfig): Promise<string[]> {
   const wanted = config.tables.map(({ table }) => table);
-  const { rows } = await sql.query(`SELECT 1 FROM pg_publication WHERE pubname = $1`, [config.publication]);
+  const { rows } = await sql.query<{ whole: string }>(
+    'SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AS whole FROM pg_publication WHERE pubname = $1',
+    [config.publication],
+  );
   const publication = quoteIdentifier(config.publication);
   const create = `CREATE PUBLICATION ${publication} FOR TABLE ${wanted.map(quoteTable).join(', ')} WITH (publish_via_partition_root = true)`;
-  if (rows.length === 0) return await run(sql, config, create);
+  const [existing] = rows;
+  if (existing === undefined) return await run(sql, config, create);
+  if (existing.whole !== 't') {
+    throw new TokaidoError('FEED', `publication ${config.publication} leaves out some kinds of changes`, {
+      hint: `run: ALTER PUBLICATION ${publication} SET (publish = 'insert, update, delete, truncate');`,
+    });
+  }
   const { rows: published } = await sql.query<{ table: string }>(
     `SELECT schemaname || '.' || tablename AS table FROM pg_publication_tables WHERE pubname = $1`,
     [config.publication],
@@ -163,4 +192,48 @@ export async function releaseSlot(
 
 export async function dropSlot(sql: pg.Client, slot: string): Promise<void> {
   await sql.query('SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1', [slot]);
+}
+
+/** What pgoutput sends of a table: its columns without those that Postgres generates. */
+export async function columnsOf(sql: pg.Client, table: string): Promise<Column[]> {
+  const { schema, name } = splitTable(table);
+  const { rows } = await sql.query<{ name: string; type: string }>(
+    `SELECT a.attname AS name, a.atttypid AS type
+     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+     ORDER BY a.attnum`,
+    [schema, name],
+  );
+  return rows.map((row) => ({ name: row.name, typeOid: Number(row.type), isKey: false }));
+}
+
+/** Domains and arrays of this database. */
+export async function loadTypes(sql: pg.Client): Promise<TypeCatalog> {
+  const domains = await sql.query<{ oid: string; base: string }>(
+    `SELECT oid, typbasetype AS base FROM pg_type WHERE typtype = 'd'`,
+  );
+  const arrays = await sql.query<{ oid: string; element: string; delimiter: string }>(
+    'SELECT typarray AS oid, oid AS element, typdelim AS delimiter FROM pg_type WHERE typarray <> 0',
+  );
+  return {
+    domains: new Map(domains.rows.map(({ oid, base }) => [Number(oid), Number(base)])),
+    arrays: new Map(
+      arrays.rows.map(({ oid, element, delimiter }) => [Number(oid), { element: Number(element), delimiter }]),
+    ),
+  };
+}
+
+/** Reads rows whose large values did not come with the stream. */
+export async function findRows(sql: pg.Client, missing: readonly MissingRow[]): Promise<FoundRows> {
+  const found = new FoundRows();
+  for (const { table, id, columns, where } of missing) {
+    const conditions = where.map(([name], at) => `${quoteIdentifier(name)} = $${at + 1}`).join(' AND ');
+    const { rows } = await sql.query<Tuple[]>({
+      text: `SELECT ${columns.map(quoteIdentifier).join(', ')} FROM ${quoteTable(table)} WHERE ${conditions}`,
+      values: where.map(([, value]) => value),
+      rowMode: 'array',
+    } as never);
+    found.add(id, (rows[0] as unknown as Tuple | undefined) ?? null);
+  }
+  return found;
 }

@@ -11,8 +11,16 @@
  */
 import { TokaidoError } from '../../base/errors.js';
 import type { Store } from '../../store/types.js';
-import { BoundMapping, type MappingCounters, type RowChange, type TableMapping } from './mapping.js';
+import {
+  BoundMapping,
+  type FoundRows,
+  type MappingCounters,
+  type MissingRow,
+  type RowChange,
+  type TableMapping,
+} from './mapping.js';
 import { decodeEnvelope, decodeMessage, type Lsn, type Message, type Relation } from './pgoutput.js';
+import type { TypeCatalog } from './values.js';
 
 export interface StreamLimits {
   readonly maxTransactionBytes: number;
@@ -24,15 +32,30 @@ export interface StreamOptions {
   readonly feed: string;
   readonly store: Store;
   readonly tables: readonly TableMapping[];
+  readonly types: TypeCatalog;
   readonly limits: StreamLimits;
   readonly counters: MappingCounters & StreamCounters;
   readonly startLsn: Lsn;
+  /** Rows that an earlier stream missed. */
+  readonly found: FoundRows;
   /** Too much is under way, or no longer. */
   readonly onPressure: (tooMuch: boolean) => void;
   /** More has become safe, or Postgres asked. */
   readonly onConfirm: () => void;
+  /** A transaction exceeds the limits: it becomes visible in parts. */
+  readonly onCut: () => void;
   /** The stream cannot go on. */
   readonly onFail: (error: unknown) => void;
+}
+
+/** The stream cannot go on before these rows were asked for; nothing of the transaction was applied. */
+export class RowsMissing extends TokaidoError {
+  readonly rows: readonly MissingRow[];
+
+  constructor(rows: readonly MissingRow[]) {
+    super('FEED', `${rows.length} large values were neither sent nor in the store`);
+    this.rows = rows;
+  }
 }
 
 /** Counts for status. */
@@ -66,6 +89,11 @@ export class FeedStream {
 
   get positions(): { readonly received: Lsn; readonly committed: Lsn; readonly confirmed: Lsn } {
     return { received: this.#received, committed: this.#committed, confirmed: this.#confirmed };
+  }
+
+  /** Postgres is made to wait because too much is under way. */
+  get isPressed(): boolean {
+    return this.#pressed;
   }
 
   /** One CopyData message. Errors: `CORRUPT`, `FEED`. */
@@ -121,7 +149,7 @@ export class FeedStream {
     const name = `${relation.schema}.${relation.table}`;
     const bound = this.#options.tables
       .filter(({ table }) => table === name)
-      .map((mapping) => new BoundMapping(mapping, relation.columns, this.#options.counters));
+      .map((mapping) => new BoundMapping(mapping, relation.columns, this.#options.types, this.#options.counters));
     this.#mappings.set(relation.id, bound);
   }
 
@@ -129,13 +157,25 @@ export class FeedStream {
     const mappings = this.#mappings.get(relationId);
     if (mappings === undefined)
       throw new TokaidoError('CORRUPT', `a change of relation ${relationId}, which was not described`);
+    if (this.#isFull(bytes)) this.#writePart();
     for (const mapping of mappings) this.#pending.push(change(mapping));
     this.#pendingBytes += bytes;
     this.#options.counters.changes++;
+  }
+
+  /** Whether one more change would be too much for one transaction of the store. */
+  #isFull(bytes: number): boolean {
     const { maxTransactionBytes, maxTransactionChanges } = this.#options.limits;
-    if (this.#pendingBytes < maxTransactionBytes && this.#pending.length < maxTransactionChanges) return;
-    if (!this.#cut) this.#options.counters.cutTransactions++;
-    this.#cut = true;
+    if (this.#pending.length === 0) return false;
+    return this.#pendingBytes + bytes > maxTransactionBytes || this.#pending.length >= maxTransactionChanges;
+  }
+
+  #writePart(): void {
+    if (!this.#cut) {
+      this.#cut = true;
+      this.#options.counters.cutTransactions++;
+      this.#options.onCut();
+    }
     this.#write(undefined);
   }
 
@@ -154,15 +194,24 @@ export class FeedStream {
     this.#pending = [];
     this.#pendingBytes = 0;
     if (changes.length === 0) return;
-    const { store, feed, onFail, onConfirm } = this.#options;
-    const build = (transaction: Parameters<RowChange>[0]): void => {
-      if (this.#failed) throw new TokaidoError('FEED', 'a transaction before this one was not applied');
-      for (const change of changes) change(transaction);
-    };
+    const { store, feed, found, onFail, onConfirm } = this.#options;
     const fail = (error: unknown): void => {
       if (this.#failed) return;
       this.#failed = true;
       onFail(error);
+    };
+    const build = (transaction: Parameters<RowChange>[0]): void => {
+      if (this.#failed) throw new TokaidoError('FEED', 'a transaction before this one was not applied');
+      try {
+        const missing: MissingRow[] = [];
+        for (const change of changes) change(transaction, missing, found);
+        if (missing.length > 0) throw new RowsMissing(missing);
+      } catch (error) {
+        // At once: the transactions behind this one may be in the same commit.
+        fail(error);
+        throw error;
+      }
+      found.forgetUsed();
     };
     this.#press(bytes);
     this.#unflushed++;

@@ -1,9 +1,10 @@
 /** Reads a configuration file: YAML to a checked `NodeConfig`, or one error that says where and what instead. */
 import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { isMap, LineCounter, parseDocument, type Node as YamlNode } from 'yaml';
+import { isMap, isSeq, LineCounter, parseDocument, type Node as YamlNode } from 'yaml';
 import { z } from 'zod';
 import { messageOf, TokaidoError } from '../../base/errors.js';
+import { checkMappings } from '../../feeds/postgres/mapping.js';
 import { parseDatabases } from '../../store/database-spec.js';
 import { type ClientListenerConfig, type NodeConfig, schema } from './schema.js';
 
@@ -18,9 +19,12 @@ export async function loadConfig(path: string, overrides: object = {}): Promise<
   return parseConfig(text, path, overrides);
 }
 
+const FILE_HINT = 'every key is described in docs/reference/config.md';
+const COMMAND_LINE_HINT = 'give --config FILE, or at least --data FOLDER (tokaido serve --help)';
+
 /** A configuration without a file: settings as they would stand in one. Paths are relative to the current folder. */
 export function configFrom(settings: object): NodeConfig {
-  return check(settings, resolve('settings'), () => 'the command line');
+  return check(settings, resolve('settings'), () => 'the command line', COMMAND_LINE_HINT);
 }
 
 /** Errors: `CONFIG`, naming file, line, key, and the nearest valid key for an unknown one. */
@@ -33,7 +37,9 @@ export function parseConfig(text: string, path: string, overrides: object = {}):
     const offset = offsetOf(document.contents, keys);
     return offset === undefined ? path : `${path}:${lines.linePos(offset).line}`;
   };
-  return check(merge(document.toJS() ?? {}, overrides), path, where);
+  const settings = plain(document, path);
+  // A file that is no map is checked as it is, and refused.
+  return check(isSection(settings) ? merge(settings, overrides) : settings, path, where);
 }
 
 /** Overrides win; sections are merged, everything else is replaced. */
@@ -47,17 +53,29 @@ function isSection(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-function check(settings: unknown, path: string, where: (keys: readonly PropertyKey[]) => string): NodeConfig {
-  const parsed = schema.safeParse(settings);
+function check(
+  settings: unknown,
+  path: string,
+  where: (keys: readonly PropertyKey[]) => string,
+  hint = FILE_HINT,
+): NodeConfig {
+  const parsed = schema.safeParse(settings, { reportInput: true });
   if (!parsed.success) {
     const problems = parsed.error.issues.flatMap((issue) => explain(issue, where));
-    throw new TokaidoError('CONFIG', problems.join('\n'), {
-      hint: 'every key is described in docs/reference/config.md',
-    });
+    throw new TokaidoError('CONFIG', problems.join('\n'), { hint });
   }
   const config = complete(parsed.data, dirname(resolve(path)));
   for (const { keys, message } of crossCheck(config)) throw new TokaidoError('CONFIG', `${where(keys)}: ${message}`);
   return config;
+}
+
+/** The document as plain values. Errors: `CONFIG` for aliases without an anchor, or that grow without bound. */
+function plain(document: ReturnType<typeof parseDocument>, path: string): unknown {
+  try {
+    return document.toJS() ?? {};
+  } catch (error) {
+    throw new TokaidoError('CONFIG', `${path} is not valid YAML: ${messageOf(error)}`);
+  }
 }
 
 /** Where a key stands in the file; where its nearest parent does if it is missing. */
@@ -65,6 +83,11 @@ function offsetOf(root: unknown, keys: readonly PropertyKey[]): number | undefin
   let node = root as YamlNode | null;
   let offset: number | undefined;
   for (const key of keys) {
+    if (isSeq(node) && typeof key === 'number') {
+      node = node.items[key] as YamlNode | null;
+      offset = node?.range?.[0] ?? offset;
+      continue;
+    }
     if (!isMap(node)) break;
     const pair = node.items.find((item) => String((item.key as { value?: unknown }).value) === String(key));
     if (pair === undefined) break;
@@ -86,15 +109,22 @@ function explain(issue: z.core.$ZodIssue, where: (keys: readonly PropertyKey[]) 
     });
   }
   if (issue.code === 'invalid_union') {
-    // Say what is wrong with the form that came nearest, rather than that none fits.
-    const [inner] = issue.errors.toSorted((a, b) => a.length - b.length);
-    const deeper = inner?.filter((other) => other.code !== 'invalid_type' || other.path.length > 0) ?? [];
-    if (deeper.length > 0)
-      return deeper.flatMap((other) => explain({ ...other, path: [...issue.path, ...other.path] }, where));
+    // Say what is wrong inside the form that came nearest, rather than that none fits.
+    const [nearestForm] = issue.errors.filter(isRightForm).toSorted((a, b) => a.length - b.length);
+    if (nearestForm !== undefined)
+      return nearestForm.flatMap((other) => explain({ ...other, path: [...issue.path, ...other.path] }, where));
   }
-  const isMissing = issue.code === 'invalid_type' && / received undefined$/.test(issue.message);
-  if (isMissing) return [`${where(issue.path)}: ${name} is missing`];
-  return [`${where(issue.path)}: ${name === '' ? 'the configuration' : name}: ${issue.message}`];
+  const what = name === '' ? 'the configuration' : name;
+  return [`${where(issue.path)}: ${what}: ${isMissing(issue) ? 'is missing' : issue.message}`];
+}
+
+/** Whether the value has the form's type, so that only something inside it is wrong. */
+function isRightForm(problems: readonly z.core.$ZodIssue[]): boolean {
+  return problems.every(({ code, path }) => path.length > 0 || !['invalid_type', 'invalid_value'].includes(code));
+}
+
+function isMissing(issue: z.core.$ZodIssue): boolean {
+  return /received undefined$/.test(issue.message) || (issue.code === 'invalid_value' && issue.input === undefined);
 }
 
 /** The keys that the schema knows at a path. */
@@ -217,6 +247,11 @@ function* crossCheck(config: NodeConfig): Generator<{ keys: readonly string[]; m
   for (const { name, storage } of config.databases) {
     if (storage === 'disk' && name.includes('~'))
       yield { keys: ['databases'], message: `a database is named twice: ${name.slice(0, name.indexOf('~'))}` };
+  }
+  try {
+    checkMappings(config.postgres?.tables ?? []);
+  } catch (error) {
+    yield { keys: ['postgres', 'tables'], message: messageOf(error) };
   }
   for (const { table, database } of config.postgres?.tables ?? []) {
     if (!config.databases.some(({ name }) => name === database)) {

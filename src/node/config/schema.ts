@@ -9,27 +9,42 @@ import { type DatabaseSpec, parseDatabase } from '../../store/database-spec.js';
 const SIZE_UNITS: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
 const TIME_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
-function quantity(units: Readonly<Record<string, number>>, example: string) {
+interface Bounds {
+  readonly least: number;
+  readonly most: number;
+}
+
+function quantity(units: Readonly<Record<string, number>>, example: string, { least, most }: Bounds) {
   const names = Object.keys(units).join('|');
   const form = new RegExp(`^(\\d+(?:\\.\\d+)?) ?(${names})$`);
-  return z.union([z.number().int().nonnegative(), z.string()]).transform((value, context) => {
-    if (typeof value === 'number') return value;
-    const [, amount, unit] = form.exec(value) ?? [];
-    if (amount === undefined || unit === undefined) {
+  return z.union([z.number(), z.string()]).transform((value, context) => {
+    const [, amount, unit] = typeof value === 'number' ? ['', value, undefined] : (form.exec(value) ?? []);
+    const total = Math.round(Number(amount) * (unit === undefined ? 1 : (units[unit] as number)));
+    if (amount === undefined) {
+      const known = Object.keys(units).join(', ');
       context.addIssue({
         code: 'custom',
-        message: `must be a number or a text such as ${example}, not ${JSON.stringify(value)}`,
+        message: `must be a number or a text such as ${example} (units ${known}), not ${JSON.stringify(value)}`,
       });
       return z.NEVER;
     }
-    return Math.round(Number(amount) * (units[unit] as number));
+    if (total < least || total > most) {
+      context.addIssue({ code: 'custom', message: `must be from ${least} to ${most}, not ${JSON.stringify(value)}` });
+      return z.NEVER;
+    }
+    return total;
   });
 }
 
+/** Beyond this a timer of Node fires at once. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const LARGEST_SIZE = 2 ** 50;
+
 /** Bytes: a number, or a text with a unit (`64MiB`). */
-const size = (fallback: string) => quantity(SIZE_UNITS, '64MiB').prefault(fallback);
+const size = (fallback: string) => quantity(SIZE_UNITS, '64MiB', { least: 1, most: LARGEST_SIZE }).prefault(fallback);
 /** Milliseconds: a number, or a text with a unit (`30s`). */
-const duration = (fallback: string) => quantity(TIME_UNITS, '30s').prefault(fallback);
+const duration = (fallback: string, { least = 1, most = LONGEST_TIMER_MS }: Partial<Bounds> = {}) =>
+  quantity(TIME_UNITS, '30s', { least, most }).prefault(fallback);
 const count = (fallback: number) => z.number().int().positive().default(fallback);
 
 function listener(port: number, what: string) {
@@ -58,10 +73,14 @@ const clientListener = listener(1978, 'the client listener').extend({
     .default(false)
     .describe('TLS 1.2 or newer on this listener.'),
 });
+function isPort(port: number): boolean {
+  return port >= 1 && port <= 65_535;
+}
 
 const address = z
   .string()
   .regex(/^(\[[0-9a-fA-F:]+\]|[^:[\]]+):\d{1,5}$/, 'must be HOST:PORT')
+  .refine((text) => isPort(Number(text.slice(text.lastIndexOf(':') + 1))), 'must have a port from 1 to 65535')
   .transform((text) => {
     const at = text.lastIndexOf(':');
     return { host: text.slice(0, at).replace(/^\[|\]$/g, ''), port: Number(text.slice(at + 1)) };
@@ -82,6 +101,13 @@ const databaseExpression = z.string().superRefine((text, context) => {
     context.addIssue({ code: 'custom', message: messageOf(error) });
   }
 });
+function protocolOf(text: string): string {
+  try {
+    return new URL(text).protocol;
+  } catch {
+    return '';
+  }
+}
 
 const tableMapping = z.strictObject({
   table: z.string().describe('Table, with its schema: `public.dns_records`.'),
@@ -97,7 +123,14 @@ const tableMapping = z.strictObject({
 });
 
 const postgres = z.strictObject({
-  connection: z.string().describe('Connection URL. Prefer passwordFile to a password in it.'),
+  connection: z
+    .string()
+    // The text itself may hold a password: it is not repeated.
+    .refine(
+      (text) => /^postgres(ql)?:$/.test(protocolOf(text)),
+      'must be a URL such as postgresql://user@host/database',
+    )
+    .describe('Connection URL. Prefer passwordFile to a password in it.'),
   passwordFile: z.string().optional().describe('File with the password, readable by its owner only.'),
   slot: z
     .string()
@@ -109,10 +142,15 @@ const postgres = z.strictObject({
     .regex(/^[a-z0-9_]{1,63}$/, 'must be 1 to 63 of a-z 0-9 _')
     .default('tokaido')
     .describe('Publication.'),
-  create: z.boolean().default(true).describe('Create publication and slot at start when they are missing.'),
+  create: z
+    .boolean()
+    .default(true)
+    .describe(
+      'Create the publication when it is missing; else `tokaido pg setup` does. The slot is always made at start.',
+    ),
   tables: z.array(tableMapping).min(1).describe('Which tables go where.'),
   statusMs: duration('1s').describe('How often Postgres is told how far we are.'),
-  heartbeatMs: duration('10s').describe(
+  heartbeatMs: duration('10s', { least: 0 }).describe(
     'How often a message is written to the WAL so that an idle slot moves; 0 never.',
   ),
   silenceMs: duration('30s').describe('A connection that says nothing for this long is given up.'),
@@ -191,7 +229,7 @@ export const schema = z.strictObject({
     .describe('The store.'),
   memory: z
     .strictObject({
-      saveIntervalMs: duration('0s').describe(
+      saveIntervalMs: duration('0s', { least: 0 }).describe(
         'How often databases in memory are saved in the background; 0 never. Without it they come back after a start as far as the update log reaches.',
       ),
       compress: z.boolean().default(false).describe('Compress what is saved.'),
@@ -201,7 +239,7 @@ export const schema = z.strictObject({
   log: z
     .strictObject({
       retainBytes: size('256MiB').describe('The update log is cut beyond this size.'),
-      retainAgeMs: duration('24h').describe('And beyond this age.'),
+      retainAgeMs: duration('24h', { most: Number.MAX_SAFE_INTEGER }).describe('And beyond this age.'),
     })
     .prefault({})
     .describe('The update log. A follower that was away longer is brought up by a snapshot.'),

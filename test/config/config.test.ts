@@ -1,0 +1,245 @@
+/** The configuration: what is accepted, and that every refusal says file, line, key and what to do. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { z } from 'zod';
+import { hidePassword } from '../../src/cli/config.js';
+import { type JsonSchema, loadConfig, parseConfig } from '../../src/node/config/load.js';
+import { schema } from '../../src/node/config/schema.js';
+
+const FILE = '/etc/tokaido/node.yaml';
+const ROOT = 'role: root\nsid: 1\ndata: data\n';
+const EDGE = 'role: edge\ndata: data\nupstreams: [{ address: "10.0.0.1:1979" }]\n';
+const FEED = `${ROOT}databases: [dns]
+postgres:
+  connection: postgresql://me:hidden@host/db
+  tables:
+    - { table: public.t, database: dns, key: "{a}", value: { column: v } }
+`;
+
+function refusal(text: string): string {
+  try {
+    parseConfig(text, FILE);
+  } catch (error) {
+    assert.equal((error as { code?: string }).code, 'CONFIG', String(error));
+    return (error as Error).message;
+  }
+  throw new Error(`accepted: ${text}`);
+}
+
+describe('a configuration', () => {
+  it('needs little: everything else has a default, paths are beside the file', () => {
+    const root = parseConfig(ROOT, FILE);
+    assert.equal(root.data, '/etc/tokaido/data');
+    assert.deepEqual(root.identity, {
+      certificate: '/etc/tokaido/node.crt',
+      key: '/etc/tokaido/node.key',
+      ca: '/etc/tokaido/ca.crt',
+    });
+    assert.deepEqual(root.listen, {
+      clients: [{ host: '127.0.0.1', port: 1978, tls: false }],
+      replication: { host: '127.0.0.1', port: 1979 },
+      admin: { host: '127.0.0.1', port: 1980 },
+    });
+    assert.equal(root.durability, 'flushed');
+    const edge = parseConfig(EDGE, FILE);
+    assert.equal(edge.listen.replication, false);
+    assert.equal(edge.durability, 'committed');
+    assert.deepEqual(edge.upstreams, [{ host: '10.0.0.1', port: 1979, name: undefined }]);
+    assert.equal(parseConfig(`${ROOT.replace('data: data', 'data: /var/lib/x')}`, FILE).data, '/var/lib/x');
+    assert.equal(
+      parseConfig(FEED.replace('tables:', 'passwordFile: pw\n  tables:'), FILE).postgres?.passwordFile,
+      '/etc/tokaido/pw',
+    );
+  });
+
+  it('accepts every key at its default', () => {
+    const json = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }) as JsonSchema;
+    let keys = 0;
+    const visit = (node: JsonSchema, path: readonly string[]): void => {
+      for (const [key, child] of Object.entries(node.properties ?? {})) {
+        const full = [...path, key];
+        if (child.default !== undefined && child.properties === undefined) {
+          keys++;
+          const value = full.reduceRight<unknown>((inner, name) => ({ [name]: inner }), child.default);
+          const base = { role: 'root', sid: 1, data: 'data' };
+          const whole =
+            full[0] === 'postgres'
+              ? {
+                  ...base,
+                  databases: ['d'],
+                  postgres: {
+                    connection: 'postgresql://h/d',
+                    tables: [{ table: 'a.b', database: 'd', key: '{k}', value: { json: 'all' } }],
+                    ...(value as { postgres: object }).postgres,
+                  },
+                }
+              : { ...base, ...(value as object) };
+          parseConfig(JSON.stringify(whole), FILE);
+        }
+        // Inside its TLS section a listener has keys without a default, too.
+        if (key === 'tls') continue;
+        for (const option of [child, ...(child.anyOf ?? [])]) visit(option, full);
+      }
+    };
+    visit(json, []);
+    assert.ok(keys > 40, `${keys} keys with a default`);
+  });
+
+  it('every key says what it means', () => {
+    const json = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }) as JsonSchema;
+    for (const [name, child] of Object.entries(json.properties ?? {})) {
+      if (['role', 'data'].includes(name)) continue;
+      assert.ok(child.description, name);
+    }
+  });
+
+  it('takes sizes and durations with units, and numbers', () => {
+    const with_ = (text: string) => parseConfig(`${ROOT}${text}`, FILE);
+    assert.equal(with_('log: { retainBytes: 1.5GiB }').log.retainBytes, 1.5 * 2 ** 30);
+    assert.equal(with_('log: { retainBytes: 12345 }').log.retainBytes, 12_345);
+    assert.equal(with_('log: { retainAgeMs: 30d }').log.retainAgeMs, 30 * 86_400_000);
+    assert.equal(with_('replication: { heartbeatMs: 250 ms }').replication.heartbeatMs, 250);
+  });
+
+  const refused: readonly (readonly [string, string, RegExp])[] = [
+    [
+      'an unknown key, with the nearest',
+      `${ROOT}durabilty: flushed`,
+      /node\.yaml:4: unknown key durabilty: did you mean durability\?/,
+    ],
+    [
+      'an unknown nested key',
+      `${ROOT}store:\n  flsh: commits`,
+      /node\.yaml:5: unknown key store\.flsh: did you mean flush\?/,
+    ],
+    [
+      'an unknown key of a listener',
+      `${ROOT}listen:\n  admin:\n    prot: 1`,
+      /node\.yaml:6: unknown key listen\.admin\.prot: did you mean port\?/,
+    ],
+    [
+      'an unknown key in a list',
+      `${FEED}      expire: { column: e }`.replace(
+        '- { table: public.t, database: dns, key: "{a}", value: { column: v } }',
+        '- table: public.t\n      database: dns\n      key: "{a}"\n      value: { column: v }',
+      ),
+      /node\.yaml:12: unknown key postgres\.tables\.0\.expire: did you mean expires\?/,
+    ],
+    ['an unknown key far from all, with what is known', `${ROOT}logging: { zzzzzz: 1 }`, /known are level/],
+    [
+      'a listener with half of its TLS',
+      `${ROOT}listen:\n  clients:\n    - port: 1\n      tls: { certificate: a }`,
+      /node\.yaml:7: listen\.clients\.0\.tls\.key: is missing/,
+    ],
+    ['no role', 'data: data', /node\.yaml: role: is missing/],
+    ['no data', 'role: root\nsid: 1', /data: is missing/],
+    ['an unknown role', 'role: leaf\ndata: d', /node\.yaml:1: role: .*"root"\|"relay"\|"edge"/],
+    [
+      'an unknown unit',
+      `${ROOT}log: { retainBytes: 10MB }`,
+      /node\.yaml:4: log\.retainBytes: .*units B, KiB, MiB, GiB, TiB.*not "10MB"/,
+    ],
+    ['a duration without a unit in a text', `${ROOT}log: { retainAgeMs: "10" }`, /retainAgeMs: .*30s.*not "10"/],
+    ['a negative size', `${ROOT}log: { retainBytes: -1 }`, /retainBytes: must be from 1 to/],
+    ['an interval of nothing', `${ROOT}replication: { heartbeatMs: 0 }`, /heartbeatMs: must be from 1 to 2147483647/],
+    [
+      'an interval that timers cannot hold',
+      `${ROOT}replication: { silenceMs: 40d }`,
+      /silenceMs: must be from 1 to 2147483647/,
+    ],
+    ['a port out of range', `${ROOT}listen: { admin: { port: 70000 } }`, /listen\.admin\.port: .*65535/],
+    ['a sid out of range', 'role: root\nsid: 65536\ndata: d', /node\.yaml:2: sid: .*65535/],
+    ['an address without a port', EDGE.replace(':1979', ''), /upstreams\.0\.address: must be HOST:PORT/],
+    ['an address with a port out of range', EDGE.replace(':1979', ':70000'), /upstreams\.0\.address: .*1 to 65535/],
+    ['a root without sid', 'role: root\ndata: d', /node\.yaml:1: a root needs sid/],
+    ['a root with upstreams', `${ROOT}upstreams: [{ address: "h:1" }]`, /node\.yaml:4: a root follows nobody/],
+    ['an edge without upstreams', 'role: edge\ndata: d', /an edge needs upstreams/],
+    ['a relay without upstreams', 'role: relay\ndata: d', /a relay needs upstreams/],
+    ['an edge with sid', `${EDGE}sid: 1`, /only a root has a sid/],
+    ['an edge with a feed', FEED.replace(ROOT, EDGE), /only a root is fed from Postgres/],
+    ['a root that does not flush', `${ROOT}store: { flush: at-stop }`, /node\.yaml:4: at-stop is for followers/],
+    ['a database named twice', `${ROOT}databases: [a, a]`, /named twice/],
+    ['a database without a usable name', `${ROOT}databases: ['a b']`, /databases\.0: .*no name that could be used/],
+    [
+      'a table for an unknown database',
+      FEED.replace('[dns]', '[other]'),
+      /table public\.t goes to database dns, which is not in databases/,
+    ],
+    ['a table without a schema', FEED.replace('public.t', 't'), /node\.yaml:7: t is not SCHEMA\.TABLE/],
+    ['a key template with a stray brace', FEED.replace('{a}', '{a'), /brace without its partner/],
+    ['a table mapping of no known form', FEED.replace('{ column: v }', '{ colunm: v }'), /colunm/],
+    [
+      'a connection that is no URL',
+      FEED.replace('postgresql://me:hidden@host/db', 'host=h password=hidden'),
+      /postgres\.connection: must be a URL such as/,
+    ],
+    ['values larger than a transaction', `${ROOT}limits: { valueBytes: 60MiB }`, /transactionBytes must have room/],
+    ['transactions larger than a frame', `${ROOT}limits: { transactionBytes: 65MiB }`, /at most 64MiB/],
+    ['a key that is there twice', `${ROOT}sid: 2`, /is not valid YAML: Map keys must be unique.*line 4/s],
+    ['broken YAML', `${ROOT}listen: [`, /is not valid YAML/],
+    ['an alias without an anchor', `${ROOT}databases: *x`, /is not valid YAML/],
+    ['something that is no map', '- a', /the configuration: /],
+  ];
+  for (const [what, text, says] of refused) {
+    it(`refuses ${what}`, () => {
+      const message = refusal(text);
+      assert.match(message, says);
+      assert.ok(message.startsWith(FILE), 'the file comes first');
+      assert.doesNotMatch(message, /hidden/);
+    });
+  }
+
+  it('invariant 9: any text is accepted or refused with CONFIG, nothing else', () => {
+    const keys = fc.constantFrom(
+      'role',
+      'sid',
+      'data',
+      'listen',
+      'upstreams',
+      'databases',
+      'postgres',
+      'log',
+      'limits',
+    );
+    const text = fc.oneof(
+      fc.string(),
+      fc.dictionary(keys, fc.jsonValue()).map((value) => JSON.stringify(value)),
+    );
+    fc.assert(
+      fc.property(text, (yaml) => {
+        try {
+          parseConfig(yaml, FILE);
+        } catch (error) {
+          assert.equal((error as { code?: string }).code, 'CONFIG', String((error as Error).stack));
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it('a file that cannot be read is named', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'tokaido-config-'));
+    try {
+      await assert.rejects(loadConfig(join(folder, 'none.yaml')), /cannot read the configuration .*none\.yaml: ENOENT/);
+      writeFileSync(join(folder, 'node.yaml'), ROOT);
+      assert.equal((await loadConfig(join(folder, 'node.yaml'))).data, join(folder, 'data'));
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it('no password is shown, wherever the URL has it', () => {
+    for (const url of [
+      'postgresql://u:p%40hidden@h/d',
+      'postgresql://u:p@hidden@h/d',
+      'postgresql://u@h/d?password=hidden&x=1',
+    ]) {
+      assert.doesNotMatch(hidePassword(url), /hidden/);
+    }
+    assert.equal(hidePassword('postgresql://u@h:5433/d'), 'postgresql://u@h:5433/d');
+  });
+});

@@ -1,0 +1,133 @@
+/** The initial copy: consistent while writers write, and made again when the slot is lost. */
+import assert from 'node:assert/strict';
+import { after, afterEach, before, describe, it } from 'node:test';
+import pg from 'pg';
+import { FeedBench } from '../support/feed-bench.js';
+import { eventually } from '../support/local-runtime.js';
+import { TestPostgres } from '../support/postgres.js';
+
+const KV = 'CREATE TABLE kv (k text PRIMARY KEY, v text)';
+const MAPPING = { table: 'public.kv', database: 'default', key: 'kv/{k}', value: { column: 'v' } } as const;
+
+describe('the initial copy', () => {
+  let postgres: TestPostgres;
+  let bench: FeedBench;
+  before(async () => {
+    postgres = await TestPostgres.start();
+  });
+  afterEach(async () => await bench.close());
+  after(async () => await postgres.stop());
+
+  async function rows(): Promise<Record<string, string>> {
+    const found = await bench.sql.query<{ k: string; v: string }>(
+      `SELECT 'kv/' || k AS k, v FROM kv ORDER BY k COLLATE "C"`,
+    );
+    return Object.fromEntries(found.rows.map(({ k, v }) => [k, v]));
+  }
+
+  it('loses nothing and repeats nothing while writers write', async () => {
+    const schema = `${KV}; INSERT INTO kv SELECT i::text, '0' FROM generate_series(1, 20000) i`;
+    bench = await FeedBench.open(postgres, { schema, tables: [MAPPING] });
+    let stopped = false;
+    let committed = 0;
+    const writer = async (id: number): Promise<void> => {
+      const client = new pg.Client({ connectionString: bench.url });
+      await client.connect();
+      for (let round = 0; !stopped; round++) {
+        const key = String(1 + ((round * 37 + id * 5000) % 20_000));
+        await client.query(`BEGIN; UPDATE kv SET v = 'w${id}-${round}' WHERE k = '${key}'`);
+        if (round % 5 === 0) await client.query(`DELETE FROM kv WHERE k = '${Number(key) + 1}'`);
+        if (round % 7 === 0) await client.query(`INSERT INTO kv VALUES ('new-${id}-${round}', 'x')`);
+        await client.query(round % 11 === 0 ? 'ROLLBACK' : 'COMMIT');
+        committed++;
+      }
+      await client.end();
+    };
+    const writers = [writer(0), writer(1)];
+    await eventually('the writers are under way', () => committed > 50);
+    bench.start();
+    await eventually('the copy is over', () => bench.status.state === 'streaming', 15_000);
+    const atEnd = committed;
+    await eventually('the writers go on', () => committed > atEnd + 100);
+    stopped = true;
+    await Promise.all(writers);
+    await bench.synced();
+    assert.deepEqual(bench.records(), await rows());
+    assert.equal(bench.status.rowsCopied >= 20_000 - committed, true);
+  });
+
+  it('a slot dropped while the node was down: everything is copied again, records without a row are removed', async () => {
+    const schema = `${KV}; INSERT INTO kv SELECT i::text, 'old' FROM generate_series(1, 3000) i`;
+    bench = await FeedBench.open(postgres, { schema, tables: [MAPPING] });
+    bench.start();
+    await bench.synced();
+    await bench.store.write((transaction) => transaction.set('default', Buffer.from('by hand'), Buffer.from('x'), 0))
+      .committed;
+    await bench.stopFeed();
+    await bench.sql.query(`DELETE FROM kv WHERE k::int % 3 = 0; UPDATE kv SET v = 'new' WHERE k = '1'`);
+    await bench.sql.query('SELECT pg_drop_replication_slot($1)', [bench.slot]);
+    const before = bench.store.log.next;
+    bench.start();
+    await bench.synced();
+    await bench.failure(/slot is gone: copying everything again/);
+    assert.deepEqual(bench.records(), { 'by hand': 'x', ...(await rows()) });
+    assert.ok(bench.store.log.next - before < 20, 'what had not changed was not written again');
+    await bench.sql.query(`UPDATE kv SET v = 'streamed' WHERE k = '2'`);
+    await bench.synced();
+    assert.equal(bench.value('kv/2')?.toString(), 'streamed');
+  });
+
+  it('a second copy that is interrupted is made a third time, and misses nothing', async () => {
+    const schema = `${KV}; INSERT INTO kv SELECT i::text, 'old' FROM generate_series(1, 30000) i`;
+    bench = await FeedBench.open(postgres, { schema, tables: [MAPPING] });
+    bench.start();
+    await bench.synced();
+    await bench.stopFeed();
+    await bench.sql.query(`DELETE FROM kv WHERE k::int <= 100; UPDATE kv SET v = 'new' WHERE k::int > 29900`);
+    await bench.sql.query('SELECT pg_drop_replication_slot($1)', [bench.slot]);
+    bench.start();
+    await eventually('the copy is under way', () => bench.status.state === 'copying' && bench.status.rowsCopied > 0);
+    await bench.stopFeed();
+    assert.ok(bench.status.rowsCopied < 29_900, 'it was interrupted in time');
+    bench.start();
+    await bench.synced();
+    assert.deepEqual(bench.records(), await rows());
+  });
+
+  it('a slot that was left by an earlier life is replaced when the store is empty', async () => {
+    bench = await FeedBench.open(postgres, { schema: `${KV}; INSERT INTO kv VALUES ('a', '1')`, tables: [MAPPING] });
+    await bench.sql.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [bench.slot]);
+    await bench.sql.query(`UPDATE kv SET v = '2'`);
+    bench.start();
+    await bench.synced();
+    assert.deepEqual(bench.records(), { 'kv/a': '2' });
+    assert.equal(bench.status.changes, 0);
+  });
+
+  it('WAL that Postgres gave up is noticed, and everything is copied again', async () => {
+    bench = await FeedBench.open(postgres, { schema: KV, tables: [MAPPING] });
+    bench.start();
+    await bench.synced();
+    await bench.stopFeed();
+    await bench.sql.query(`ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'; `);
+    await bench.sql.query('SELECT pg_reload_conf()');
+    try {
+      await bench.sql.query(`INSERT INTO kv VALUES ('a', '1')`);
+      for (let i = 0; i < 4; i++)
+        await bench.sql.query('SELECT pg_switch_wal()').then(() => bench.sql.query(`UPDATE kv SET v = v || 'x'`));
+      await bench.sql.query('CHECKPOINT');
+      const status = await bench.sql.query<{ s: string }>(
+        'SELECT wal_status AS s FROM pg_replication_slots WHERE slot_name = $1',
+        [bench.slot],
+      );
+      assert.equal(status.rows[0]?.s, 'lost');
+      bench.start();
+      await bench.synced();
+      await bench.failure(/gave up the WAL/);
+      assert.deepEqual(bench.records(), await rows());
+    } finally {
+      await bench.sql.query('ALTER SYSTEM RESET max_slot_wal_keep_size');
+      await bench.sql.query('SELECT pg_reload_conf()');
+    }
+  });
+});
