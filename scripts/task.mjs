@@ -3,7 +3,7 @@
  * One command each: installs what is missing, builds what changed, runs the task. Plain JavaScript without dependencies,
  * because it runs before there are any. Everything it says goes to standard error: standard output is the task's own.
  *
- *   node scripts/task.mjs build|check|test|demo|bench|torture [-- arguments]
+ *   node scripts/task.mjs build|check|reference|test|demo|bench|torture [-- arguments]
  */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -97,8 +97,11 @@ const tasks = {
   build: async () => 0,
   check: async () => {
     await check();
-    return await node(['--test', join(root, 'dist', 'test', 'tidy', 'tidy.test.js')]);
+    const folder = join(root, 'dist', 'test', 'tidy');
+    const files = readdirSync(folder).filter((name) => name.endsWith('.test.js'));
+    return await node(['--test', ...files.map((name) => join(folder, name))]);
   },
+  reference: async () => await node([join(root, 'scripts', 'reference.mjs'), ...args]),
   test: async () => {
     await check();
     return await node(['--test', '--test-concurrency=2', '--test-reporter=spec', ...tests()]);

@@ -17,6 +17,12 @@ function duration(ms: number): string {
   return `${Math.round(ms)} ms`;
 }
 
+function certificateText(certificate: NodeStatus['certificate']): string {
+  if (certificate === undefined) return 'none: this node stands alone';
+  const { notAfter, expiresInMs } = certificate;
+  return `until ${notAfter} (${expiresInMs > 0 ? duration(expiresInMs) : 'EXPIRED'})`;
+}
+
 /** Status for people. */
 export function renderStatus(status: NodeStatus): string {
   const rows: [string, string][] = [
@@ -48,13 +54,7 @@ export function renderStatus(status: NodeStatus): string {
       `${follower.name} (${follower.role}) at ${follower.address}: ${follower.state}, ${follower.lagChanges} behind`,
     ]);
   }
-  const { certificate } = status;
-  rows.push([
-    'certificate',
-    certificate === undefined
-      ? 'none: this node stands alone'
-      : `until ${certificate.notAfter} (${duration(certificate.expiresInMs)})`,
-  ]);
+  rows.push(['certificate', certificateText(status.certificate)]);
   if (status.feed !== undefined) rows.push(['feed', JSON.stringify(status.feed)]);
   const width = Math.max(...rows.map(([label]) => label.length));
   return rows.map(([label, text]) => `${label.padEnd(width)}  ${text}`).join('\n');

@@ -58,7 +58,11 @@ export function registerNodeMetrics(node: Node): void {
     const { credentials } = node;
     return credentials === undefined ? undefined : (credentials.notAfterMs - runtime.nowMs()) / 1000;
   });
-  metrics.gauge('feed_lag_bytes', 'WAL that Postgres keeps for the feed.', () => node.feed?.status().lagBytes);
+  metrics.gauge(
+    'feed_lag_bytes',
+    'WAL that Postgres has sent and that is not safe here yet.',
+    () => node.feed?.status().lagBytes,
+  );
   metrics.gauge('feed_streaming', '1 while the feed streams from Postgres.', () => {
     const feed = node.feed?.status();
     return feed === undefined ? undefined : feed.state === 'streaming' ? 1 : 0;

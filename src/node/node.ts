@@ -452,6 +452,12 @@ function loadClientTls(tls: Exclude<ClientListenerConfig['tls'], false>): Client
 /** Opens and starts a node; resolves when its listeners are open. */
 export async function startNode(config: NodeConfig, options: NodeOptions): Promise<Node> {
   const node = new Node(config, options);
-  await node.start();
+  try {
+    await node.start();
+  } catch (error) {
+    // What did open (other listeners, the link to the upstream) would keep the process alive, and half a node in it.
+    await node.stop();
+    throw error;
+  }
   return node;
 }

@@ -100,7 +100,7 @@ export class LocalStore implements Store {
       databases: catalog.byId,
     };
     const row = engine.get(this.#maps.meta, STATE_KEY);
-    this.#state = row === undefined ? EMPTY_STATE : decodeState(Buffer.from(row));
+    this.#state = withOwnEpoch(row === undefined ? EMPTY_STATE : decodeState(Buffer.from(row)), options.sid);
     this.#flushedPosition = this.#state.position;
     this.#log = new UpdateLog(engine, this.#maps.log, this.#state.next);
     this.#queue = new CommitQueue(options.queue, options.runtime, (next) => this.#commit(next));
@@ -427,6 +427,12 @@ export class LocalStore implements Store {
     this.#listeners.clear();
     await this.#engine.close();
   }
+}
+
+/** A store that was a follower's and becomes its root's goes on in the epoch that the root's numbers are in. */
+function withOwnEpoch(state: StoreState, sid: Sid | undefined): StoreState {
+  const own = sid === undefined ? undefined : originOf(state.position, sid);
+  return own === undefined || own.epoch <= state.epoch ? state : { ...state, epoch: own.epoch };
 }
 
 /** A job may fail alone as long as it has not written; after that only the whole commit can be undone. */

@@ -96,20 +96,4 @@ describe('the tree', () => {
     }
     assert.doesNotMatch(read(join(root, 'package-lock.json')), /"resolved": "http/);
   });
-
-  it('links between documents lead somewhere', () => {
-    const documents = [
-      'README.md',
-      'CHANGELOG.md',
-      ...readdirSync(join(root, 'docs'), { recursive: true }).map((path) => join('docs', String(path))),
-    ];
-    const dead: string[] = [];
-    for (const document of documents.filter((path) => path.endsWith('.md'))) {
-      for (const [, target] of read(join(root, document)).matchAll(/\]\(([^)#]+)[^)]*\)/g)) {
-        if (/^[a-z]+:/.test(target as string)) continue;
-        if (!existsSync(resolve(root, dirname(document), target as string))) dead.push(`${document}: ${target}`);
-      }
-    }
-    assert.deepEqual(dead, []);
-  });
 });
