@@ -4,6 +4,8 @@ import { messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import type { Commands } from '../commands/commands.js';
+import { Signals } from '../commands/signals.js';
+import { Slices } from '../commands/slices.js';
 import { ClientConnection } from './client-connection.js';
 import { cannotListen } from './tls-link.js';
 
@@ -25,7 +27,7 @@ export interface ClientListener {
   close(): Promise<void>;
 }
 
-/** A request that has begun must be all there within this time, or move on. */
+/** A request that has begun must move on within this time; so must a client whose connection is over. */
 const PATIENCE_MS = 30_000;
 const CLOSE_TIMEOUT_MS = 1_000;
 
@@ -39,10 +41,15 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
   ]);
   let dateSecond = -1;
   let dateText = '';
+  const openedMs = runtime.monotonicMs();
   const context = {
     commands,
+    slices: new Slices(runtime),
+    signals: new Signals(runtime),
     log,
     nowMs: () => runtime.nowMs(),
+    uptimeMs: () => runtime.monotonicMs() - openedMs,
+    connections: () => connections.size,
     date: () => {
       const second = Math.floor(runtime.nowMs() / 1000);
       if (second !== dateSecond) {
@@ -62,7 +69,7 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
       socket.on('error', (error) => log.debug({ reason: messageOf(error) }, 'a client connection broke'));
       socket.on('close', () => connections.delete(socket));
       socket.setTimeout(PATIENCE_MS, () => {
-        if (connection.isWaitingForRest) socket.destroy();
+        if (connection.isClientsTurn) socket.destroy();
       });
     },
   );
