@@ -6,6 +6,12 @@ import { TokaidoError } from '../base/errors.js';
 import type { Database, Durability, Range, RecordView, Store, Written } from '../store/types.js';
 import { OperationCounts } from './operation-counts.js';
 
+/**
+ * Longest key that any node stores, bytes; `limits.keyBytes` may be less. A longer one can be asked for, and is nowhere:
+ * it must not reach an engine, which cannot even look for it.
+ */
+export const LONGEST_KEY_BYTES = 1900;
+
 /** `set` stores whatever was there; `add` only a new record; `replace` only an existing one. */
 export type SetMode = 'set' | 'add' | 'replace';
 
@@ -83,7 +89,8 @@ export class Commands {
     return this.#options.durability === 'flushed' ? await written.flushed : await written.committed;
   }
 
-  #checkKey(key: Buffer): void {
+  /** Errors: `TOO_LARGE`. */
+  checkKey(key: Buffer): void {
     if (key.length > this.#options.limits.keyBytes) {
       throw new TokaidoError(
         'TOO_LARGE',
@@ -96,7 +103,7 @@ export class Commands {
   }
 
   #checkRecord(record: RecordWrite): void {
-    this.#checkKey(record.key);
+    this.checkKey(record.key);
     if (record.value.length > this.#options.limits.valueBytes) {
       throw new TokaidoError(
         'TOO_LARGE',
@@ -127,7 +134,8 @@ export class Commands {
 
   /** `undefined` when there is no live record. The view is valid until the next call. */
   get({ database, key }: KeyRef): RecordView | undefined {
-    const record = this.#store().get(database.name, key);
+    const store = this.#store();
+    const record = key.length > LONGEST_KEY_BYTES ? undefined : store.get(database.name, key);
     this.counts.get++;
     if (record === undefined) this.counts.getMisses++;
     return record;
@@ -163,7 +171,7 @@ export class Commands {
    * that is valid during the call (copy what the result keeps); when it throws, nothing happened.
    */
   async update<T>({ database, key }: KeyRef, decide: (record: RecordView | undefined) => Decision<T>): Promise<T> {
-    this.#checkKey(key);
+    this.checkKey(key);
     const written = this.#writable().write((transaction) => {
       const { next, result } = decide(transaction.get(database.name, key));
       if (next === 'remove') {
@@ -190,7 +198,8 @@ export class Commands {
   /** Errors: `NO_RECORD`. */
   async remove({ database, key }: KeyRef): Promise<void> {
     const written = this.#writable().write((transaction) => {
-      if (!transaction.remove(database.name, key)) throw new TokaidoError('NO_RECORD', 'no record');
+      if (key.length > LONGEST_KEY_BYTES || !transaction.remove(database.name, key))
+        throw new TokaidoError('NO_RECORD', 'no record');
       return 1;
     });
     await this.counts.ofRemove(1, this.#acknowledged(written));
@@ -200,7 +209,9 @@ export class Commands {
   async removeBulk(keys: readonly KeyRef[]): Promise<number> {
     const written = this.#writable().write((transaction) => {
       let removed = 0;
-      for (const { database, key } of keys) if (transaction.remove(database.name, key)) removed++;
+      for (const { database, key } of keys) {
+        if (key.length <= LONGEST_KEY_BYTES && transaction.remove(database.name, key)) removed++;
+      }
       return removed;
     });
     return await this.counts.ofRemove(keys.length, this.#acknowledged(written));

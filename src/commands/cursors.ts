@@ -49,6 +49,7 @@ export class Cursor {
 
   /** To the first record, or to the first at or after `key` (exactly at `key` where the order means nothing). */
   async jump(key: Buffer | undefined): Promise<void> {
+    if (key !== undefined) this.#host.commands.checkKey(key);
     const found = await this.#first(key === undefined ? {} : { start: key });
     const misses = key !== undefined && !this.database.spec.ordered && found?.key.equals(key) !== true;
     this.#stand(misses ? undefined : found, false);
@@ -57,6 +58,7 @@ export class Cursor {
   /** To the last record, or to the last at or before `key`. Errors: `NOT_IMPLEMENTED` where the order means nothing. */
   async jumpBack(key: Buffer | undefined): Promise<void> {
     this.#checkOrdered();
+    if (key !== undefined) this.#host.commands.checkKey(key);
     this.#stand(await this.#first({ ...(key === undefined ? {} : { end: after(key) }), reverse: true }), true);
   }
 

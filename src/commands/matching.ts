@@ -8,7 +8,7 @@
 import { RE2JS } from 're2js';
 import { TokaidoError } from '../base/errors.js';
 import type { Database } from '../store/types.js';
-import type { Commands } from './commands.js';
+import { type Commands, LONGEST_KEY_BYTES } from './commands.js';
 import type { Slices } from './slices.js';
 
 /** Most keys that one call may return, and their most bytes. */
@@ -83,7 +83,7 @@ function collect(
   const end = afterPrefix(prefix);
   const found = new Found(max, nearest);
   let start = prefix;
-  if (max <= 0) return [];
+  if (max <= 0 || prefix.length > LONGEST_KEY_BYTES) return [];
   return slices.run((slice) => {
     const range = { start, ...(end === undefined ? {} : { end }), limit: STEP_ROWS };
     const last = commands.visit(database, range, (key) => {
