@@ -48,7 +48,13 @@ export function renderStatus(status: NodeStatus): string {
       `${follower.name} (${follower.role}) at ${follower.address}: ${follower.state}, ${follower.lagChanges} behind`,
     ]);
   }
-  rows.push(['certificate', `until ${status.certificate.notAfter} (${duration(status.certificate.expiresInMs)})`]);
+  const { certificate } = status;
+  rows.push([
+    'certificate',
+    certificate === undefined
+      ? 'none: this node stands alone'
+      : `until ${certificate.notAfter} (${duration(certificate.expiresInMs)})`,
+  ]);
   if (status.feed !== undefined) rows.push(['feed', JSON.stringify(status.feed)]);
   const width = Math.max(...rows.map(([label]) => label.length));
   return rows.map(([label, text]) => `${label.padEnd(width)}  ${text}`).join('\n');

@@ -30,7 +30,7 @@ export interface Reader {
 
 /** The one write transaction. Sees its own writes. */
 export interface Writer extends Reader {
-  /** Takes a copy of key and value before it returns. */
+  /** Takes a copy of key and value before it returns. Errors: `TOO_LARGE` for a key that the engine cannot store. */
   put(map: MapId, key: Buffer, value: Buffer): void;
   /** Returns whether the key was there. */
   remove(map: MapId, key: Buffer): boolean;
@@ -83,7 +83,9 @@ export interface Engine extends Reader {
    */
   write<T>(fn: (writer: Writer) => T): Promise<Commit<T>>;
   snapshot(): Snapshot;
-  /** Resolves when everything committed before the call is on the disk. */
+  /**
+   * Resolves when everything committed before the call is on the disk, by an earlier process too. Errors: `STORAGE`.
+   */
   flush(): Promise<void>;
   /** Bytes the engine occupies on disk. */
   sizeBytes(): number;

@@ -7,7 +7,8 @@
  *
  * Traps of the library that this file is the only one to know:
  * - An exception inside `transaction()` does not undo what ran before it; inside `childTransaction()` it does.
- * - A resolved write is committed, not flushed; `flushed` is a thenable about the newest commit.
+ * - A write's promise resolves only when its flush is over, although readers see the commit long before. The library
+ *   reports that moment to itself and does nothing with it, so this file listens in.
  * - A key must have 1 to 1978 bytes. Ours may be empty, so a leading zero byte escapes (order is preserved).
  */
 import { closeSync, fsyncSync, mkdirSync, openSync } from 'node:fs';
@@ -16,7 +17,7 @@ import { type Database, open, type RootDatabase, type Transaction } from 'lmdb';
 import { assert, messageOf, TokaidoError } from '../base/errors.js';
 import type { Commit, Engine, Entry, MapId, MapOptions, Range, Snapshot, Writer } from './engine.js';
 
-/** Longest key this engine stores, in bytes, the escape byte included. */
+/** Longest key this engine stores, in bytes, the escape byte of a leading zero included. */
 export const MAX_ENGINE_KEY_BYTES = 1978;
 
 export interface LmdbOptions {
@@ -35,12 +36,28 @@ export interface LmdbOptions {
 
 type Map = Database<Buffer, Buffer>;
 
+/** The part of the library under its types that this file needs. */
+interface NativeEnvironment {
+  /** Brings every commit so far to the disk, on a thread of the pool. */
+  sync(done: (error?: unknown) => void): void;
+  /** Runs queued writes on a thread of the pool and reports how they stand, `VISIBLE` among others. */
+  startWriting(address: number, onStatus: (status: number) => unknown): void;
+}
+
+/** The commit is what readers see from now on (and survives the process); its flush goes on. */
+const VISIBLE = 1;
+
 const BINARY = { encoding: 'binary', keyEncoding: 'binary', cache: false } as const;
 const ESCAPE = Buffer.of(0);
 
 /** Stored form of a key: unchanged, unless it is empty or begins with the escape byte. */
 function storedKey(key: Buffer): Buffer {
   return key.length === 0 || key[0] === 0 ? Buffer.concat([ESCAPE, key]) : key;
+}
+
+/** No key of this length is ever stored: reads find nothing, without asking LMDB, which would throw. */
+function isTooLong(key: Buffer): boolean {
+  return key.length > MAX_ENGINE_KEY_BYTES || (key.length === MAX_ENGINE_KEY_BYTES && key[0] === 0);
 }
 
 function callerKey(key: Buffer): Buffer {
@@ -80,6 +97,12 @@ function storageError(error: unknown): TokaidoError {
   return new TokaidoError('STORAGE', `the storage engine failed: ${text}`, { cause: error });
 }
 
+/** The library says of a failed commit only that it failed, and the reason in a promise beside it. */
+async function commitError(error: unknown): Promise<TokaidoError> {
+  const cause = (error as { commitError?: Promise<unknown> }).commitError;
+  return storageError(cause === undefined ? error : await cause.catch((reason: unknown) => reason));
+}
+
 export class LmdbEngine implements Engine {
   readonly flushesCommits: boolean;
   readonly #folder: string;
@@ -88,6 +111,8 @@ export class LmdbEngine implements Engine {
   readonly #names: string[] = [];
   readonly #snapshots = new Set<Snapshot>();
   #writing = false;
+  /** Tells the write under way that its commit is visible. */
+  #onVisible: () => void = () => undefined;
   #closed = false;
 
   constructor(options: LmdbOptions) {
@@ -110,6 +135,24 @@ export class LmdbEngine implements Engine {
         cause: error,
       });
     }
+    this.#listenIn();
+  }
+
+  get #native(): NativeEnvironment {
+    return (this.#environment as unknown as { env: NativeEnvironment }).env;
+  }
+
+  #listenIn(): void {
+    const native = this.#native;
+    const start = native.startWriting;
+    const listening: NativeEnvironment['startWriting'] = (address, onStatus) => {
+      start.call(native, address, (status) => {
+        const answer = onStatus(status);
+        if (status === VISIBLE) this.#onVisible();
+        return answer;
+      });
+    };
+    Object.defineProperty(native, 'startWriting', { value: listening });
   }
 
   openMap(name: string, { storage }: MapOptions = { storage: 'disk' }): MapId {
@@ -138,7 +181,7 @@ export class LmdbEngine implements Engine {
   }
 
   get(map: MapId, key: Buffer): Buffer | undefined {
-    return this.#map(map).get(storedKey(key));
+    return isTooLong(key) ? undefined : this.#map(map).get(storedKey(key));
   }
 
   range(map: MapId, range: Range): Iterable<Entry> {
@@ -159,32 +202,57 @@ export class LmdbEngine implements Engine {
         }
       };
       // Without a flush a commit takes some tens of microseconds: less than handing it to another thread and back.
-      const result = this.flushesCommits
-        ? await this.#environment.childTransaction(run)
-        : (this.#environment.transactionSync(run) as T);
-      return { result, flushed: this.#whenFlushed() };
+      if (!this.flushesCommits) {
+        return { result: this.#environment.transactionSync(run) as T, flushed: Promise.resolve() };
+      }
+      return await this.#commit(run);
     } catch (error) {
       if (thrown !== undefined && !/^(MDB_|Error: MDB_)|ENOSPC/.test(messageOf(thrown.error))) throw thrown.error;
-      const cause = (error as { commitError?: Promise<unknown> }).commitError;
-      throw storageError(cause === undefined ? error : await cause.catch((reason: unknown) => reason));
+      throw await commitError(error);
     } finally {
       this.#writing = false;
     }
   }
 
-  async #whenFlushed(): Promise<void> {
-    if (!this.flushesCommits) return;
-    // A thenable of the library, adopted here so that callers hold a real promise about this very commit.
-    await (this.#environment.flushed as PromiseLike<unknown>);
+  /** Resolves when the commit is visible, which a quick disk may report together with the flush. */
+  async #commit<T>(run: () => T): Promise<Commit<T>> {
+    let outcome: { result: T } | undefined;
+    const visible = new Promise<void>((resolve) => {
+      this.#onVisible = () => {
+        if (outcome !== undefined) resolve();
+      };
+    });
+    const finished: Promise<unknown> = this.#environment.childTransaction(() => {
+      outcome = { result: run() };
+    });
+    await Promise.race([visible, finished]);
+    assert(outcome !== undefined, 'a commit has run its transaction');
+    // The reader of this event turn began before the commit.
+    this.#environment.resetReadTxn();
+    const flushed = finished.then(
+      () => undefined,
+      async (error: unknown) => {
+        throw await commitError(error);
+      },
+    );
+    return { result: outcome.result, flushed };
   }
 
   readonly #writer: Writer = {
     get: (map, key) => this.get(map, key),
     range: (map, range) => this.range(map, range),
     put: (map, key, value) => {
+      if (isTooLong(key)) {
+        throw new TokaidoError('TOO_LARGE', `a key of ${key.length} bytes exceeds what the engine stores`, {
+          hint: `shorten it to ${MAX_ENGINE_KEY_BYTES - 1} bytes`,
+        });
+      }
       this.#map(map).put(storedKey(key), value);
     },
-    remove: (map, key) => (this.#map(map).remove(storedKey(key)) as unknown as { result: boolean }).result,
+    remove: (map, key) => {
+      if (isTooLong(key)) return false;
+      return (this.#map(map).remove(storedKey(key)) as unknown as { result: boolean }).result;
+    },
     clear: (map) => this.#map(map).clearSync(),
   };
 
@@ -192,7 +260,7 @@ export class LmdbEngine implements Engine {
     const transaction = this.#environment.useReadTransaction();
     let open = true;
     const snapshot: Snapshot = {
-      get: (map, key) => this.#map(map).get(storedKey(key), { transaction }),
+      get: (map, key) => (isTooLong(key) ? undefined : this.#map(map).get(storedKey(key), { transaction })),
       range: (map, range) => entries(this.#map(map), range, transaction),
       close: () => {
         if (!open) return;
@@ -205,8 +273,11 @@ export class LmdbEngine implements Engine {
     return snapshot;
   }
 
+  /** Also what an earlier process committed and left in the system's page cache: no promise of ours knows of that. */
   async flush(): Promise<void> {
-    await this.#whenFlushed();
+    await new Promise<void>((resolve, reject) => {
+      this.#native.sync((error) => (error === undefined ? resolve() : reject(storageError(error))));
+    });
   }
 
   sizeBytes(): number {

@@ -7,10 +7,13 @@
  * Maps in memory are empty when the engine is opened. Bringing their contents back is the store's work
  * (`store/restore.ts`), because it needs the update log.
  */
-import { assert } from '../base/errors.js';
+import { assert, TokaidoError } from '../base/errors.js';
 import type { Commit, Engine, Entry, MapId, MapOptions, Range, Snapshot, Writer } from './engine.js';
 import { EMPTY_TREE, findInTree, scanTree, TreeEditor, type TreeRange, type TreeVersion } from './memory-tree.js';
 import { Recency } from './recency.js';
+
+/** Longest key of a map in memory, in bytes. */
+export const MAX_MEMORY_KEY_BYTES = 65_535;
 
 function treeKey(key: Buffer): string {
   return key.toString('latin1');
@@ -169,6 +172,9 @@ export class TieredEngine implements Engine {
       put: (map, key, value) => {
         const slot = this.#slot(map);
         if ('disk' in slot) return disk.put(slot.disk, key, value);
+        if (key.length > MAX_MEMORY_KEY_BYTES) {
+          throw new TokaidoError('TOO_LARGE', `a key of ${key.length} bytes exceeds ${MAX_MEMORY_KEY_BYTES}`);
+        }
         const name = treeKey(key);
         const { editor, journal } = edit(slot.memory);
         editor.put(name, value);

@@ -11,7 +11,7 @@
 import { crc32 } from 'node:zlib';
 import { ByteReader, ByteWriter } from '../base/bytes.js';
 import { assert, TokaidoError } from '../base/errors.js';
-import { type LocalNumber, localNumber, type OriginPosition, type Position, type Sid } from '../base/types.js';
+import { type LocalNumber, localNumber, type OriginPosition, type Position } from '../base/types.js';
 import type { MapId, Reader, Writer } from '../engine/engine.js';
 import { decodePosition, encodePosition, originOf, withOrigin } from './position.js';
 import { transactionSpans } from './transaction.js';
@@ -215,8 +215,16 @@ export class UpdateLog {
     return localNumber(last === undefined ? this.#first : last.first + last.count);
   }
 
-  /** Encoded transactions of one origin after a sequence, batch by batch, as far back as the log reaches. */
-  *transactionsAfter(sid: Sid, sequence: number): Generator<Buffer> {
+  /**
+   * Encoded transactions of one origin that follow `after`, batch by batch. None when the log does not reach back that
+   * far, or knows another transaction by that number: continuing it would join two histories.
+   */
+  *transactionsAfter(after: OriginPosition): Generator<Buffer> {
+    const { sid, sequence } = after;
+    if (sequence > 0) {
+      const mine = this.#transactionOf(after);
+      if (mine === undefined || mine.epoch !== after.epoch || mine.versionNs !== after.versionNs) return;
+    }
     const start = this.#lastBatchWhere(({ before }) => (originOf(before, sid)?.sequence ?? 0) <= sequence);
     if (start === undefined) return;
     for (let at = start.first; at < this.#next; ) {

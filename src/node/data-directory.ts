@@ -10,6 +10,7 @@
  */
 import {
   closeSync,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -19,7 +20,7 @@ import {
   rmSync,
   writeSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
 import type { Runtime } from '../base/runtime.js';
 
@@ -34,8 +35,10 @@ interface NodeFile {
   readonly bootId: string;
   /** The last run flushed and closed everything. */
   readonly clean: boolean;
-  /** The last run flushed its commits; without that, data that went through a power cut is worth nothing. */
+  /** All commits so far went to the disk in order; without that, data that went through a power cut is worth nothing. */
   readonly flushesCommits: boolean;
+  /** An origin may have lost its tail and has not settled that yet: a restart in the middle must not forget it. */
+  readonly tailMayBeLost: boolean;
   /** Instance ids of followers seen: an origin that lost its tail asks these before it goes on. */
   readonly followers: readonly string[];
 }
@@ -69,7 +72,18 @@ function isRunning(pid: number): boolean {
   }
 }
 
-/** Writes a file so that a crash leaves either the old or the new one. */
+/** A name is on the disk only once its folder is. Windows knows no such call, and needs none. */
+function flushFolder(folder: string): void {
+  if (process.platform === 'win32') return;
+  const handle = openSync(folder, 'r');
+  try {
+    fsyncSync(handle);
+  } finally {
+    closeSync(handle);
+  }
+}
+
+/** Writes a file so that a crash leaves either the old or the new one; the new one is on the disk when this returns. */
 function replaceFile(path: string, text: string): void {
   const temporary = `${path}.new`;
   const file = openSync(temporary, 'w', 0o600);
@@ -80,11 +94,13 @@ function replaceFile(path: string, text: string): void {
     closeSync(file);
   }
   renameSync(temporary, path);
+  flushFolder(dirname(path));
 }
 
 export interface DataDirectoryOptions {
   readonly folder: string;
-  readonly clusterId: string;
+  /** The cluster that the certificate names; `undefined` for a node that stands alone, which makes one up. */
+  readonly clusterId: string | undefined;
   readonly runtime: Runtime;
   /** Whether this run flushes its commits (see `LmdbOptions`). */
   readonly flushesCommits: boolean;
@@ -92,17 +108,20 @@ export interface DataDirectoryOptions {
 
 export class DataDirectory {
   readonly #folder: string;
+  readonly #flushesCommits: boolean;
   #file: NodeFile;
   /**
-   * The last run may have lost commits that it had told others about: the machine went down without a clean close.
-   * (When only the process died, every commit is there.)
+   * A run may have lost commits that it had told others about: the machine went down without a clean close, and no run
+   * since then got as far as `tailSettled`. (When only the process died, every commit is there.)
    */
   readonly tailMayBeLost: boolean;
+  /** The last run ended without a clean close: what it committed may still be in the system's page cache only. */
+  readonly wasUnclean: boolean;
   /** The machine went down while commits were not flushed: the data was thrown away, the node is to be seeded anew. */
   readonly wasDiscarded: boolean;
 
   /** Errors: `STORAGE` when it cannot be used or another process uses it, `IDENTITY` when it is another cluster's. */
-  constructor({ folder, clusterId, runtime, flushesCommits }: DataDirectoryOptions) {
+  constructor({ folder, clusterId: wanted, runtime, flushesCommits }: DataDirectoryOptions) {
     this.#folder = folder;
     try {
       mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -113,6 +132,7 @@ export class DataDirectory {
     }
     this.#takeLock();
     const before = this.#read();
+    const clusterId = wanted ?? before?.clusterId ?? runtime.randomBytes(16).toString('hex');
     if (before !== undefined && before.clusterId !== clusterId) {
       this.#releaseLock();
       throw new TokaidoError(
@@ -127,11 +147,16 @@ export class DataDirectory {
     const rebooted = boot === '' || before?.bootId !== boot;
     // LMDB_RESTORE=safe makes the engine open at the last flushed state, exactly as after a power cut.
     const rolledBack = process.env.LMDB_RESTORE === 'safe';
-    this.tailMayBeLost = before !== undefined && before.generation > 0 && !before.clean && (rebooted || rolledBack);
+    const cutOff = before !== undefined && before.generation > 0 && !before.clean && (rebooted || rolledBack);
+    this.tailMayBeLost = cutOff || before?.tailMayBeLost === true;
     const instanceId = before?.instanceId ?? runtime.randomBytes(16).toString('hex');
     this.wasDiscarded =
       before !== undefined && before.generation > 0 && !before.flushesCommits && !before.clean && rebooted;
     const generation = before === undefined || this.wasDiscarded ? 0 : before.generation;
+    this.wasUnclean = generation > 0 && before?.clean === false;
+    // Leftovers of a run that did not flush become trustworthy with the first flush of this one, not before.
+    const unflushed = this.wasUnclean && before?.flushesCommits === false;
+    this.#flushesCommits = flushesCommits;
     const followers = before?.followers ?? [];
     this.#file = {
       format: 1,
@@ -140,7 +165,8 @@ export class DataDirectory {
       generation,
       bootId: boot,
       clean: false,
-      flushesCommits,
+      flushesCommits: flushesCommits && !unflushed,
+      tailMayBeLost: this.tailMayBeLost,
       followers,
     };
     this.#write(this.#file);
@@ -201,6 +227,10 @@ export class DataDirectory {
     }
   }
 
+  get clusterId(): string {
+    return this.#file.clusterId;
+  }
+
   get instanceId(): string {
     return this.#file.instanceId;
   }
@@ -234,12 +264,25 @@ export class DataDirectory {
 
   /** The store in the making is whole and flushed: it is the current one from now on. */
   adoptNextStore(): void {
+    const folder = this.#generationFolder(this.#file.generation + 1);
+    if (existsSync(folder)) flushFolder(folder);
     this.#write({ ...this.#file, generation: this.#file.generation + 1 });
   }
 
   /** Removes stores that were replaced; they must be closed. */
   removeReplaced(): void {
     this.#removeOthers();
+  }
+
+  /** Nothing is missing any more, or a new epoch has begun. */
+  tailSettled(): void {
+    if (this.#file.tailMayBeLost) this.#write({ ...this.#file, tailMayBeLost: false });
+  }
+
+  /** What an unclean last run left behind is on the disk now. */
+  leftoversFlushed(): void {
+    const { flushesCommits } = this.#file;
+    if (flushesCommits !== this.#flushesCommits) this.#write({ ...this.#file, flushesCommits: this.#flushesCommits });
   }
 
   /** The store is flushed and closed. */

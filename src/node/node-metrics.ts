@@ -4,16 +4,16 @@ import type { Node } from './node.js';
 
 export function registerNodeMetrics(node: Node): void {
   const { metrics, runtime } = node;
-  const { identity } = node.identity;
+  const { self } = node;
   const store = () => node.stores.current;
   metrics.gauge('info', 'Name, role and version of the node; always 1.', () => [
-    [{ name: identity.name, role: identity.role, version: VERSION }, 1],
+    [{ name: self.name, role: self.role, version: VERSION }, 1],
   ]);
   metrics.gauge('ready', '1 when clients can read here.', () => (node.ready().ready ? 1 : 0));
   metrics.gauge('uptime_seconds', 'Time since the start.', () => (runtime.monotonicMs() - node.startedMs) / 1000);
   metrics.gauge('resident_bytes', 'Memory of the process.', () => process.memoryUsage.rss());
   metrics.gauge('lag_seconds', 'Age of the data, by heartbeats from its origins.', () => {
-    if (identity.role === 'root') return 0;
+    if (self.role === 'root') return 0;
     const lagMs = node.heartbeats.lagMs(runtime.nowMs());
     return lagMs === undefined ? undefined : lagMs / 1000;
   });
@@ -44,12 +44,19 @@ export function registerNodeMetrics(node: Node): void {
   metrics.counter('refused_peers_total', 'Replication peers refused, by reason.', () => {
     return [...(node.followerListener?.refusals ?? [])].map(([reason, count]) => [{ reason }, count] as const);
   });
-  metrics.gauge('client_connections', 'Open client connections.', () => node.clients?.connections);
+  metrics.gauge('client_connections', 'Open client connections.', () => {
+    return node.clients.reduce((sum, { connections }) => sum + connections, 0);
+  });
   metrics.counter('client_requests_total', 'Client requests, by protocol.', () => {
-    return [...(node.clients?.requests ?? [])].map(([protocol, count]) => [{ protocol }, count] as const);
+    const totals = new Map<string, number>();
+    for (const { requests } of node.clients) {
+      for (const [protocol, count] of requests) totals.set(protocol, (totals.get(protocol) ?? 0) + count);
+    }
+    return [...totals].map(([protocol, count]) => [{ protocol }, count] as const);
   });
   metrics.gauge('certificate_expiry_seconds', 'Time until the certificate ends.', () => {
-    return (node.identity.notAfterMs - runtime.nowMs()) / 1000;
+    const { credentials } = node;
+    return credentials === undefined ? undefined : (credentials.notAfterMs - runtime.nowMs()) / 1000;
   });
   metrics.gauge('feed_lag_bytes', 'WAL that Postgres keeps for the feed.', () => node.feed?.status().lagBytes);
   metrics.gauge('feed_streaming', '1 while the feed streams from Postgres.', () => {

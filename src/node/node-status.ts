@@ -4,17 +4,16 @@ import type { Node } from './node.js';
 import type { NodeStatus } from './status.js';
 
 export function nodeStatus(node: Node): NodeStatus {
-  const { runtime, directory } = node;
-  const { identity, notAfterMs, fingerprint } = node.identity;
+  const { runtime, directory, self, credentials } = node;
   const store = node.stores.current;
   const { ready, reason } = node.ready();
   const statistics = store?.statistics();
   const upstream = node.upstream?.status();
   const nowMs = runtime.nowMs();
   return {
-    name: identity.name,
-    role: identity.role,
-    clusterId: identity.clusterId,
+    name: self.name,
+    role: self.role,
+    clusterId: self.clusterId,
     instanceId: directory.instanceId,
     version: VERSION,
     uptimeMs: Math.round(runtime.monotonicMs() - node.startedMs),
@@ -25,7 +24,7 @@ export function nodeStatus(node: Node): NodeStatus {
       ...origin,
       versionNs: String(versionNs),
     })),
-    lagMs: identity.role === 'root' ? 0 : (node.heartbeats.lagMs(nowMs) ?? null),
+    lagMs: self.role === 'root' ? 0 : (node.heartbeats.lagMs(nowMs) ?? null),
     databases: (store?.databases() ?? []).map(({ name, index }) => ({ name, index, records: store?.count(name) ?? 0 })),
     log:
       store === undefined
@@ -44,7 +43,14 @@ export function nodeStatus(node: Node): NodeStatus {
         return { name, role, address, state, lagChanges, queuedBytes, connectedMs: Math.round(connectedMs) };
       },
     ),
-    certificate: { notAfter: new Date(notAfterMs).toISOString(), expiresInMs: notAfterMs - nowMs, fingerprint },
+    certificate:
+      credentials === undefined
+        ? undefined
+        : {
+            notAfter: new Date(credentials.notAfterMs).toISOString(),
+            expiresInMs: credentials.notAfterMs - nowMs,
+            fingerprint: credentials.fingerprint,
+          },
     feed: node.feed?.status(),
   };
 }

@@ -3,22 +3,27 @@
  * (identity, data, followers, upstream, clients, feed, admin) and stopping reverses it: first nobody may write any more,
  * last the store is flushed and closed, so that an exit that hangs or is killed costs nothing.
  */
-import { AssertionFailure, messageOf, TokaidoError } from '../base/errors.js';
+import { hostname } from 'node:os';
+import { AssertionFailure, assert, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import { Commands } from '../commands/commands.js';
+import { Signals } from '../commands/signals.js';
 import { PostgresFeed } from '../feeds/postgres/feed.js';
+import { readKey, readPublic } from '../pki/files.js';
 import { loadNodeIdentity, type NodeIdentity } from '../pki/identity.js';
+import type { Identity } from '../pki/names.js';
 import { encodeFrame, type PathNode } from '../replication/frames.js';
 import { Heartbeats } from '../replication/heartbeats.js';
 import { ReplicationServer } from '../replication/server.js';
 import { UpstreamFollower } from '../replication/upstream-follower.js';
 import type { LocalStore } from '../store/store.js';
 import { type ClientListener, listenForClients } from '../transport/client-listener.js';
+import type { ClientTls } from '../transport/stream-server.js';
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../transport/tls-link.js';
 import { type AdminServer, startAdmin } from './admin/admin.js';
 import { MetricsRegistry } from './admin/metrics.js';
-import type { NodeConfig } from './config/schema.js';
+import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 import { DataDirectory } from './data-directory.js';
 import { ImageKeeper } from './image-keeper.js';
 import { registerNodeMetrics } from './node-metrics.js';
@@ -26,6 +31,7 @@ import { nodeStatus } from './node-status.js';
 import { Recovery } from './recovery.js';
 import type { NodeStatus } from './status.js';
 import { StoreHolder } from './store-holder.js';
+import { loadTextDatabase } from './text-databases.js';
 
 export interface NodeOptions {
   readonly log: Logger;
@@ -39,7 +45,10 @@ const SWEEP_AGAIN_MS = 10;
 
 export class Node {
   readonly config: NodeConfig;
-  readonly identity: NodeIdentity;
+  /** Who this node is. */
+  readonly self: Identity;
+  /** How it proves that; a root that stands alone does not. */
+  readonly credentials: NodeIdentity | undefined;
   readonly directory: DataDirectory;
   readonly stores: StoreHolder;
   readonly heartbeats = new Heartbeats();
@@ -49,12 +58,13 @@ export class Node {
   readonly #options: NodeOptions;
   readonly #log: Logger;
   readonly #commands: Commands;
+  readonly #signals: Signals;
   #path: readonly PathNode[] = [];
   #rootAddress = '';
   #replication: ReplicationServer | undefined;
   #followers: FollowerListener | undefined;
   #upstream: UpstreamFollower | undefined;
-  #clients: ClientListener | undefined;
+  readonly #clients: ClientListener[] = [];
   #admin: AdminServer | undefined;
   #feed: PostgresFeed | undefined;
   #sweep: Timer | undefined;
@@ -67,19 +77,13 @@ export class Node {
     this.config = config;
     this.#options = options;
     this.startedMs = runtime.monotonicMs();
-    this.identity = loadNodeIdentity(config.identity, runtime.nowMs());
-    const { name, role, clusterId } = this.identity.identity;
-    if (role !== config.role) {
-      throw new TokaidoError('CONFIG', `the configuration says role ${config.role}, the certificate says ${role}`, {
-        hint: 'issue a certificate for the role this node plays, or correct role',
-      });
-    }
-    if (config.name !== undefined && config.name !== name) {
-      throw new TokaidoError('CONFIG', `the configuration says name ${config.name}, the certificate says ${name}`);
-    }
-    this.#log = options.log.child({ node: name });
+    this.credentials = openIdentity(config, runtime);
+    const known = this.credentials?.identity;
     const flushesCommits = config.store.flush === 'commits';
-    this.directory = new DataDirectory({ folder: config.data, clusterId, runtime, flushesCommits });
+    this.directory = new DataDirectory({ folder: config.data, clusterId: known?.clusterId, runtime, flushesCommits });
+    const { clusterId } = this.directory;
+    this.self = known ?? { clusterId, role: config.role, name: config.name ?? hostname() };
+    this.#log = options.log.child({ node: this.self.name });
     if (this.directory.wasDiscarded) {
       this.#log.warn(
         {},
@@ -107,14 +111,15 @@ export class Node {
       },
       config.role === 'root',
     );
+    this.#signals = new Signals(runtime);
     this.#commands = new Commands({
       store: () => this.stores.current,
       writeGate: () => this.#writeRefusal(),
       limits: config.limits,
       durability: config.durability,
     });
-    const { clients } = config.listen;
-    if (config.role === 'root' && clients !== false) this.#rootAddress = `${clients.host}:${clients.port}`;
+    const [clients] = config.listen.clients;
+    if (config.role === 'root' && clients !== undefined) this.#rootAddress = `${clients.host}:${clients.port}`;
   }
 
   #writeRefusal(): TokaidoError | undefined {
@@ -130,6 +135,7 @@ export class Node {
 
   async start(): Promise<void> {
     const { config } = this;
+    await this.#flushLeftovers();
     for (const { name, withoutEffect } of config.databases) {
       if (withoutEffect.length > 0)
         this.#log.warn({ database: name, options: withoutEffect }, 'options of a database have no effect here');
@@ -156,8 +162,19 @@ export class Node {
     void this.recovery
       .complete()
       .then(async () => await this.stores.announceLost())
+      .then(async () => await this.#loadTextDatabases())
       .then(() => this.#startFeed())
       .catch((error: unknown) => this.#options.onFatal(error));
+  }
+
+  /**
+   * What a killed process committed is visible, and may be nowhere but in memory: before anyone (Postgres, say) is told
+   * that this node has it, it goes to the disk.
+   */
+  async #flushLeftovers(): Promise<void> {
+    if (!this.directory.wasUnclean || this.config.store.flush !== 'commits') return;
+    await this.stores.current?.engine.flush();
+    this.directory.leftoversFlushed();
   }
 
   /** (Re)starts the upstream side on the current store. Followers reconnect and compare positions. */
@@ -168,7 +185,7 @@ export class Node {
     const { config } = this;
     this.#replication = new ReplicationServer({
       store,
-      clusterId: this.identity.identity.clusterId,
+      clusterId: this.self.clusterId,
       runtime: this.#options.runtime,
       log: this.#log,
       heartbeats: this.heartbeats,
@@ -185,8 +202,13 @@ export class Node {
     });
   }
 
+  #proof(): NodeIdentity {
+    assert(this.credentials !== undefined, 'a node that replicates has an identity');
+    return this.credentials;
+  }
+
   #self(): PathNode {
-    return { instanceId: this.directory.instanceId, name: this.identity.identity.name };
+    return { instanceId: this.directory.instanceId, name: this.self.name };
   }
 
   async #listenForFollowers(): Promise<void> {
@@ -194,7 +216,7 @@ export class Node {
     if (replication === false) return;
     this.#followers = await listenForFollowers({
       ...replication,
-      identity: () => this.identity,
+      identity: () => this.#proof(),
       log: this.#log,
       runtime: this.#options.runtime,
       maxConnections: this.config.replication.maxFollowers,
@@ -237,14 +259,14 @@ export class Node {
           host: upstream.host,
           port: upstream.port,
           expectedName: upstream.name,
-          identity: () => this.identity,
+          identity: () => this.#proof(),
           log: this.#log,
           runtime,
           onLink: (link) => attach({ name: link.peer.name, role: link.peer.role, address: link.peerAddress }, link),
         }),
       host: {
         log: this.#log,
-        clusterId: this.identity.identity.clusterId,
+        clusterId: this.self.clusterId,
         self: this.#self(),
         store: () => this.stores.current,
         openSnapshot: async (contents) => await this.stores.openSnapshot(contents),
@@ -276,16 +298,34 @@ export class Node {
   }
 
   async #listenForClients(): Promise<void> {
-    const { clients } = this.config.listen;
-    if (clients === false) return;
-    this.#clients = await listenForClients({
-      ...clients,
-      commands: this.#commands,
-      runtime: this.#options.runtime,
-      log: this.#log,
-      maxConnections: this.config.limits.connections,
-      onFatal: this.#options.onFatal,
-    });
+    for (const listener of this.config.listen.clients) {
+      const open = await listenForClients({
+        host: listener.host,
+        port: listener.port,
+        tls: listener.tls === false ? undefined : loadClientTls(listener.tls),
+        commands: this.#commands,
+        signals: this.#signals,
+        runtime: this.#options.runtime,
+        log: this.#log,
+        maxConnections: this.config.limits.connections,
+        onFatal: this.#options.onFatal,
+      });
+      this.#clients.push(open);
+    }
+  }
+
+  async #loadTextDatabases(): Promise<void> {
+    const store = this.stores.current;
+    if (store === undefined || this.config.role !== 'root') return;
+    for (const spec of this.config.databases) {
+      if (spec.textFile === undefined || this.#stopping) continue;
+      try {
+        const changed = await loadTextDatabase(store, spec, this.config.limits.valueBytes);
+        this.#log.info({ database: spec.name, file: spec.textFile, changed }, 'loaded a text database');
+      } catch (error) {
+        this.#log.error({ database: spec.name, reason: messageOf(error) }, 'a text database stays as it was');
+      }
+    }
   }
 
   #startFeed(): void {
@@ -334,8 +374,12 @@ export class Node {
     const at = (listener: { readonly host: string } | false, open: { readonly port: number } | undefined): string => {
       return listener === false || open === undefined ? 'off' : `${listener.host}:${open.port}`;
     };
+    const listeners = this.#clients.map((open, index) => {
+      const { host, tls } = clients[index] as ClientListenerConfig;
+      return `${host}:${open.port}${tls === false ? '' : ' (TLS)'}`;
+    });
     return {
-      clients: at(clients, this.#clients),
+      clients: listeners.join(', ') || 'off',
       replication: at(replication, this.#followers),
       admin: at(admin, this.#admin),
     };
@@ -353,7 +397,7 @@ export class Node {
     return this.#feed;
   }
 
-  get clients(): ClientListener | undefined {
+  get clients(): readonly ClientListener[] {
     return this.#clients;
   }
 
@@ -371,7 +415,7 @@ export class Node {
     this.#stopping = true;
     this.#sweep?.cancel();
     await this.#feed?.stop();
-    await this.#clients?.close();
+    await Promise.all(this.#clients.map(async (listener) => await listener.close()));
     this.#upstream?.stop();
     this.#replication?.close();
     await this.#followers?.close();
@@ -381,6 +425,32 @@ export class Node {
     await this.#admin?.close();
     this.#log.info({}, 'stopped: all data is on the disk');
   }
+}
+
+/** Certificate and key of a node that replicates, checked against its configuration. Errors: `IDENTITY`, `CONFIG`. */
+function openIdentity(config: NodeConfig, runtime: Runtime): NodeIdentity | undefined {
+  if (config.identity === false) return undefined;
+  const credentials = loadNodeIdentity(config.identity, runtime.nowMs());
+  const { name, role } = credentials.identity;
+  if (role !== config.role) {
+    throw new TokaidoError('CONFIG', `the configuration says role ${config.role}, the certificate says ${role}`, {
+      hint: 'issue a certificate for the role this node plays, or correct role',
+    });
+  }
+  if (config.name !== undefined && config.name !== name) {
+    throw new TokaidoError('CONFIG', `the configuration says name ${config.name}, the certificate says ${name}`);
+  }
+  return credentials;
+}
+
+/** Errors: `IDENTITY` when a file cannot be read, or a key can be read by others. */
+function loadClientTls(tls: Exclude<ClientListenerConfig['tls'], false>): ClientTls {
+  return {
+    certificatePem: readPublic(tls.certificate, 'certificate of a client listener'),
+    keyPem: readKey(tls.key, 'key of a client listener'),
+    clientCaPem: tls.clientCa === undefined ? undefined : readPublic(tls.clientCa, 'CA certificate for clients'),
+    names: tls.names,
+  };
 }
 
 /** Opens and starts a node; resolves when its listeners are open. */

@@ -78,6 +78,7 @@ export class Recovery {
       await beginEpoch();
       directory.forgetFollowers([...this.#missing]);
     }
+    directory.tailSettled();
     this.#active = false;
     log.info({}, 'recovery complete: taking writes');
   }

@@ -45,6 +45,9 @@ export interface NodeStatus {
     readonly queuedBytes: number;
     readonly connectedMs: number;
   }[];
-  readonly certificate: { readonly notAfter: string; readonly expiresInMs: number; readonly fingerprint: string };
+  /** Of a node that replicates; a root that stands alone has none. */
+  readonly certificate:
+    | { readonly notAfter: string; readonly expiresInMs: number; readonly fingerprint: string }
+    | undefined;
   readonly feed: object | undefined;
 }

@@ -11,7 +11,7 @@
  */
 import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
-import { type LocalNumber, localNumber, type OriginPosition, type Position } from '../base/types.js';
+import { type Epoch, type LocalNumber, localNumber, type OriginPosition, type Position } from '../base/types.js';
 import { changesBetween, describePosition, originOf, START } from '../log/position.js';
 import type { Found, LogBatch } from '../log/update-log.js';
 import { SnapshotSource } from '../store/snapshot.js';
@@ -35,8 +35,11 @@ export interface SessionHost {
   recentFrame(first: LocalNumber): { readonly frame: Buffer; readonly next: LocalNumber } | undefined;
   /** Whether this origin may have lost its tail and is taking it back right now. */
   isRecovering(): boolean;
-  /** A follower showed that this origin's numbering went further than it knows, too late to take it back. */
-  tailLost(): Promise<void>;
+  /**
+   * A follower showed that this origin's numbering went further than it knows, too late to take it back. Resolves when
+   * an epoch has begun; not always one beyond `known`, the epoch that the follower knows: look again.
+   */
+  tailLost(known: Epoch): Promise<void>;
   /** This follower has nothing (more) that a recovering origin lacks. */
   accountedFor(session: FollowerSession): void;
   /** Calls `fn` in a later turn of the event loop. */
@@ -159,8 +162,27 @@ export class FollowerSession {
       this.#log.warn({ have: own?.sequence ?? 0, follower: ahead.sequence }, 'taking back transactions this root lost');
       this.#send({ type: 'recall', after: own ?? { ...ahead, sequence: 0 as never, versionNs: 0n as never } });
     } else {
-      // Too late to take them back: numbering must not continue where a follower already counts differently.
-      void this.#host.tailLost().then(() => this.#welcome(hello));
+      this.#welcomeInNewEpoch(hello);
+    }
+  }
+
+  /** Too late to take anything back: numbering must not continue where a follower already counts differently. */
+  #welcomeInNewEpoch(hello: Hello): void {
+    this.#outnumber(hello.position).then(
+      () => {
+        this.#host.accountedFor(this);
+        this.#welcome(hello);
+      },
+      (error: unknown) => this.#refuse('EPOCH', `cannot begin a new epoch: ${messageOf(error)}`),
+    );
+  }
+
+  /** Begins epochs until this follower is ahead in none: one, or one more when another follower's was under way. */
+  async #outnumber(position: Position): Promise<void> {
+    for (;;) {
+      const ahead = this.#isAheadOf(this.#host.store.ownPosition(), position);
+      if (ahead === undefined) return;
+      await this.#host.tailLost(ahead.epoch);
     }
   }
 
@@ -193,6 +215,8 @@ export class FollowerSession {
     if (sid === undefined) return undefined;
     const has = originOf(position, sid);
     if (has === undefined || has.epoch < this.#host.store.epoch) return undefined;
+    // An epoch this node never heard of is news, whatever the number: its next epoch must not be that one.
+    if (has.epoch > this.#host.store.epoch) return has;
     return has.sequence > (own?.sequence ?? 0) ? has : undefined;
   }
 
@@ -213,13 +237,11 @@ export class FollowerSession {
     );
   }
 
-  async #afterRecall(): Promise<void> {
-    const { store } = this.#host;
-    this.#log.info({ position: describePosition(store.position()) }, 'took back what the follower had kept');
+  #afterRecall(): void {
+    const position = describePosition(this.#host.store.position());
+    this.#log.info({ position }, 'took back what the follower had kept');
     // The follower's log may not reach back far enough to give everything.
-    if (this.#isAheadOf(store.ownPosition(), this.#applied) !== undefined) await this.#host.tailLost();
-    this.#host.accountedFor(this);
-    this.#welcome(this.#hello as Hello);
+    this.#welcomeInNewEpoch(this.#hello as Hello);
   }
 
   #welcome({ seeded, position }: Hello): void {

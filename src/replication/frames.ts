@@ -8,9 +8,9 @@
 import { crc32 } from 'node:zlib';
 import { ByteReader, ByteWriter } from '../base/bytes.js';
 import { TokaidoError, unreachable } from '../base/errors.js';
-import { type OriginPosition, type Position, type VersionNs, versionNs } from '../base/types.js';
+import { type OriginPosition, type Position, type Sid, type VersionNs, versionNs } from '../base/types.js';
 import { decodePosition, encodePosition, MAX_ORIGINS } from '../log/position.js';
-import type { FeedPosition } from '../log/transaction.js';
+import { type FeedPosition, readSid } from '../log/transaction.js';
 
 /** The version of the protocol this code speaks. */
 export const PROTOCOL_VERSION = 1;
@@ -105,6 +105,13 @@ export interface SnapshotBegin {
   readonly lastVersionNs: VersionNs;
   readonly feeds: readonly FeedPosition[];
   readonly databases: readonly { readonly name: string; readonly records: number }[];
+  /** Clears that keep older writes out; `database` is an index into `databases`. */
+  readonly clears: readonly {
+    readonly database: number;
+    readonly prefix: Buffer;
+    readonly versionNs: VersionNs;
+    readonly sid: Sid;
+  }[];
 }
 
 /** Rows of one database in key order: stored keys and stored records, tombstones included. */
@@ -206,6 +213,10 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       for (const feed of frame.feeds) writer.text(feed.feed).u64(feed.position);
       writer.varint(frame.databases.length);
       for (const database of frame.databases) writer.text(database.name).varint(database.records);
+      writer.varint(frame.clears.length);
+      for (const clear of frame.clears) {
+        writer.varint(clear.database).sized(clear.prefix).u64(clear.versionNs).varint(clear.sid);
+      }
       return;
     case 'snapshotRecords':
       writer.varint(frame.database).bytes(frame.rows);
@@ -273,7 +284,14 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const lastVersionNs = versionNs(reader.u64());
       const feeds = list(reader, 1024, () => ({ feed: reader.text(), position: reader.u64() }));
       const databases = list(reader, 65_535, () => ({ name: reader.text(), records: reader.varint() }));
-      return ended(reader, { type: 'snapshotBegin', position, lastVersionNs, feeds, databases });
+      // The receiver keeps the prefixes: they are copies, not views of a frame.
+      const clears = list(reader, reader.remaining, () => ({
+        database: reader.varint(),
+        prefix: Buffer.from(reader.sized()),
+        versionNs: versionNs(reader.u64()),
+        sid: readSid(reader),
+      }));
+      return ended(reader, { type: 'snapshotBegin', position, lastVersionNs, feeds, databases, clears });
     }
     case TYPE.snapshotRecords:
       return { type: 'snapshotRecords', database: reader.varint(), rows: reader.rest() };

@@ -4,7 +4,7 @@
  */
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
-import { type LocalNumber, localNumber, type Position } from '../base/types.js';
+import { type Epoch, type LocalNumber, localNumber, type Position } from '../base/types.js';
 import type { LogBatch } from '../log/update-log.js';
 import type { LocalStore } from '../store/store.js';
 import { FollowerSession, type FollowerState, type SessionHost } from './follower-session.js';
@@ -61,6 +61,8 @@ export class ReplicationServer {
   #ringBytes = 0;
   #waiting: FollowerSession[] = [];
   readonly #copying = new Set<FollowerSession>();
+  /** While a new epoch begins. */
+  #epochBeginning: Promise<void> | undefined;
   readonly #timer: Timer;
   readonly #unsubscribe: () => void;
   readonly #host: SessionHost;
@@ -85,10 +87,7 @@ export class ReplicationServer {
       rootAddress,
       isRecovering,
       recentFrame: (first) => this.#recentFrame(first),
-      tailLost: async () => {
-        log.error({}, 'a follower is ahead of this root: its tail was lost; beginning a new epoch of its numbering');
-        await store.beginEpoch();
-      },
+      tailLost: async (known) => await this.#beginEpoch(known),
       accountedFor: (session) => {
         if (session.instanceId !== undefined) this.#options.onAccountedFor(session.instanceId);
       },
@@ -104,6 +103,18 @@ export class ReplicationServer {
         this.#startSnapshots();
       },
     };
+  }
+
+  /** One for all followers that show it at the same time: each compares again afterwards. */
+  async #beginEpoch(known: Epoch): Promise<void> {
+    const { store, log } = this.#options;
+    if (this.#epochBeginning === undefined) {
+      log.error({}, 'a follower is ahead of this root: its tail was lost; beginning a new epoch of its numbering');
+      this.#epochBeginning = store.beginEpoch(known).finally(() => {
+        this.#epochBeginning = undefined;
+      });
+    }
+    await this.#epochBeginning;
   }
 
   /** A peer passed authentication: speak with it. The link's events go to the returned session. */

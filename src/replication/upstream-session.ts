@@ -286,7 +286,7 @@ export class UpstreamSession {
     this.#expect('greeting', 'recall');
     const store = this.#host.store();
     let transactions = 0;
-    for (const payload of store?.log.transactionsAfter(after.sid, after.sequence) ?? []) {
+    for (const payload of store?.log.transactionsAfter(after) ?? []) {
       this.#send({ type: 'batch', payload });
       transactions++;
     }

@@ -96,33 +96,34 @@ export class Catalog {
   }
 
   /**
-   * Opens what is not open yet, and returns the states of databases that are new to `known`. Not inside a write.
+   * Opens databases that are not open yet; `onNew` hears of each that `known` does not have, as soon as it is open. All
+   * are refused together when they are too many. Not inside a write.
    * Errors: `STORAGE` beyond the limit, `CONFIG` when a database changed its kind.
    */
-  open(names: Iterable<string>, known: readonly DatabaseState[]): DatabaseState[] {
-    const added: DatabaseState[] = [];
+  open(names: readonly string[], known: readonly DatabaseState[], onNew: (added: DatabaseState) => void): void {
+    const missing = [...new Set(names)].filter((name) => !this.#byName.has(name));
+    if (missing.length === 0) return;
+    this.#checkRoom(missing);
     let nextId = 1 + Math.max(0, ...known.map(({ id }) => id));
-    for (const name of new Set(names)) {
-      if (this.#byName.has(name)) continue;
-      this.#checkRoom(name);
+    for (const name of missing) {
       const spec = specFor(name, this.#options.specs);
       const state = known.find((database) => database.name === name);
       if (state !== undefined) checkStorage(state, spec);
       const id = state?.id ?? nextId++;
-      if (state === undefined) added.push({ id, name, storage: spec.storage, records: 0 });
       const maps = openDatabase(this.#options.engine, id, spec);
       this.#byId.set(id, maps);
       this.#byName.set(name, maps);
+      if (state === undefined) onNew({ id, name, storage: spec.storage, records: 0 });
     }
     this.#indexes = [...new Map([...this.#byId.values()].map((maps) => [maps.indexes.expiry, maps.indexes])).values()];
     this.#number();
-    return added;
   }
 
-  #checkRoom(name: string): void {
+  #checkRoom(missing: readonly string[]): void {
     const { maxDatabases } = this.#options;
-    if (this.#byName.size < maxDatabases) return;
-    throw new TokaidoError('STORAGE', `database ${name} would exceed the limit of ${maxDatabases}`, {
+    const beyond = missing[maxDatabases - this.#byName.size];
+    if (beyond === undefined) return;
+    throw new TokaidoError('STORAGE', `database ${beyond} would exceed the limit of ${maxDatabases}`, {
       hint: 'raise limits.databases in the configuration',
     });
   }

@@ -23,16 +23,21 @@ export interface DatabaseSpec {
   readonly persistent: boolean;
   /** Values are compressed where they lie (`opts=c`). */
   readonly compressed: boolean;
+  /** File whose lines are the records, as the operator wrote its path; a root loads it at start. */
+  readonly textFile: string | undefined;
   /** Parts of the expression that mean nothing here: accepted, and named once in the log. */
   readonly withoutEffect: readonly string[];
 }
 
-type Kind = Pick<DatabaseSpec, 'storage' | 'ordered'>;
+interface Kind extends Pick<DatabaseSpec, 'storage' | 'ordered'> {
+  readonly isText?: true;
+}
 
 const MEMORY: Kind = { storage: 'memory', ordered: false };
 const MEMORY_ORDERED: Kind = { storage: 'memory', ordered: true };
 const DISK: Kind = { storage: 'disk', ordered: false };
 const DISK_ORDERED: Kind = { storage: 'disk', ordered: true };
+const TEXT: Kind = { ...DISK_ORDERED, isText: true };
 
 /** File names that stand for a kind by themselves. */
 const SIGNS: Readonly<Record<string, Kind>> = {
@@ -74,6 +79,12 @@ const KINDS: Readonly<Record<string, Kind>> = {
   fdb: DISK_ORDERED,
   for: DISK_ORDERED,
   forest: DISK_ORDERED,
+  kcx: TEXT,
+  xdb: TEXT,
+  txt: TEXT,
+  text: TEXT,
+  tsv: TEXT,
+  csv: TEXT,
 };
 
 const NAME = /^[A-Za-z0-9_.-]{1,128}$/;
@@ -139,7 +150,7 @@ export function parseDatabase(expression: string): DatabaseSpec {
     if (option === undefined) withoutEffect.push(part);
     else options.set(option, part.slice(at + 1));
   }
-  const kind = kindOf(file, options.get('type'), expression);
+  const { isText, ...kind } = kindOf(file, options.get('type'), expression);
   const cap = (option: 'records' | 'bytes'): number | undefined => {
     const text = options.get(option);
     const most = text === undefined ? 0 : amount(option, text, expression);
@@ -148,7 +159,8 @@ export function parseDatabase(expression: string): DatabaseSpec {
     withoutEffect.push(`a capacity in ${option} (only databases in memory are caches)`);
     return undefined;
   };
-  if (path.includes('/')) withoutEffect.push(`the folder of ${path} (records lie in the data directory)`);
+  if (path.includes('/') && isText !== true)
+    withoutEffect.push(`the folder of ${path} (records lie in the data directory)`);
   return {
     name: file,
     ...kind,
@@ -156,6 +168,7 @@ export function parseDatabase(expression: string): DatabaseSpec {
     maxBytes: cap('bytes'),
     persistent: options.get('ktopts')?.includes('p') ?? false,
     compressed: options.get('opts')?.includes('c') ?? false,
+    textFile: isText === true ? path : undefined,
     withoutEffect,
   };
 }

@@ -19,7 +19,7 @@ import type { Change, FeedPosition, TransactionHeader } from '../log/transaction
 import type { Retention, UpdateLog } from '../log/update-log.js';
 import type { DatabaseMaps, IndexMaps } from './catalog.js';
 import { encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
-import type { ClearMark, StoreState } from './state.js';
+import { type ClearMark, type StoreState, withClear } from './state.js';
 
 /** The engine maps of a store. */
 export interface StoreMaps {
@@ -225,8 +225,9 @@ export class Draft {
 
   #clear(databaseId: number, prefix: Buffer, header: TransactionHeader, stamp: Buffer): void {
     const map = this.#of(databaseId).records;
-    // Index rows of cleared records stay behind; the sweep finds nothing under them and drops them.
-    if (header.versionNs >= this.lastVersionNs && this.#isWholeDatabase(map, prefix)) {
+    // Index rows of cleared records stay behind; the sweep finds nothing under them and drops them. An equal version may
+    // be another origin's, which wins by its sid: only a higher one is above everything here.
+    if (header.versionNs > this.lastVersionNs && this.#isWholeDatabase(map, prefix)) {
       this.#writer.clear(map);
       this.#counts.set(databaseId, 0);
     } else {
@@ -241,9 +242,14 @@ export class Draft {
         this.#writer.remove(map, key);
       }
     }
-    const mark = { databaseId, prefix: Buffer.from(prefix), versionNs: header.versionNs, sid: header.sid };
-    const others = this.#clears.filter((clear) => clear.databaseId !== databaseId || !clear.prefix.equals(prefix));
-    this.#clears = [...others, { ...mark, loggedAt: this.#number }];
+    const { versionNs, sid } = header;
+    this.#clears = withClear(this.#clears, {
+      databaseId,
+      prefix: Buffer.from(prefix),
+      versionNs,
+      sid,
+      loggedAt: this.#number,
+    });
   }
 
   #isWholeDatabase(map: MapId, prefix: Buffer): boolean {
@@ -266,7 +272,7 @@ export class Draft {
   }
 
   #collectExpired(expiry: MapId, limit: number): number {
-    const end = indexKey(this.#nowMs, 0, EMPTY);
+    const end = indexKey(this.#nowMs + 1, 0, EMPTY);
     const due: Buffer[] = [];
     for (const { key } of this.#writer.range(expiry, { end, limit })) due.push(Buffer.from(key));
     for (const row of due) {
@@ -294,6 +300,8 @@ export class Draft {
 
   /** Applies the log's retention, at most `maxBatches` batches; returns the log's oldest number then. */
   trimLog(log: UpdateLog, retention: Retention, maxBatches: number): LocalNumber {
+    // The log learns of a trim with the commit: a second one in the same commit would begin where the first began.
+    if (this.logFirst !== undefined) return this.logFirst;
     const { first, bytes } = log.trim(this.#writer, retention, this.logBytes, this.#nowMs, maxBatches);
     this.writes += first - log.first;
     this.logBytes = bytes;

@@ -79,22 +79,22 @@ async function loadImage(
     const known = databases.find(({ name, storage }) => name === database && storage === 'memory');
     const target = known === undefined ? undefined : maps.databases.get(known.id);
     if (target === undefined) continue;
-    const { result } = await engine.write((writer) => putRows(writer, target, rows));
+    const loggedAt = Math.max(1, image.next - 1);
+    const { result } = await engine.write((writer) => putRows(writer, target, rows, loggedAt));
     live.set(database, (live.get(database) ?? 0) + result);
   }
   return databases.map((database) => ({ ...database, records: live.get(database.name) ?? database.records }));
 }
 
-/** Returns how many of them are live records. */
-function putRows(writer: Writer, { id, records, indexes }: DatabaseMaps, rows: Buffer): number {
+/** Tombstones stay as long as the log entry `loggedAt`. Returns how many rows are live records. */
+function putRows(writer: Writer, { id, records, indexes }: DatabaseMaps, rows: Buffer, loggedAt: number): number {
   let live = 0;
   for (const reader = new ByteReader(rows); reader.remaining > 0; ) {
     const key = reader.sized();
     const record = checkRecord(reader.sized());
     writer.put(records, key, record.raw);
     if (record.isTombstone) {
-      // Its log entry's number is not known any more: it goes with the oldest.
-      writer.put(indexes.graveyard, indexKey(0, id, key), record.stamp);
+      writer.put(indexes.graveyard, indexKey(loggedAt, id, key), record.stamp);
       continue;
     }
     live++;

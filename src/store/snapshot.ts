@@ -5,7 +5,14 @@
  */
 import { ByteReader, ByteWriter } from '../base/bytes.js';
 import { assert, TokaidoError } from '../base/errors.js';
-import { type LocalNumber, localNumber, NEVER_EXPIRES, type Position, type VersionNs } from '../base/types.js';
+import {
+  type LocalNumber,
+  localNumber,
+  NEVER_EXPIRES,
+  type Position,
+  type Sid,
+  type VersionNs,
+} from '../base/types.js';
 import type { Engine, MapId, Snapshot } from '../engine/engine.js';
 import type { FeedPosition } from '../log/transaction.js';
 import { type DatabaseMaps, openDatabase, specFor } from './catalog.js';
@@ -15,13 +22,29 @@ import { checkRecord } from './record.js';
 import { type DatabaseState, decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
 import { STATE_KEY } from './store.js';
 
+/** A clear that still keeps older writes out: without it a seeded node would let them in. */
+export interface SnapshotClear {
+  /** Index into the snapshot's databases. */
+  readonly database: number;
+  readonly prefix: Buffer;
+  readonly versionNs: VersionNs;
+  readonly sid: Sid;
+}
+
 /** What a snapshot consists of besides its rows. */
 export interface SnapshotContents {
   readonly position: Position;
   readonly lastVersionNs: VersionNs;
   readonly feeds: readonly FeedPosition[];
   readonly databases: readonly { readonly name: string; readonly records: number }[];
+  readonly clears: readonly SnapshotClear[];
 }
+
+/**
+ * Local number that tombstones and clears of a snapshot count as logged at: the first one after it. A lower one would
+ * have the first sweep forget them while writes older than they are still on their way.
+ */
+const LOGGED_AT = localNumber(1);
 
 /** Some rows of one database, in key order: sized key, sized record, repeated. */
 export interface RowSlice {
@@ -51,7 +74,11 @@ export class SnapshotSource {
     this.nextNumber = state.next;
     const { position, lastVersionNs, feeds } = state;
     const databases = chosen.map(({ name, records }) => ({ name, records }));
-    this.contents = { position, lastVersionNs, feeds, databases };
+    const clears = state.clears.flatMap(({ databaseId, prefix, versionNs, sid }) => {
+      const database = chosen.findIndex(({ id }) => id === databaseId);
+      return database < 0 ? [] : [{ database, prefix, versionNs, sid }];
+    });
+    this.contents = { position, lastVersionNs, feeds, databases, clears };
   }
 
   /** The next rows, about `bytes` of them, or `undefined` after the last. */
@@ -109,6 +136,9 @@ export class SnapshotLoader {
       return openDatabase(engine, index + 1, specFor(name, specs));
     });
     this.#live = contents.databases.map(() => 0);
+    if (contents.clears.some(({ database }) => database >= contents.databases.length)) {
+      throw new TokaidoError('CORRUPT', 'a snapshot has a clear of a database it did not announce');
+    }
     assert(engine.get(this.#meta, STATE_KEY) === undefined, 'a snapshot is loaded into an empty engine');
   }
 
@@ -129,7 +159,7 @@ export class SnapshotLoader {
         writer.put(records, key, record.raw);
         this.#rows++;
         if (record.isTombstone) {
-          writer.put(indexes.graveyard, indexKey(0, databaseId, key), record.stamp);
+          writer.put(indexes.graveyard, indexKey(LOGGED_AT, databaseId, key), record.stamp);
           continue;
         }
         this.#live[database] = (this.#live[database] ?? 0) + 1;
@@ -142,10 +172,10 @@ export class SnapshotLoader {
   /** Writes the state row, which makes the store complete, and flushes. Errors: `CORRUPT` when rows are missing. */
   async finish(rows: number): Promise<void> {
     if (rows !== this.#rows) throw new TokaidoError('CORRUPT', `the snapshot has ${this.#rows} of ${rows} rows`);
-    const { position, lastVersionNs, feeds, databases } = this.#contents;
+    const { position, lastVersionNs, feeds, databases, clears } = this.#contents;
     const state: StoreState = {
       ...EMPTY_STATE,
-      next: localNumber(1),
+      next: LOGGED_AT,
       position,
       lastVersionNs,
       feeds,
@@ -153,6 +183,7 @@ export class SnapshotLoader {
         const { id, spec } = this.#databases[index] as DatabaseMaps;
         return { id, name, storage: spec.storage, records: this.#live[index] ?? 0 };
       }),
+      clears: clears.map(({ database, ...clear }) => ({ ...clear, databaseId: database + 1, loggedAt: LOGGED_AT })),
     };
     const { flushed } = await this.#engine.write((writer) => writer.put(this.#meta, STATE_KEY, encodeState(state)));
     await flushed;

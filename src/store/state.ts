@@ -41,6 +41,30 @@ export interface ClearMark {
   readonly loggedAt: LocalNumber;
 }
 
+/** The order in which clears decide: version, then sid. */
+function compareClears(a: ClearMark, b: ClearMark): number {
+  if (a.versionNs !== b.versionNs) return a.versionNs < b.versionNs ? -1 : 1;
+  return a.sid - b.sid;
+}
+
+/** Whatever the clear `inner` keeps out, `outer` keeps out too. */
+function covers(outer: ClearMark, inner: ClearMark): boolean {
+  return (
+    outer.databaseId === inner.databaseId &&
+    inner.prefix.subarray(0, outer.prefix.length).equals(outer.prefix) &&
+    compareClears(outer, inner) >= 0
+  );
+}
+
+/**
+ * The marks once `mark` came to be: those that no other covers, so the same on every node in whatever order the clears
+ * arrived. The one that stands for another lives as long as that one's log entry would have it live.
+ */
+export function withClear(marks: readonly ClearMark[], mark: ClearMark): ClearMark[] {
+  if (!marks.some((known) => covers(known, mark))) return [...marks.filter((known) => !covers(mark, known)), mark];
+  return marks.map((known) => (covers(known, mark) ? { ...known, loggedAt: mark.loggedAt } : known));
+}
+
 export interface StoreState {
   readonly position: Position;
   /** Local number of the next transaction. */

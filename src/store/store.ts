@@ -172,8 +172,10 @@ export class LocalStore implements Store {
 
   /** Copies of up to `limit` keys of live records that begin with `prefix` and come after `after`, in order. */
   keys(database: string, prefix: Buffer, after: Buffer | undefined, limit: number): Buffer[] {
+    if (limit <= 0) return [];
     const end = afterPrefix(prefix);
-    const start = after === undefined ? prefix : Buffer.concat([after, Buffer.of(0)]);
+    const behind = after === undefined ? prefix : Buffer.concat([after, Buffer.of(0)]);
+    const start = behind.compare(prefix) < 0 ? prefix : behind;
     const keys: Buffer[] = [];
     for (const { key } of this.scan(database, { start, ...(end === undefined ? {} : { end }) })) {
       keys.push(Buffer.from(key));
@@ -305,12 +307,13 @@ export class LocalStore implements Store {
   /**
    * Begins a new incarnation of this node's numbering, because its own tail may be lost. An empty transaction in the new
    * epoch says so to every node at once: whoever has numbers of the old epoch beyond it then knows that it diverged.
+   * `beyond` is the highest epoch of this origin that anyone was seen to know: an older copy of the data may know less.
    */
-  async beginEpoch(): Promise<void> {
+  async beginEpoch(beyond: Epoch = this.epoch): Promise<void> {
     const { sid, runtime } = this.#options;
     assert(sid !== undefined, 'only an origin has epochs');
     const run = (draft: Draft): void => {
-      draft.setEpoch(epoch(draft.epoch + 1));
+      draft.setEpoch(epoch(Math.max(draft.epoch, beyond) + 1));
       const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
       this.#logLocal(draft, { sid, versionNs, feed: undefined, changes: [] });
     };
@@ -334,6 +337,12 @@ export class LocalStore implements Store {
     const nowMs = this.#options.runtime.nowMs();
     for (const { expiry } of this.#catalog.indexes) {
       for (const { key } of this.#engine.range(expiry, { limit: 1 })) if (key.readUIntBE(0, 6) <= nowMs) return true;
+    }
+    // Tombstones of what was trimmed go in rounds, too.
+    for (const { graveyard } of this.#catalog.indexes) {
+      for (const { key } of this.#engine.range(graveyard, { limit: 1 })) {
+        if (key.readUIntBE(0, 6) < this.#log.first) return true;
+      }
     }
     if (this.#log.first >= this.#log.next) return false;
     if (this.#state.logBytes > this.#options.retention.bytes) return true;
@@ -423,12 +432,13 @@ export class LocalStore implements Store {
 
   /** Outside of a commit only: the engine cannot open maps inside. */
   #openDatabases(names: readonly string[]): void {
-    if (names.every((name) => this.#catalog.has(name))) return;
-    const added = this.#catalog.open(names, this.#state.databases);
+    const missing = names.filter((name) => !this.#catalog.has(name));
+    this.#catalog.open(missing, this.#state.databases, (added) => {
+      this.#state = { ...this.#state, databases: [...this.#state.databases, added] };
+    });
     this.#caches = [...this.#catalog.byId.values()].filter(({ spec }) => {
       return spec.maxRecords !== undefined || spec.maxBytes !== undefined;
     });
-    if (added.length > 0) this.#state = { ...this.#state, databases: [...this.#state.databases, ...added] };
   }
 
   /** Lets everything queued commit, flushes, and closes the engine. Further writes are refused with `NOT_READY`. */

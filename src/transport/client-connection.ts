@@ -111,7 +111,7 @@ export class ClientConnection {
   }
 
   /** Whether it is the client who has something to do: send the rest of a request, or close after the last answer. */
-  get isClientsTurn(): boolean {
+  get isWaitingForRest(): boolean {
     if (this.#slots.length > 0) return false;
     return this.#received.length > 0 || this.#ended;
   }

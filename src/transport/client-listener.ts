@@ -1,40 +1,33 @@
-/** The listener for clients: accepts connections within limits, and ends those that keep it waiting. */
-import { type AddressInfo, createServer, type Socket } from 'node:net';
-import { messageOf } from '../base/errors.js';
+/** The listener for clients of HTTP and the binary protocol, told apart on every request. */
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import type { Commands } from '../commands/commands.js';
-import { Signals } from '../commands/signals.js';
+import type { Signals } from '../commands/signals.js';
 import { Slices } from '../commands/slices.js';
 import { ClientConnection } from './client-connection.js';
-import { cannotListen } from './tls-link.js';
+import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
 
 export interface ClientListenerOptions {
   readonly host: string;
   readonly port: number;
+  readonly tls: ClientTls | undefined;
   readonly commands: Commands;
+  /** Shared by all listeners of a node: a client may wait on one and be signalled through another. */
+  readonly signals: Signals;
   readonly runtime: Runtime;
   readonly log: Logger;
   readonly maxConnections: number;
   onFatal(error: unknown): void;
 }
 
-export interface ClientListener {
-  readonly port: number;
-  readonly connections: number;
+export interface ClientListener extends StreamServer {
   /** Requests since the start, by protocol; for metrics. */
   readonly requests: ReadonlyMap<string, number>;
-  close(): Promise<void>;
 }
-
-/** A request that has begun must move on within this time; so must a client whose connection is over. */
-const PATIENCE_MS = 30_000;
-const CLOSE_TIMEOUT_MS = 1_000;
 
 /** Errors: `NETWORK` when the address cannot be used. */
 export async function listenForClients(options: ClientListenerOptions): Promise<ClientListener> {
   const { runtime, log, commands } = options;
-  const connections = new Map<Socket, ClientConnection>();
   const requests = new Map<string, number>([
     ['http', 0],
     ['binary', 0],
@@ -45,11 +38,11 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
   const context = {
     commands,
     slices: new Slices(runtime),
-    signals: new Signals(runtime),
+    signals: options.signals,
     log,
     nowMs: () => runtime.nowMs(),
     uptimeMs: () => runtime.monotonicMs() - openedMs,
-    connections: () => connections.size,
+    connections: () => server.connections,
     date: () => {
       const second = Math.floor(runtime.nowMs() / 1000);
       if (second !== dateSecond) {
@@ -61,38 +54,16 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
     count: (protocol: string) => requests.set(protocol, (requests.get(protocol) ?? 0) + 1),
     onFatal: options.onFatal,
   };
-  const server = createServer(
-    { noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000, allowHalfOpen: true },
-    (socket) => {
-      const connection = new ClientConnection(socket, context);
-      connections.set(socket, connection);
-      socket.on('error', (error) => log.debug({ reason: messageOf(error) }, 'a client connection broke'));
-      socket.on('close', () => connections.delete(socket));
-      socket.setTimeout(PATIENCE_MS, () => {
-        if (connection.isClientsTurn) socket.destroy();
-      });
-    },
-  );
-  server.maxConnections = options.maxConnections;
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => reject(cannotListen(options, error)));
-    server.listen({ host: options.host, port: options.port, backlog: 1024 }, resolve);
+  const server: StreamServer = await listenForStreams({
+    ...options,
+    onConnection: (socket) => new ClientConnection(socket, context),
   });
-  server.on('error', (error) => log.error({ reason: messageOf(error) }, 'the client listener failed'));
   return {
-    port: (server.address() as AddressInfo).port,
+    port: server.port,
     get connections() {
-      return connections.size;
+      return server.connections;
     },
     requests,
-    close: async () => {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      for (const socket of connections.keys()) socket.end();
-      const timer = runtime.after(CLOSE_TIMEOUT_MS, () => {
-        for (const socket of connections.keys()) socket.destroy();
-      });
-      await closed;
-      timer.cancel();
-    },
+    close: async () => await server.close(),
   };
 }

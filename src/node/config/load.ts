@@ -5,21 +5,26 @@ import { isMap, LineCounter, parseDocument, type Node as YamlNode } from 'yaml';
 import { z } from 'zod';
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import { parseDatabases } from '../../store/database-spec.js';
-import { type NodeConfig, schema } from './schema.js';
+import { type ClientListenerConfig, type NodeConfig, schema } from './schema.js';
 
-/** Errors: `CONFIG`. */
-export async function loadConfig(path: string): Promise<NodeConfig> {
+/** The file with `overrides` on top. Errors: `CONFIG`. */
+export async function loadConfig(path: string, overrides: object = {}): Promise<NodeConfig> {
   let text: string;
   try {
     text = await readFile(path, 'utf8');
   } catch (error) {
     throw new TokaidoError('CONFIG', `cannot read the configuration ${path}: ${messageOf(error)}`, { cause: error });
   }
-  return parseConfig(text, path);
+  return parseConfig(text, path, overrides);
+}
+
+/** A configuration without a file: settings as they would stand in one. Paths are relative to the current folder. */
+export function configFrom(settings: object): NodeConfig {
+  return check(settings, resolve('settings'), () => 'the command line');
 }
 
 /** Errors: `CONFIG`, naming file, line, key, and the nearest valid key for an unknown one. */
-export function parseConfig(text: string, path: string): NodeConfig {
+export function parseConfig(text: string, path: string, overrides: object = {}): NodeConfig {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines });
   const [problem] = document.errors;
@@ -28,7 +33,22 @@ export function parseConfig(text: string, path: string): NodeConfig {
     const offset = offsetOf(document.contents, keys);
     return offset === undefined ? path : `${path}:${lines.linePos(offset).line}`;
   };
-  const parsed = schema.safeParse(document.toJS() ?? {});
+  return check(merge(document.toJS() ?? {}, overrides), path, where);
+}
+
+/** Overrides win; sections are merged, everything else is replaced. */
+function merge(settings: unknown, overrides: unknown): unknown {
+  if (!isSection(settings) || !isSection(overrides)) return overrides === undefined ? settings : overrides;
+  const keys = new Set([...Object.keys(settings), ...Object.keys(overrides)]);
+  return Object.fromEntries([...keys].map((key) => [key, merge(settings[key], overrides[key])]));
+}
+
+function isSection(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function check(settings: unknown, path: string, where: (keys: readonly PropertyKey[]) => string): NodeConfig {
+  const parsed = schema.safeParse(settings);
   if (!parsed.success) {
     const problems = parsed.error.issues.flatMap((issue) => explain(issue, where));
     throw new TokaidoError('CONFIG', problems.join('\n'), {
@@ -72,6 +92,8 @@ function explain(issue: z.core.$ZodIssue, where: (keys: readonly PropertyKey[]) 
     if (deeper.length > 0)
       return deeper.flatMap((other) => explain({ ...other, path: [...issue.path, ...other.path] }, where));
   }
+  const isMissing = issue.code === 'invalid_type' && / received undefined$/.test(issue.message);
+  if (isMissing) return [`${where(issue.path)}: ${name} is missing`];
   return [`${where(issue.path)}: ${name === '' ? 'the configuration' : name}: ${issue.message}`];
 }
 
@@ -129,19 +151,38 @@ function editDistance(a: string, b: string): number {
 function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
   const path = (file: string): string => resolve(base, file);
   const { identity, postgres } = parsed;
+  const { clients } = parsed.listen;
   const passwordFile = postgres?.passwordFile;
   return {
     ...parsed,
     data: path(parsed.data),
     databases: parseDatabases(parsed.databases),
-    identity: { certificate: path(identity.certificate), key: path(identity.key), ca: path(identity.ca) },
+    identity:
+      identity === false
+        ? false
+        : { certificate: path(identity.certificate), key: path(identity.key), ca: path(identity.ca) },
     upstreams: parsed.upstreams.map(({ address, name }) => ({ ...address, name })),
     durability: parsed.durability ?? (parsed.role === 'root' ? 'flushed' : 'committed'),
-    listen: parsed.role === 'edge' ? { ...parsed.listen, replication: false } : parsed.listen,
+    listen: {
+      ...parsed.listen,
+      // An edge has no followers, and without an identity there can be none.
+      replication: parsed.role === 'edge' || identity === false ? false : parsed.listen.replication,
+      clients: (clients === false ? [] : [clients].flat()).map((listener) => {
+        return { ...listener, tls: listener.tls === false ? (false as const) : absoluteTls(listener.tls, path) };
+      }),
+    },
     ...(postgres === undefined
       ? {}
       : { postgres: { ...postgres, ...(passwordFile === undefined ? {} : { passwordFile: path(passwordFile) }) } }),
   };
+}
+
+type TlsConfig = Exclude<ClientListenerConfig['tls'], false>;
+
+function absoluteTls(tls: TlsConfig, path: (file: string) => string): TlsConfig {
+  const { certificate, key, clientCa, ...rest } = tls;
+  const files = { certificate: path(certificate), key: path(key) };
+  return { ...rest, ...files, ...(clientCa === undefined ? {} : { clientCa: path(clientCa) }) };
 }
 
 /** What the schema cannot say: rules between keys. */
@@ -152,6 +193,8 @@ function* crossCheck(config: NodeConfig): Generator<{ keys: readonly string[]; m
     if (config.upstreams.length > 0)
       yield { keys: ['upstreams'], message: 'a root follows nobody: remove upstreams, or make this node a relay' };
   } else {
+    if (config.identity === false)
+      yield { keys: ['identity'], message: 'only a root can stand alone: a node that follows proves who it is' };
     if (config.upstreams.length === 0)
       yield {
         keys: ['role'],
@@ -163,6 +206,13 @@ function* crossCheck(config: NodeConfig): Generator<{ keys: readonly string[]; m
   }
   if (config.store.flush === 'at-stop' && (config.role === 'root' || config.durability === 'flushed')) {
     yield { keys: ['store', 'flush'], message: 'at-stop is for followers that promise no flushed writes' };
+  }
+  for (const { tls } of config.listen.clients) {
+    if (tls !== false && tls.names.length > 0 && tls.clientCa === undefined)
+      yield {
+        keys: ['listen', 'clients'],
+        message: 'tls.names needs tls.clientCa: without it clients present no name',
+      };
   }
   for (const { name, storage } of config.databases) {
     if (storage === 'disk' && name.includes('~'))

@@ -40,6 +40,26 @@ function listener(port: number, what: string) {
   });
 }
 
+const clientTls = z.strictObject({
+  certificate: z.string().describe('Certificate (PEM) that the listener proves itself with.'),
+  key: z.string().describe('Its private key (PEM), readable by its owner only.'),
+  clientCa: z
+    .string()
+    .optional()
+    .describe('CA certificate (PEM): clients must present a certificate of this CA. Without it they need none.'),
+  names: z
+    .array(z.string())
+    .default([])
+    .describe("Names (common name, DNS or URI), one of which a client's certificate must carry; any when empty."),
+});
+
+const clientListener = listener(1978, 'the client listener').extend({
+  tls: z
+    .union([z.literal(false), clientTls])
+    .default(false)
+    .describe('TLS 1.2 or newer on this listener.'),
+});
+
 const address = z
   .string()
   .regex(/^(\[[0-9a-fA-F:]+\]|[^:[\]]+):\d{1,5}$/, 'must be HOST:PORT')
@@ -115,19 +135,22 @@ export const schema = z.strictObject({
       "Databases in the order of Kyoto Tycoon's numbers: plain names (on disk), or ktserver's expressions such as `:`, `*#capsiz=64m`, `casket.kct#opts=c`.",
     ),
   identity: z
-    .strictObject({
-      certificate: z.string().default('node.crt').describe("The node's certificate (PEM)."),
-      key: z.string().default('node.key').describe('Its private key (PEM), readable by its owner only.'),
-      ca: z.string().default('ca.crt').describe("The cluster's CA certificate (PEM)."),
-    })
+    .union([
+      z.literal(false),
+      z.strictObject({
+        certificate: z.string().default('node.crt').describe("The node's certificate (PEM)."),
+        key: z.string().default('node.key').describe('Its private key (PEM), readable by its owner only.'),
+        ca: z.string().default('ca.crt').describe("The cluster's CA certificate (PEM)."),
+      }),
+    ])
     .prefault({})
-    .describe('Certificate, key and CA.'),
+    .describe('Certificate, key and CA; false for a root that stands alone, without replication.'),
   listen: z
     .strictObject({
       clients: z
-        .union([z.literal(false), listener(1978, 'the client listener')])
+        .union([z.literal(false), clientListener, z.array(clientListener).max(16)])
         .prefault({})
-        .describe('Clients: REST and the binary protocol; false for none.'),
+        .describe('Clients: HTTP and the binary protocol; one listener, a list of them, or false for none.'),
       replication: z
         .union([z.literal(false), listener(1979, 'the replication listener')])
         .prefault({})
@@ -223,11 +246,14 @@ export const schema = z.strictObject({
 type Parsed = z.output<typeof schema>;
 
 /** A node's configuration, complete and checked. Paths are absolute, sizes in bytes, durations in ms. */
-export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits' | 'databases'> & {
+export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits' | 'databases' | 'listen'> & {
+  readonly listen: Omit<Parsed['listen'], 'clients'> & { readonly clients: readonly ClientListenerConfig[] };
   readonly databases: readonly DatabaseSpec[];
   readonly upstreams: readonly { readonly host: string; readonly port: number; readonly name: string | undefined }[];
   readonly durability: 'flushed' | 'committed';
   readonly limits: Parsed['limits'];
 };
+/** A listener for clients. */
+export type ClientListenerConfig = z.output<typeof clientListener>;
 /** The `postgres` section. */
 export type PostgresSection = NonNullable<Parsed['postgres']>;

@@ -1,0 +1,147 @@
+/**
+ * A root that lost its tail, and followers that know more than it does, over links in memory: whatever they know, one
+ * number of one epoch never means two changes (invariant 2), and all end equal.
+ */
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { sid } from '../../src/base/types.js';
+import { describePosition, originOf } from '../../src/log/position.js';
+import type { LocalStore } from '../../src/store/store.js';
+import { eventually } from '../support/local-runtime.js';
+import { contents, put, TestCluster, type TestNode } from '../support/replication-pair.js';
+import { encode, set, transaction } from '../support/store-model.js';
+
+/** Transactions of origin 1 as a follower has them: `count` of each epoch in turn, named after epoch and number. */
+function history(...counts: readonly number[]): ReturnType<typeof transaction>[] {
+  const all: ReturnType<typeof transaction>[] = [];
+  for (const [before, count] of counts.entries()) {
+    for (let i = 0; i < count; i++) {
+      const number = all.length + 1;
+      all.push(
+        transaction(1, number, number * 10 + before, [set(`k${number}`, `${before + 1}:${number}`)], before + 1),
+      );
+    }
+  }
+  return all;
+}
+
+describe('a root that lost its tail', () => {
+  let cluster: TestCluster;
+  let root: TestNode;
+
+  beforeEach(() => {
+    cluster = new TestCluster();
+    root = cluster.root();
+  });
+  afterEach(async () => await cluster.close());
+
+  const rootStore = (): LocalStore => root.store as LocalStore;
+  const at = (node: TestNode): string => describePosition(node.store?.position() ?? []);
+
+  async function follower(name: string, known: ReturnType<typeof history>): Promise<TestNode> {
+    const store = cluster.openStore(undefined);
+    await store.apply(encode(known)).committed;
+    return cluster.node(name, store);
+  }
+
+  async function equal(followers: readonly TestNode[]): Promise<void> {
+    await put(rootStore(), { last: 'write' });
+    for (const node of followers) {
+      await eventually(`${node.name} has the last write`, () => at(node) === at(root));
+      assert.deepEqual(contents(node.store), contents(rootStore()));
+    }
+  }
+
+  it('begins one epoch for all followers that show it at the same time', async () => {
+    await rootStore().apply(encode(history(2))).committed;
+    cluster.serve(root);
+    const followers = await Promise.all([1, 2, 3, 4, 5].map((n) => follower(`edge${n}`, history(2 + n))));
+    for (const node of followers) cluster.follow(node, root);
+    for (const node of followers) await eventually(`${node.name} was reseeded`, () => node.loaded.length === 1);
+    assert.equal(at(root), '1@2:3');
+    await equal(followers);
+    assert.equal(rootStore().epoch, 2);
+  });
+
+  it('begins an epoch beyond every epoch that a follower knows, so that none is used twice', async () => {
+    await rootStore().apply(encode(history(2))).committed;
+    cluster.serve(root);
+    const edge = await follower('edge', history(3, 4));
+    cluster.follow(edge, root);
+    await eventually('the edge was reseeded', () => edge.loaded.length === 1);
+    assert.equal(at(root), '1@3:3');
+    await equal([edge]);
+  });
+
+  it('takes a higher epoch as a lost tail also when its own numbers go further', async () => {
+    await rootStore().apply(encode(history(9))).committed;
+    cluster.serve(root);
+    const edge = await follower('edge', history(3, 2));
+    cluster.follow(edge, root);
+    await eventually('the edge was reseeded', () => edge.loaded.length === 1);
+    assert.equal(at(root), '1@3:10');
+    await equal([edge]);
+  });
+
+  it('looks again after an epoch that another follower made it begin: that one may know of a later epoch', async () => {
+    await rootStore().apply(encode(history(2))).committed;
+    cluster.serve(root);
+    const [first, second] = [await follower('first', history(5)), await follower('second', history(3, 0, 4))];
+    cluster.follow(first, root);
+    cluster.follow(second, root);
+    for (const node of [first, second]) await eventually(`${node.name} was reseeded`, () => node.loaded.length > 0);
+    assert.equal(rootStore().epoch, 4);
+    // The first was welcomed in epoch 2 and is brought on by the log; nobody is reseeded twice.
+    await equal([first, second]);
+    assert.deepEqual([first.loaded.length, second.loaded.length], [1, 1]);
+  });
+
+  it('while recovering takes back from several followers, each its part, and goes on in its epoch', async () => {
+    await rootStore().apply(encode(history(2))).committed;
+    const accounted = new Set<string>();
+    cluster.serve(root, { isRecovering: () => accounted.size < 3, onAccountedFor: (id) => accounted.add(id) });
+    const followers = await Promise.all([3, 7, 5].map((n) => follower(`edge${n}`, history(n))));
+    for (const node of followers) cluster.follow(node, root);
+    await eventually('all are accounted for', () => accounted.size === 3);
+    assert.equal(at(root), '1:7');
+    await equal(followers);
+    assert.deepEqual([at(root), ...followers.map(({ loaded }) => loaded.length)], ['1:8', 0, 0, 0]);
+  });
+
+  it('while recovering takes nothing back from a history that is not its own', async () => {
+    // Number 3 is another transaction here than at the follower: an older copy of the data, say.
+    await rootStore().apply(encode([...history(2), transaction(1, 3, 99, [set('k3', 'other')])])).committed;
+    const accounted = new Set<string>();
+    cluster.serve(root, { isRecovering: () => accounted.size < 1, onAccountedFor: (id) => accounted.add(id) });
+    const edge = await follower('edge', history(6));
+    cluster.follow(edge, root);
+    await eventually('the edge was reseeded', () => edge.loaded.length === 1);
+    assert.equal(at(root), '1@2:4');
+    await equal([edge]);
+    assert.equal(contents(edge.store).k3, 'other');
+  });
+
+  it('while recovering begins an epoch when the follower’s log does not reach back far enough', async () => {
+    const accounted = new Set<string>();
+    cluster.serve(root, { isRecovering: () => accounted.size < 1, onAccountedFor: (id) => accounted.add(id) });
+    const store = cluster.openStore(undefined, { retention: { bytes: 0, ageMs: 3_600_000 } });
+    for (const one of history(6)) await store.apply(encode([one])).committed;
+    while (await store.sweep());
+    const edge = cluster.node('edge', store);
+    cluster.follow(edge, root);
+    await eventually('the edge was reseeded', () => edge.loaded.length === 1);
+    assert.equal(originOf(rootStore().position(), sid(1))?.epoch, 2);
+    await equal([edge]);
+  });
+
+  it('that cannot begin an epoch refuses the follower and goes on', async () => {
+    await rootStore().apply(encode(history(2))).committed;
+    cluster.serve(root);
+    const edge = await follower('edge', history(4));
+    await rootStore().close();
+    cluster.follow(edge, root);
+    await eventually('the link ended', () => edge.ends.length === 1);
+    assert.match(edge.ends[0] ?? '', /EPOCH.*closing/);
+    assert.equal(at(edge), '1:4');
+  });
+});

@@ -1,0 +1,126 @@
+/** Client listeners over TLS: one-way, with client certificates, and with the names that are allowed. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, afterEach, before, describe, it } from 'node:test';
+import { type ConnectionOptions, connect } from 'node:tls';
+import type { Logger } from '../../src/base/logger.js';
+import { silentLogger } from '../../src/base/logger.js';
+import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import { type ClientTls, listenForStreams, type StreamServer } from '../../src/transport/stream-server.js';
+import { localRuntime } from '../support/local-runtime.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'tokaido-client-tls-'));
+const file = (name: string): string => join(folder, name);
+const pem = (name: string): string => readFileSync(file(name), 'utf8');
+
+/** Two CAs, each with a certificate or two. */
+async function makeCertificates(): Promise<void> {
+  const nowMs = Date.now();
+  for (const name of ['ours', 'theirs']) await createCa({ folder: file(name), name, days: 10, nowMs });
+  for (const [name, ca] of [
+    ['server', 'ours'],
+    ['writer', 'ours'],
+    ['reader', 'ours'],
+    ['stranger', 'theirs'],
+  ] as const) {
+    const dns = [`${name}.example`];
+    await issueCertificate({ ca: file(ca), out: file(name), role: 'client', name, days: 2, dns, ip: [], nowMs });
+  }
+}
+
+describe('a client listener over TLS', () => {
+  let server: StreamServer | undefined;
+  let refusals: string[] = [];
+  before(makeCertificates);
+  after(() => rmSync(folder, { recursive: true, force: true }));
+  afterEach(async () => await server?.close());
+
+  const log: Logger = {
+    ...silentLogger,
+    warn: (details) => void refusals.push(String((details as { reason: unknown }).reason)),
+  };
+
+  async function listen(tls: Partial<ClientTls>): Promise<number> {
+    refusals = [];
+    server = await listenForStreams({
+      host: '127.0.0.1',
+      port: 0,
+      tls: {
+        certificatePem: pem('server/node.crt'),
+        keyPem: pem('server/node.key'),
+        clientCaPem: undefined,
+        names: [],
+        ...tls,
+      },
+      runtime: localRuntime(),
+      log,
+      maxConnections: 10,
+      onConnection: (socket) => {
+        socket.on('data', (chunk) => socket.write(chunk));
+        return { isWaitingForRest: false };
+      },
+    });
+    return server.port;
+  }
+
+  /** What comes back for `ping`, or why nothing does. */
+  async function ping(port: number, options: ConnectionOptions = {}): Promise<string> {
+    return await new Promise((resolve) => {
+      const socket = connect({
+        host: '127.0.0.1',
+        port,
+        ca: pem('ours/ca.crt'),
+        servername: 'server.example',
+        ...options,
+      });
+      socket.setTimeout(5000, () => socket.destroy());
+      socket.once('secureConnect', () => socket.write('ping'));
+      socket.once('data', (chunk) => {
+        resolve(chunk.toString());
+        socket.destroy();
+      });
+      socket.once('error', () => resolve('refused'));
+      socket.once('close', () => resolve('refused'));
+    });
+  }
+
+  const as = (name: string): ConnectionOptions => ({ cert: pem(`${name}/node.crt`), key: pem(`${name}/node.key`) });
+
+  it('proves itself and asks nothing of clients when no CA for them is given', async () => {
+    const port = await listen({});
+    assert.equal(await ping(port), 'ping');
+    assert.equal(await ping(port, { maxVersion: 'TLSv1.2' }), 'ping');
+    assert.equal(await ping(port, { ca: pem('theirs/ca.crt') }), 'refused');
+  });
+
+  it('refuses TLS older than 1.2', async () => {
+    const port = await listen({});
+    const old = { minVersion: 'TLSv1.1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' } as const;
+    assert.equal(await ping(port, old), 'refused');
+  });
+
+  it('lets in clients with a certificate of the given CA only, and says why not', async () => {
+    const port = await listen({ clientCaPem: pem('ours/ca.crt') });
+    assert.equal(await ping(port, as('reader')), 'ping');
+    assert.equal(await ping(port), 'refused');
+    assert.deepEqual(refusals, ['it presented no certificate']);
+  });
+
+  it('refuses a certificate of another CA', async () => {
+    const port = await listen({ clientCaPem: pem('ours/ca.crt') });
+    assert.equal(await ping(port, as('stranger')), 'refused');
+    assert.match(refusals.join(), /its certificate does not verify/);
+  });
+
+  it('lets in the allowed names only, by common name or alternative name', async () => {
+    const port = await listen({ clientCaPem: pem('ours/ca.crt'), names: ['writer.example'] });
+    assert.equal(await ping(port, as('writer')), 'ping');
+    assert.equal(await ping(port, as('reader')), 'refused');
+    assert.match(refusals.join(), /for reader, .*reader\.example, which this listener does not allow/);
+    await server?.close();
+    const second = await listen({ clientCaPem: pem('ours/ca.crt'), names: ['reader'] });
+    assert.equal(await ping(second, as('reader')), 'ping');
+  });
+});
