@@ -3,8 +3,12 @@ import { TokaidoError } from '../base/errors.js';
 import type { Cursor, Entry } from '../commands/cursors.js';
 import { matchPrefix, matchRegex, matchSimilar, type Search } from '../commands/matching.js';
 import { readCount } from '../protocol/kt-rpc/numbers.js';
+import type { Row } from '../protocol/tsv.js';
 import { countOf, databaseOf, expiryOf, maxOf, required, textOf } from './rpc-arguments.js';
 import { type Call, NOTHING, type Procedure, type Rows, recordRows, row } from './rpc-procedure.js';
+
+/** Rows made by one step. */
+const STEP_ROWS = 1000;
 
 /** `CUR`, or `undefined` when it is no number. */
 function cursorId({ input }: Call): number | undefined {
@@ -55,9 +59,22 @@ function matching(find: (search: Search, call: Call) => readonly Buffer[] | Prom
       const search = { commands, slices, database, max: maxOf(input), isWanted: session.isOpen };
       const keys = await find(search, call);
       commands.counts.misc++;
-      return [...keys.map((key, index) => row(`_${key.toString('latin1')}`, index)), row('num', keys.length)];
+      return await matchRows(keys, call);
     },
   };
+}
+
+/** Each key with its place among the matches; many keys make many rows, so this gives way too. */
+function matchRows(keys: readonly Buffer[], { host: { slices }, session }: Call): Rows | Promise<Rows> {
+  const rows: Row[] = [];
+  return slices.run(() => {
+    for (const end = Math.min(keys.length, rows.length + STEP_ROWS); rows.length < end; ) {
+      rows.push(row(`_${(keys[rows.length] as Buffer).toString('latin1')}`, rows.length));
+    }
+    if (rows.length < keys.length) return undefined;
+    rows.push(row('num', keys.length));
+    return rows;
+  }, session.isOpen);
 }
 
 export const CURSOR_PROCEDURES: Readonly<Record<string, Procedure>> = {
