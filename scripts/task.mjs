@@ -3,7 +3,7 @@
  * One command each: installs what is missing, builds what changed, runs the task. Plain JavaScript without dependencies,
  * because it runs before there are any. Everything it says goes to standard error: standard output is the task's own.
  *
- *   node scripts/task.mjs build|check|reference|test|demo|bench|torture [-- arguments]
+ *   node scripts/task.mjs build|check|reference|test|conformance|demo|bench|torture [-- arguments]
  */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -83,7 +83,10 @@ async function check() {
 /** Test files, those that match `--only REGEX` when it is given. */
 function tests() {
   const at = args.indexOf('--only');
-  const only = new RegExp(at < 0 ? '' : (args[at + 1] ?? ''));
+  return testsThatMatch(new RegExp(at < 0 ? '' : (args[at + 1] ?? '')));
+}
+
+function testsThatMatch(only) {
   const folder = join(root, 'dist', 'test');
   return readdirSync(folder, { withFileTypes: true, recursive: true })
     .filter((entry) => entry.isFile() && entry.name.endsWith('.test.js'))
@@ -106,6 +109,7 @@ const tasks = {
     await check();
     return await node(['--test', '--test-concurrency=2', '--test-reporter=spec', ...tests()]);
   },
+  conformance: async () => await node(['--test', '--test-reporter=spec', ...testsThatMatch(/[\\/]conformance[\\/]/)]),
   demo: async () => await node([join(root, 'dist', 'demo', 'main.js'), ...args]),
   bench: async () => await node([join(root, 'dist', 'bench', 'run.js'), ...args]),
   torture: async () => await node([join(root, 'dist', 'test', 'torture', 'run.js'), ...args]),

@@ -11,6 +11,8 @@ export type ErrorCode =
   | 'NO_RECORD'
   /** `add` found a record. */
   | 'DUPLICATE_RECORD'
+  /** The record is not what the operation asks for: another value, version or form. */
+  | 'CONFLICT'
   /** No database of that name or index. */
   | 'NO_DATABASE'
   /** A key, value, header or request larger than its stated limit. */

@@ -3,7 +3,14 @@
  * bytes into a call of one of these and renders the result or the `TokaidoError` in its own form.
  */
 import { TokaidoError } from '../base/errors.js';
-import type { Database, Durability, LiveEntry, Range, RecordView, Store, Written } from '../store/types.js';
+import type { Database, Durability, Range, RecordView, Store, Written } from '../store/types.js';
+import { OperationCounts } from './operation-counts.js';
+
+/**
+ * Longest key that any node stores, bytes; `limits.keyBytes` may be less. A longer one can be asked for, and is nowhere:
+ * it must not reach an engine, which cannot even look for it.
+ */
+export const LONGEST_KEY_BYTES = 1900;
 
 /** `set` stores whatever was there; `add` only a new record; `replace` only an existing one. */
 export type SetMode = 'set' | 'add' | 'replace';
@@ -50,6 +57,8 @@ export interface CommandsOptions {
 /** Throws `TokaidoError`; never returns partial results. */
 export class Commands {
   readonly #options: CommandsOptions;
+  /** What was asked for since the start. */
+  readonly counts = new OperationCounts();
 
   constructor(options: CommandsOptions) {
     this.#options = options;
@@ -80,7 +89,8 @@ export class Commands {
     return this.#options.durability === 'flushed' ? await written.flushed : await written.committed;
   }
 
-  #checkKey(key: Buffer): void {
+  /** Errors: `TOO_LARGE`. */
+  checkKey(key: Buffer): void {
     if (key.length > this.#options.limits.keyBytes) {
       throw new TokaidoError(
         'TOO_LARGE',
@@ -93,7 +103,7 @@ export class Commands {
   }
 
   #checkRecord(record: RecordWrite): void {
-    this.#checkKey(record.key);
+    this.checkKey(record.key);
     if (record.value.length > this.#options.limits.valueBytes) {
       throw new TokaidoError(
         'TOO_LARGE',
@@ -124,7 +134,11 @@ export class Commands {
 
   /** `undefined` when there is no live record. The view is valid until the next call. */
   get({ database, key }: KeyRef): RecordView | undefined {
-    return this.#store().get(database.name, key);
+    const store = this.#store();
+    const record = key.length > LONGEST_KEY_BYTES ? undefined : store.get(database.name, key);
+    this.counts.get++;
+    if (record === undefined) this.counts.getMisses++;
+    return record;
   }
 
   /** Errors: `DUPLICATE_RECORD` for `add`, `NO_RECORD` for `replace`. Resolves when the durability is reached. */
@@ -139,7 +153,7 @@ export class Commands {
       }
       transaction.set(database.name, key, value, xtMs);
     });
-    await this.#acknowledged(written);
+    await this.counts.ofSet(1, this.#acknowledged(written));
   }
 
   /** All or nothing, as one transaction. Returns the number of records stored. */
@@ -149,7 +163,7 @@ export class Commands {
       for (const { database, key, value, xtMs } of records) transaction.set(database.name, key, value, xtMs);
       return records.length;
     });
-    return await this.#acknowledged(written);
+    return await this.counts.ofSet(records.length, this.#acknowledged(written));
   }
 
   /**
@@ -157,7 +171,7 @@ export class Commands {
    * that is valid during the call (copy what the result keeps); when it throws, nothing happened.
    */
   async update<T>({ database, key }: KeyRef, decide: (record: RecordView | undefined) => Decision<T>): Promise<T> {
-    this.#checkKey(key);
+    this.checkKey(key);
     const written = this.#writable().write((transaction) => {
       const { next, result } = decide(transaction.get(database.name, key));
       if (next === 'remove') {
@@ -168,12 +182,12 @@ export class Commands {
       }
       return result;
     });
-    return await this.#acknowledged(written);
+    return await this.counts.ofSet(1, this.#acknowledged(written));
   }
 
-  /** Live records in key order, for cursors and matching. See `Store.scan`. */
-  scan(database: Database, range: Range): Iterable<LiveEntry> {
-    return this.#store().scan(database.name, range);
+  /** Live records of a range in key order, piece by piece, for cursors and matching. See `Store.visit`. */
+  visit(database: Database, range: Range, visit: (key: Buffer, record: RecordView) => boolean): Buffer | undefined {
+    return this.#store().visit(database.name, range, visit);
   }
 
   /** Number of records, expired ones that were not collected yet included. */
@@ -184,23 +198,47 @@ export class Commands {
   /** Errors: `NO_RECORD`. */
   async remove({ database, key }: KeyRef): Promise<void> {
     const written = this.#writable().write((transaction) => {
-      if (!transaction.remove(database.name, key)) throw new TokaidoError('NO_RECORD', 'no record');
+      if (key.length > LONGEST_KEY_BYTES || !transaction.remove(database.name, key))
+        throw new TokaidoError('NO_RECORD', 'no record');
+      return 1;
     });
-    await this.#acknowledged(written);
+    await this.counts.ofRemove(1, this.#acknowledged(written));
   }
 
   /** All or nothing, as one transaction. Returns how many records were there. */
   async removeBulk(keys: readonly KeyRef[]): Promise<number> {
     const written = this.#writable().write((transaction) => {
       let removed = 0;
-      for (const { database, key } of keys) if (transaction.remove(database.name, key)) removed++;
+      for (const { database, key } of keys) {
+        if (key.length <= LONGEST_KEY_BYTES && transaction.remove(database.name, key)) removed++;
+      }
       return removed;
     });
-    return await this.#acknowledged(written);
+    return await this.counts.ofRemove(keys.length, this.#acknowledged(written));
   }
 
   /** Removes every record of a database, as one transaction. */
   async clear(database: Database): Promise<void> {
+    this.counts.misc++;
     await this.#acknowledged(this.#writable().write((transaction) => transaction.clear(database.name)));
+  }
+
+  /** Collects what has expired and can be forgotten, at most `rounds` rounds of housekeeping. */
+  async vacuum(rounds: number): Promise<void> {
+    this.counts.misc++;
+    for (let round = 0; round < rounds && (await this.#store().sweep()); round++) {
+      // Each round is one short commit.
+    }
+  }
+
+  /** Resolves when everything acknowledged so far is on the disk. */
+  async flush(): Promise<void> {
+    this.counts.misc++;
+    await this.#store().flush();
+  }
+
+  /** Bytes that all databases together occupy on the disk. */
+  sizeBytes(): number {
+    return this.#store().sizeBytes();
   }
 }

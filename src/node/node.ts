@@ -8,6 +8,7 @@ import { AssertionFailure, assert, messageOf, TokaidoError } from '../base/error
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import { Commands } from '../commands/commands.js';
+import { Signals } from '../commands/signals.js';
 import { PostgresFeed } from '../feeds/postgres/feed.js';
 import { readKey, readPublic } from '../pki/files.js';
 import { loadNodeIdentity, type NodeIdentity } from '../pki/identity.js';
@@ -57,6 +58,7 @@ export class Node {
   readonly #options: NodeOptions;
   readonly #log: Logger;
   readonly #commands: Commands;
+  readonly #signals: Signals;
   #path: readonly PathNode[] = [];
   #rootAddress = '';
   #replication: ReplicationServer | undefined;
@@ -109,6 +111,7 @@ export class Node {
       },
       config.role === 'root',
     );
+    this.#signals = new Signals(runtime);
     this.#commands = new Commands({
       store: () => this.stores.current,
       writeGate: () => this.#writeRefusal(),
@@ -301,6 +304,7 @@ export class Node {
         port: listener.port,
         tls: listener.tls === false ? undefined : loadClientTls(listener.tls),
         commands: this.#commands,
+        signals: this.#signals,
         runtime: this.#options.runtime,
         log: this.#log,
         maxConnections: this.config.limits.connections,

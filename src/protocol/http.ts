@@ -116,8 +116,7 @@ export class HttpDecoder {
     const [, method, target, minor] = REQUEST_LINE.exec(lines[0] ?? '') ?? [];
     if (method === undefined || target === undefined) return 'not-http';
     const headers = parseHeaders(lines.slice(1));
-    const connection = headers.get('connection')?.toLowerCase();
-    const keepAlive = minor === '1' ? connection !== 'close' : connection === 'keep-alive';
+    const keepAlive = keepsAlive(minor === '1', headers.get('connection'));
     const expectsContinue = headers.get('expect')?.toLowerCase() === '100-continue';
     const body = bodyForm(headers, bodyBytes);
     return { request: { method, target, headers, keepAlive }, bytes: end, expectsContinue, body };
@@ -157,6 +156,13 @@ export class HttpDecoder {
       this.#at = after + 1;
     }
   }
+}
+
+/** `Connection` is a list of options; `close` wins. */
+function keepsAlive(isNewer: boolean, connection: string | undefined): boolean {
+  if (connection === undefined) return isNewer;
+  const options = connection.toLowerCase().split(/[ \t]*,[ \t]*/);
+  return !options.includes('close') && (isNewer || options.includes('keep-alive'));
 }
 
 interface Body {
@@ -204,7 +210,8 @@ export function renderHttp(reply: HttpReply, date: string, keepAlive: boolean): 
   const body = reply.body ?? NO_BODY;
   let head = `HTTP/1.1 ${reply.status} ${HTTP_REASONS[reply.status] ?? 'Unknown'}\r\nServer: Tokaido\r\nDate: ${date}\r\n`;
   if (!keepAlive) head += 'Connection: close\r\n';
-  head += `Content-Length: ${reply.announcedBytes ?? body.length}\r\n`;
+  // A 304 would announce the length of what it does not send.
+  if (reply.status !== 304) head += `Content-Length: ${reply.announcedBytes ?? body.length}\r\n`;
   for (const name in reply.headers) head += `${name}: ${reply.headers[name]}\r\n`;
   const bytes = Buffer.from(`${head}\r\n`, 'latin1');
   return body.length === 0 ? [bytes] : [bytes, body];

@@ -6,7 +6,7 @@ import { ByteWriter } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
 import { secondsFromXt } from './expiry.js';
 
-export const MAGIC = { script: 0xb4, set: 0xb8, remove: 0xb9, get: 0xba, error: 0xbf } as const;
+export const MAGIC = { replication: 0xb1, script: 0xb4, set: 0xb8, remove: 0xb9, get: 0xba, error: 0xbf } as const;
 const NO_REPLY = 0x01;
 
 export interface BinaryLimits {
@@ -69,15 +69,14 @@ export class BinaryDecoder {
 
   #header(bytes: Buffer): boolean {
     const magic = bytes[0] as number;
+    checkMagic(magic);
     const size = magic === MAGIC.script ? 13 : 9;
     if (bytes.length < size) return false;
     if (magic === MAGIC.script) {
       this.#nameBytes = bytes.readUInt32BE(5);
       this.#left = bytes.readUInt32BE(9);
-    } else if (magic === MAGIC.set || magic === MAGIC.get || magic === MAGIC.remove) {
-      this.#left = bytes.readUInt32BE(5);
     } else {
-      throw new TokaidoError('MALFORMED', `unknown magic 0x${magic.toString(16)}`);
+      this.#left = bytes.readUInt32BE(5);
     }
     if (this.#left > this.#limits.records)
       throw tooLarge(`${this.#left} records exceed the limit of ${this.#limits.records}`);
@@ -135,6 +134,16 @@ export class BinaryDecoder {
     this.#keys = [];
     this.#records = [];
     return bytes;
+  }
+}
+
+/** Refused at the first byte: what such a request would hold is unknown. */
+function checkMagic(magic: number): void {
+  if (magic === MAGIC.replication) {
+    throw new TokaidoError('NOT_IMPLEMENTED', "Kyoto Tycoon's replication is not served here");
+  }
+  if (magic !== MAGIC.script && magic !== MAGIC.set && magic !== MAGIC.get && magic !== MAGIC.remove) {
+    throw new TokaidoError('MALFORMED', `unknown magic 0x${magic.toString(16)}`);
   }
 }
 

@@ -1,92 +1,134 @@
 /**
- * TSV-RPC, Kyoto Tycoon's remote procedures over HTTP: name and value columns, raw or encoded as Base64 (`B`),
- * quoted-printable (`Q`) or URL (`U`). What does not decode is refused, never guessed.
+ * TSV-RPC, Kyoto Tycoon's remote procedures over HTTP: a table of names and values in, one out. What does not decode is
+ * refused, never guessed.
  */
-import { TokaidoError } from '../base/errors.js';
+import type { ErrorCode, TokaidoError } from '../base/errors.js';
+import { PROTOCOL_ERRORS } from './errors.js';
 import type { HttpReply, HttpRequest } from './http.js';
-import { decodePercent } from './rest.js';
+import { type ColumnEncoding, decodeColumn, EncodingChoice, encodeColumn } from './kt-rpc/columns.js';
+import { decodePercent } from './percent.js';
 
-type Encoding = 'raw' | 'B' | 'Q' | 'U';
+/** By name, one character per byte. */
 export type Arguments = ReadonlyMap<string, Buffer>;
+/** A row of an answer; the name holds one character per byte. */
+export type Row = readonly [string, Buffer];
 
 export interface RpcCall {
   readonly procedure: string;
   readonly input: Arguments;
 }
 
-function decoder(encoding: Encoding): (column: string) => Buffer {
-  switch (encoding) {
-    case 'B':
-      return (column) => {
-        const text = column.trim();
-        if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text)) throw new TokaidoError('MALFORMED', 'a column is not valid Base64');
-        return Buffer.from(text, 'base64');
-      };
-    case 'Q':
-      return (column) =>
-        decodePercent(
-          column
-            .replace(/%/g, '%25')
-            .replace(/=([0-9a-fA-F]{2})/g, '%$1')
-            .replace(/=$/, ''),
-        );
-    case 'U':
-      return (column) => decodePercent(column.replace(/\+/g, ' '));
-    default:
-      return (column) => Buffer.from(column, 'latin1');
-  }
+const PATH = '/rpc/';
+const FORM = 'application/x-www-form-urlencoded';
+const TABLE = 'text/tab-separated-values';
+
+/** Unknown encodings are taken as raw, as the reference does. */
+function encodingOf(contentType: string): ColumnEncoding {
+  const [, letter] = /;\s*colenc="?([bqu])/i.exec(contentType) ?? [];
+  return letter === undefined ? 'raw' : (letter.toUpperCase() as ColumnEncoding);
 }
 
-function encodingOf(contentType: string): Encoding {
-  const [, letter] = /colenc=([A-Za-z]+)/.exec(contentType) ?? [];
-  if (letter === undefined) return 'raw';
-  if (letter === 'B' || letter === 'Q' || letter === 'U') return letter;
-  throw new TokaidoError('MALFORMED', 'unknown column encoding');
-}
-
-function fromPairs(text: string): Map<string, Buffer> {
-  const input = new Map<string, Buffer>();
-  const decode = decoder('U');
+function readForm(text: string, input: Map<string, Buffer>): void {
   for (const pair of text.split('&')) {
     if (pair === '') continue;
     const at = pair.indexOf('=');
-    input.set(decode(at < 0 ? pair : pair.slice(0, at)).toString('latin1'), decode(at < 0 ? '' : pair.slice(at + 1)));
+    const name = decodePercent(at < 0 ? pair : pair.slice(0, at)).toString('latin1');
+    input.set(name, decodePercent(at < 0 ? '' : pair.slice(at + 1)));
   }
-  return input;
+}
+
+/** A row ends at a line feed (or with the body); its name at the first tab. Lines without a tab mean nothing. */
+function readTable(text: string, encoding: ColumnEncoding, input: Map<string, Buffer>): void {
+  for (let from = 0; from < text.length; ) {
+    const feed = text.indexOf('\n', from);
+    const next = feed < 0 ? text.length : feed;
+    const end = next > from && text.charCodeAt(next - 1) === 0x0d ? next - 1 : next;
+    const tab = text.indexOf('\t', from);
+    if (tab >= 0 && tab < end) {
+      const name = decodeColumn(encoding, text.slice(from, tab)).toString('latin1');
+      input.set(name, decodeColumn(encoding, text.slice(tab + 1, end)));
+    }
+    from = next + 1;
+  }
+}
+
+/** Whether a request calls a procedure. */
+export function isRpc({ target }: HttpRequest): boolean {
+  return target.startsWith(PATH);
 }
 
 /** A call of `/rpc/NAME`, or `undefined` for any other target. Errors: `MALFORMED`. */
-export function parseRpc({ target, headers, body }: HttpRequest): RpcCall | undefined {
-  if (!target.startsWith('/rpc/')) return undefined;
+export function parseRpc(request: HttpRequest): RpcCall | undefined {
+  if (!isRpc(request)) return undefined;
+  const { target, headers, body } = request;
   const query = target.indexOf('?');
-  const procedure = target.slice('/rpc/'.length, query < 0 ? undefined : query);
-  const input = query < 0 ? new Map<string, Buffer>() : fromPairs(target.slice(query + 1));
-  const type = headers.get('content-type') ?? '';
-  if (type.startsWith('application/x-www-form-urlencoded')) {
-    for (const [name, value] of fromPairs(body.toString('latin1'))) input.set(name, value);
-  } else if (type.startsWith('text/tab-separated-values')) {
-    const decode = decoder(encodingOf(type));
-    for (const line of body.toString('latin1').split('\n')) {
-      const text = line.endsWith('\r') ? line.slice(0, -1) : line;
-      const tab = text.indexOf('\t');
-      if (tab < 0) continue;
-      const end = text.indexOf('\t', tab + 1);
-      const name = decode(text.slice(0, tab)).toString('latin1');
-      input.set(name, decode(text.slice(tab + 1, end < 0 ? undefined : end)));
-    }
-  }
+  const procedure = decodePercent(target.slice(PATH.length, query < 0 ? undefined : query)).toString('latin1');
+  const input = new Map<string, Buffer>();
+  if (query >= 0) readForm(target.slice(query + 1), input);
+  const type = headers.get('content-type')?.toLowerCase();
+  if (type?.startsWith(FORM) === true) readForm(body.toString('latin1'), input);
+  else if (type?.startsWith(TABLE) === true) readTable(body.toString('latin1'), encodingOf(type), input);
   return { procedure, input };
 }
 
-/** Raw where every byte can stand for itself, Base64 otherwise: what the reference does when nobody asked for more. */
-export function rpcReply(status: number, output: readonly (readonly [string, Buffer])[]): HttpReply {
-  const raw = output.every(([name, value]) => isPlain(Buffer.from(name, 'latin1')) && isPlain(value));
-  const column = (bytes: Buffer): string => (raw ? bytes.toString('latin1') : bytes.toString('base64'));
-  const body = output.map(([name, value]) => `${column(Buffer.from(name, 'latin1'))}\t${column(value)}\n`).join('');
-  const type = `text/tab-separated-values${raw ? '' : '; colenc=B'}`;
-  return { status, headers: { 'Content-Type': type }, body: Buffer.from(body, 'latin1') };
+function byText(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
 }
 
-function isPlain(bytes: Buffer): boolean {
-  return bytes.every((byte) => byte >= 0x20 && byte !== 0x7f);
+function line([name, value]: Row, encoding: ColumnEncoding): string {
+  const column = encoding === 'raw' ? name : encodeColumn(encoding, Buffer.from(name, 'latin1'));
+  return `${column}\t${encodeColumn(encoding, value)}\n`;
+}
+
+/** Renders rows in their order, for tables that are rendered piece by piece. */
+export function renderRows(rows: readonly Row[], encoding: ColumnEncoding): Buffer {
+  return Buffer.from(rows.map((row) => line(row, encoding)).join(''), 'latin1');
+}
+
+/** The headers of a table; one object for each encoding, because answers are many. */
+const HEADERS: Readonly<Record<ColumnEncoding, Readonly<Record<string, string>>>> = {
+  raw: { 'Content-Type': TABLE },
+  B: { 'Content-Type': `${TABLE}; colenc=B` },
+  Q: { 'Content-Type': `${TABLE}; colenc=Q` },
+  U: { 'Content-Type': `${TABLE}; colenc=U` },
+};
+
+export function tableReply(status: number, encoding: ColumnEncoding, body: Buffer): HttpReply {
+  return { status, headers: HEADERS[encoding], body };
+}
+
+/** An answer as the reference renders it: its choice of an encoding, rows in the order of their encoded names. */
+export function rpcReply(status: number, output: readonly Row[]): HttpReply {
+  const choice = new EncodingChoice();
+  for (const [name, value] of output) {
+    choice.add(Buffer.from(name, 'latin1'));
+    choice.add(value);
+  }
+  const { encoding } = choice;
+  // A tab sorts before everything that an encoded name may hold, so the order of lines is that of names.
+  const lines = output.map((row) => line(row, encoding)).sort(byText);
+  return tableReply(status, encoding, Buffer.from(lines.join(''), 'latin1'));
+}
+
+/** Errors whose message is the whole text, as in the reference; others name the database's error before it. */
+const BARE: ReadonlySet<ErrorCode> = new Set(['MALFORMED', 'NO_DATABASE', 'NOT_IMPLEMENTED', 'TIMEOUT']);
+/** Errors that the reference has too, in these very words: they need no code of ours. */
+const SHARED: ReadonlySet<ErrorCode> = new Set([...BARE, 'NO_RECORD', 'DUPLICATE_RECORD', 'CONFLICT']);
+const MAX_ERROR_BYTES = 250;
+
+/** The text of an error as a column: nothing in it may break the table. */
+export function errorRow(error: TokaidoError): Row {
+  const hint = error.hint === undefined ? '' : ` (${error.hint})`;
+  const text = BARE.has(error.code) ? error.message : `DB: ${PROTOCOL_ERRORS[error.code].kt}: ${error.message}${hint}`;
+  const plain = Array.from(text, (char) => (char < ' ' || char === '\x7f' ? ' ' : char)).join('');
+  return ['ERROR', Buffer.from(plain, 'utf8').subarray(0, MAX_ERROR_BYTES)];
+}
+
+/** An error in the form of a table, after `others`. */
+export function rpcError(error: TokaidoError, others: readonly Row[] = []): HttpReply {
+  // A missing record is a state of the database here, not a missing resource.
+  const status = error.code === 'NO_RECORD' ? 450 : PROTOCOL_ERRORS[error.code].http;
+  const reply = rpcReply(status, [errorRow(error), ...others]);
+  if (SHARED.has(error.code)) return reply;
+  return { ...reply, headers: { ...reply.headers, 'X-Tokaido-Error': error.code } };
 }

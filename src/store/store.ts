@@ -158,6 +158,18 @@ export class LocalStore implements Store {
     }
   }
 
+  visit(database: string, range: Range, visit: (key: Buffer, record: RecordView) => boolean): Buffer | undefined {
+    const { records } = this.#catalog.maps(database);
+    const nowMs = this.#options.runtime.nowMs();
+    let left = range.limit ?? Number.POSITIVE_INFINITY;
+    for (const { key, value } of this.#engine.range(records, range)) {
+      const record = new StoredRecord(value);
+      const goesOn = !record.isLive(() => nowMs) || visit(key, record);
+      if (!goesOn || --left === 0) return Buffer.from(key);
+    }
+    return undefined;
+  }
+
   /** Copies of up to `limit` keys of live records that begin with `prefix` and come after `after`, in order. */
   keys(database: string, prefix: Buffer, after: Buffer | undefined, limit: number): Buffer[] {
     if (limit <= 0) return [];
@@ -208,6 +220,14 @@ export class LocalStore implements Store {
 
   get engine(): Engine {
     return this.#engine;
+  }
+
+  async flush(): Promise<void> {
+    await this.#engine.flush();
+  }
+
+  sizeBytes(): number {
+    return this.#engine.sizeBytes();
   }
 
   /** For status and metrics. */

@@ -62,6 +62,12 @@ export interface Store {
    * included. Keys and views are valid until the iteration goes on. Do not keep the iterator beyond the event turn.
    */
   scan(database: string, range: Range): Iterable<LiveEntry>;
+  /**
+   * Hands live records of a range to `visit`, in order, until it returns false or `range.limit` rows were looked at
+   * (dead ones included). Returns a copy of the last key looked at when there may be more after it: that is where a
+   * caller who works in slices goes on. Views are valid during the call of `visit`.
+   */
+  visit(database: string, range: Range, visit: (key: Buffer, record: RecordView) => boolean): Buffer | undefined;
   /** Copies of up to `limit` keys of live records that begin with `prefix` and come after `after`, in order. */
   keys(database: string, prefix: Buffer, after: Buffer | undefined, limit: number): Buffer[];
   /** Commits a feed's position alone, as a transaction without changes: the end of an initial copy. */
@@ -69,6 +75,12 @@ export interface Store {
   /** The position of a feed as of the newest commit, `undefined` when it never committed anything. */
   feedPosition(feed: string): bigint | undefined;
   position(): Position;
+  /** One round of housekeeping (expired records, retention, tombstones). Returns whether more is due. */
+  sweep(): Promise<boolean>;
+  /** Resolves when everything committed before the call is on the disk. */
+  flush(): Promise<void>;
+  /** Bytes that all databases together occupy on the disk. */
+  sizeBytes(): number;
 }
 
 export type { Change, Durability, FeedPosition, Range, Transaction };

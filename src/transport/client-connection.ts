@@ -2,27 +2,33 @@
  * One client connection: tells HTTP from the binary protocol by the first byte of each request, lets `Commands` do the
  * work, and answers in order.
  *
- * Order. Reads are answered at once. Writes are started at once too, so that a pipeline of them shares group commits,
- * and their answers wait in `#slots`; a read behind a write waits until the writes before it are done, because a client
- * that pipelines expects to read what it wrote. Nothing is read from the socket while `MAX_SLOTS` answers are owed or
- * the client does not take its answers, so a client costs bounded memory whatever it sends.
+ * Order (`Order` in rpc-procedure.ts). Reads are answered at once. Writes are started at once too, so that a pipeline of
+ * them shares group commits, and their answers wait in `#slots`; a read behind a write waits until the writes before it
+ * are done, because a client that pipelines expects to read what it wrote. What stands alone (a long search, a cursor, a
+ * wait for a signal) holds back all that comes after it. No request is taken while `MAX_SLOTS` answers are owed or the
+ * client does not take its answers, and nothing is read ahead of that beyond `MAX_AHEAD_BYTES`, so a client costs
+ * bounded memory whatever it sends.
+ *
+ * Ends. A client that says no more (half-close) still gets every answer. After bytes that make no sense the answer says
+ * so, and what still comes is thrown away for a while, so that the answer is not lost in a reset.
  */
 import type { Socket } from 'node:net';
 import { AssertionFailure, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
-import type { Commands } from '../commands/commands.js';
 import { ByteQueue } from '../protocol/byte-queue.js';
 import { CONTINUE, HttpDecoder, type HttpReply, type HttpRequest, renderHttp } from '../protocol/http.js';
 import { BINARY_ERROR, BinaryDecoder, type BinaryRequest } from '../protocol/kt-binary.js';
 import { errorReply } from '../protocol/rest.js';
-import { answerBinary } from './client-binary.js';
-import { answerHttp } from './client-http.js';
+import { isRpc, parseRpc, type RpcCall, rpcError } from '../protocol/tsv.js';
+import { answerBinary, binaryOrder } from './client-binary.js';
+import { answerRest, restOrder } from './client-http.js';
+import type { Order } from './rpc-procedure.js';
+import { answerRpc, orderOf } from './rpc-procedures.js';
+import { type RpcHost, RpcSession } from './rpc-session.js';
 
 /** What all connections of a listener share. */
-export interface ConnectionContext {
-  readonly commands: Commands;
+export interface ConnectionContext extends RpcHost {
   readonly log: Logger;
-  nowMs(): number;
   /** Value of the Date header, cached per second. */
   date(): string;
   count(protocol: 'http' | 'binary'): void;
@@ -39,13 +45,32 @@ interface Slot {
   last: boolean;
 }
 
+/** A request that is understood, and waits for those before it. */
+interface Waiting {
+  readonly order: Order;
+  start(): void;
+}
+
+/** What a request needs beside its work: its length, and whether the connection ends with it. */
+interface Work {
+  readonly bytes: number;
+  readonly order: Order;
+  readonly last: boolean;
+}
+
 /** Answers that may be owed at a time. */
 const MAX_SLOTS = 1024;
 /** Bytes of answers that may wait in the socket. */
 const MAX_UNSENT_BYTES = 4 * 1024 * 1024;
-/** Bytes of requests whose writes are under way. */
-const MAX_WRITING_BYTES = 32 * 1024 * 1024;
+/** Bytes of requests that are under way. */
+const MAX_WORKING_BYTES = 32 * 1024 * 1024;
+/** Bytes read ahead while no request can be taken: enough to notice that the client has gone. */
+const MAX_AHEAD_BYTES = 64 * 1024;
+/** Bytes thrown away after the last answer. */
+const MAX_LATE_BYTES = 64 * 1024 * 1024;
 const HEAD_BYTES = 64 * 1024;
+/** What a body may have beside a value: names, encodings. */
+const BODY_EXTRA_BYTES = 4096;
 const BINARY_RECORDS = 1_000_000;
 const BINARY_BYTES = 256 * 1024 * 1024;
 /** First byte of a binary request is at least this; no HTTP method begins so. */
@@ -54,31 +79,57 @@ const FIRST_BINARY = 0x80;
 export class ClientConnection {
   readonly #socket: Socket;
   readonly #context: ConnectionContext;
+  readonly #session: RpcSession;
   readonly #received = new ByteQueue();
   readonly #http: HttpDecoder;
   readonly #binary = new BinaryDecoder({ records: BINARY_RECORDS, requestBytes: BINARY_BYTES });
   readonly #slots: Slot[] = [];
-  #writes = 0;
-  #writingBytes = 0;
+  /** Requests under way. */
+  #working = 0;
+  #workingBytes = 0;
+  /** The one under way stands alone. */
+  #alone = false;
+  #waiting: Waiting | undefined;
   #stalled = false;
+  /** No more requests are taken. */
   #ended = false;
+  /** The client sends no more. */
+  #halfClosed = false;
   #continued = false;
+  #lateBytes = 0;
 
   constructor(socket: Socket, context: ConnectionContext) {
     this.#socket = socket;
     this.#context = context;
-    this.#http = new HttpDecoder({ headBytes: HEAD_BYTES, bodyBytes: context.commands.limits.valueBytes + 4096 });
-    socket.on('data', (chunk: Buffer) => {
-      this.#received.append(chunk);
-      this.#work();
-    });
+    this.#session = new RpcSession(context);
+    const bodyBytes = context.commands.limits.valueBytes + BODY_EXTRA_BYTES;
+    this.#http = new HttpDecoder({ headBytes: HEAD_BYTES, bodyBytes });
+    socket.on('data', (chunk: Buffer) => this.#onData(chunk));
     socket.on('drain', () => this.#work());
-    socket.on('end', () => this.#socket.end());
+    socket.on('end', () => this.#onEnd());
+    socket.on('close', () => this.#session.close());
   }
 
-  /** Whether a request has begun and is not all there: what a slow client would hold open for ever. */
+  /** Whether it is the client who has something to do: send the rest of a request, or close after the last answer. */
   get isWaitingForRest(): boolean {
-    return this.#received.length > 0 && this.#slots.length === 0;
+    if (this.#slots.length > 0) return false;
+    return this.#received.length > 0 || this.#ended;
+  }
+
+  #onData(chunk: Buffer): void {
+    if (!this.#ended) {
+      this.#received.append(chunk);
+      this.#work();
+      return;
+    }
+    this.#lateBytes += chunk.length;
+    if (this.#lateBytes > MAX_LATE_BYTES) this.#socket.destroy();
+  }
+
+  #onEnd(): void {
+    this.#halfClosed = true;
+    this.#session.cancelWait();
+    this.#work();
   }
 
   #work(): void {
@@ -91,20 +142,20 @@ export class ClientConnection {
       this.#fail(error);
     }
     this.#flush();
+    if (this.#halfClosed && this.#slots.length === 0 && this.#waiting === undefined) this.#socket.end();
     this.#socket.uncork();
     this.#balance();
   }
 
   #hasRoom(): boolean {
-    const waits = this.#waitingHttp !== undefined || this.#waitingBinary !== undefined;
-    if (waits || this.#writingBytes >= MAX_WRITING_BYTES) return false;
+    if (this.#alone || this.#waiting !== undefined || this.#workingBytes >= MAX_WORKING_BYTES) return false;
     return this.#slots.length < MAX_SLOTS && this.#socket.writableLength < MAX_UNSENT_BYTES;
   }
 
   /** Stops and starts reading as room comes and goes. */
   #balance(): void {
-    const stall = !this.#hasRoom();
-    if (stall === this.#stalled || this.#ended) return;
+    const stall = !this.#ended && !this.#hasRoom() && this.#received.length > MAX_AHEAD_BYTES;
+    if (stall === this.#stalled) return;
     this.#stalled = stall;
     if (stall) this.#socket.pause();
     else this.#socket.resume();
@@ -126,55 +177,75 @@ export class ClientConnection {
       }
       return false;
     }
+    this.#continued = false;
+    this.#received.consume(parsed.bytes);
+    this.#context.count('http');
     const { request } = parsed;
-    const isRead = request.method === 'GET' || request.method === 'HEAD' || request.method === 'POST';
-    if (isRead && this.#writes > 0) {
-      this.#waitingHttp = parsed;
-      return false;
-    }
-    this.#takeHttp(request, parsed.bytes);
+    if (isRpc(request)) return this.#nextRpc(request, parsed.bytes);
+    const order = restOrder(request.method);
+    if (this.#mayStart(order)) this.#startRest(request, { bytes: parsed.bytes, order, last: !request.keepAlive });
+    else this.#wait(order, () => this.#startRest(request, { bytes: parsed.bytes, order, last: !request.keepAlive }));
     return true;
   }
 
-  /** A request that is understood already and waits for the writes before it. */
-  #waitingHttp: { readonly request: HttpRequest; readonly bytes: number } | undefined;
-  #waitingBinary: { readonly request: BinaryRequest; readonly bytes: number } | undefined;
+  #startRest(request: HttpRequest, work: Work): void {
+    const { commands } = this.#context;
+    const render = (reply: HttpReply): Answer => renderHttp(reply, this.#context.date(), request.keepAlive);
+    const failed = (error: TokaidoError): Answer => render(errorReply(error, request.method === 'HEAD'));
+    this.#run(() => answerRest(request, commands), render, failed, work);
+  }
 
-  #takeHttp(request: HttpRequest, bytes: number): void {
-    this.#continued = false;
-    this.#context.count('http');
+  #nextRpc(request: HttpRequest, bytes: number): boolean {
     const { keepAlive, method } = request;
-    const render = (reply: HttpReply): Answer => renderHttp(reply, this.#context.date(), keepAlive);
-    const failed = (error: TokaidoError): Answer => render(errorReply(error, method === 'HEAD'));
-    this.#run(() => answerHttp(request, this.#context.commands, this.#context.nowMs()), render, failed, {
-      bytes,
-      last: !keepAlive,
-    });
-    this.#received.consume(bytes);
+    const render = (reply: HttpReply): Answer => {
+      return renderHttp(method === 'HEAD' ? withoutBody(reply) : reply, this.#context.date(), keepAlive);
+    };
+    const failed = (error: TokaidoError): Answer => render(rpcError(error));
+    let call: RpcCall;
+    try {
+      call = parseRpc(request) as RpcCall;
+    } catch (error) {
+      // The table is malformed, not the request: the connection goes on.
+      this.#push({ answer: failed(this.#known(error)), done: true, last: !keepAlive });
+      return true;
+    }
+    const order = orderOf(call);
+    const start = (): void => {
+      this.#run(() => answerRpc(call, this.#session), render, failed, { bytes, order, last: !keepAlive });
+    };
+    if (this.#mayStart(order)) start();
+    else this.#wait(order, start);
+    return true;
   }
 
   #nextBinary(bytes: Buffer): boolean {
     const parsed = this.#binary.parse(bytes);
     if (parsed.kind === 'incomplete') return false;
-    if (parsed.request.kind === 'get' && this.#writes > 0) {
-      this.#waitingBinary = parsed;
-      return false;
-    }
-    this.#takeBinary(parsed.request, parsed.bytes);
+    this.#received.consume(parsed.bytes);
+    this.#context.count('binary');
+    const order = binaryOrder(parsed.request);
+    const start = (): void => this.#startBinary(parsed.request, { bytes: parsed.bytes, order, last: false });
+    if (this.#mayStart(order)) start();
+    else this.#wait(order, start);
     return true;
   }
 
-  #takeBinary(request: BinaryRequest, bytes: number): void {
-    this.#context.count('binary');
+  #startBinary(request: BinaryRequest, work: Work): void {
     const quiet = (answer: Answer): Answer => (request.reply ? answer : undefined);
-    const { commands } = this.#context;
     this.#run(
-      () => answerBinary(request, commands, this.#context.nowMs()),
+      () => answerBinary(request, this.#session),
       (answer) => quiet([answer]),
       () => quiet([BINARY_ERROR]),
-      { bytes, last: false },
+      work,
     );
-    this.#received.consume(bytes);
+  }
+
+  #mayStart(order: Order): boolean {
+    return order === 'write' || this.#working === 0;
+  }
+
+  #wait(order: Order, start: () => void): void {
+    this.#waiting = { order, start };
   }
 
   /** Runs one request and keeps its place in the order of answers. */
@@ -182,7 +253,7 @@ export class ClientConnection {
     work: () => R | Promise<R>,
     render: (result: R) => Answer,
     failed: (error: TokaidoError) => Answer,
-    { bytes, last }: { readonly bytes: number; readonly last: boolean },
+    { bytes, order, last }: Work,
   ): void {
     const slot: Slot = { answer: undefined, done: false, last };
     this.#push(slot);
@@ -202,27 +273,26 @@ export class ClientConnection {
       settle(render(result));
       return;
     }
-    this.#writes++;
-    this.#writingBytes += bytes;
+    this.#working++;
+    this.#workingBytes += bytes;
+    this.#alone = order === 'alone';
     result
       .then((value) => settle(render(value)), fail)
       .then(() => {
-        this.#writes--;
-        this.#writingBytes -= bytes;
+        this.#working--;
+        this.#workingBytes -= bytes;
+        this.#alone = false;
         this.#resume();
       })
       .catch((error: unknown) => this.#context.onFatal(error));
   }
 
-  /** The writes before a waiting read are done. */
+  /** Requests before a waiting one are done. */
   #resume(): void {
-    if (this.#writes === 0) {
-      const http = this.#waitingHttp;
-      const binary = this.#waitingBinary;
-      this.#waitingHttp = undefined;
-      this.#waitingBinary = undefined;
-      if (http !== undefined) this.#takeHttp(http.request, http.bytes);
-      if (binary !== undefined) this.#takeBinary(binary.request, binary.bytes);
+    const waiting = this.#waiting;
+    if (waiting !== undefined && this.#mayStart(waiting.order)) {
+      this.#waiting = undefined;
+      waiting.start();
     }
     this.#work();
   }
@@ -256,7 +326,13 @@ export class ClientConnection {
   #fail(error: unknown): void {
     const known = this.#known(error);
     const isBinary = (this.#received.view()[0] ?? 0) >= FIRST_BINARY;
+    this.#context.log.debug({ reason: known.message }, 'a client is turned away');
     const answer = isBinary ? [BINARY_ERROR] : renderHttp(errorReply(known), this.#context.date(), false);
+    this.#received.consume(this.#received.length);
     this.#push({ answer, done: true, last: true });
   }
+}
+
+function withoutBody({ status, headers = {}, body }: HttpReply): HttpReply {
+  return { status, headers, announcedBytes: body?.length ?? 0 };
 }

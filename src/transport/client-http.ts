@@ -1,96 +1,121 @@
-/** HTTP requests to commands and back: REST and remote procedures. */
+/** REST requests to commands and back. Remote procedures have their own table: `rpc-procedures.ts`. */
 import { TokaidoError } from '../base/errors.js';
-import type { Commands } from '../commands/commands.js';
-import { xtFromSeconds } from '../protocol/expiry.js';
+import type { Commands, RecordWrite, SetMode } from '../commands/commands.js';
+import { type Precondition, removeWhen, setWhen } from '../commands/conditions.js';
 import type { HttpReply, HttpRequest } from '../protocol/http.js';
-import { errorReply, parseRest, recordReply } from '../protocol/rest.js';
-import { type Arguments, parseRpc, type RpcCall, rpcReply } from '../protocol/tsv.js';
-import type { Database } from '../store/types.js';
+import {
+  type Conditions,
+  entityTag,
+  errorReply,
+  failedCondition,
+  PRECONDITION_FAILED,
+  parseConditions,
+  parseRest,
+  recordReply,
+} from '../protocol/rest.js';
+import type { Database, RecordView } from '../store/types.js';
+import type { Order } from './rpc-procedure.js';
+
+const UNKNOWN_METHOD: HttpReply = { status: 501 };
+const REMOVED: HttpReply = { status: 204 };
+
+/** Whether a request changes anything; see `Order`. */
+export function restOrder(method: string): Order {
+  return method === 'PUT' || method === 'DELETE' ? 'write' : 'read';
+}
 
 /** Errors: `TokaidoError`, thrown or as rejection. */
-export function answerHttp(request: HttpRequest, commands: Commands, nowMs: number): HttpReply | Promise<HttpReply> {
-  const call = parseRpc(request);
-  if (call !== undefined) return callProcedure(call, commands, nowMs);
+export function answerRest(request: HttpRequest, commands: Commands): HttpReply | Promise<HttpReply> {
   const rest = parseRest(request);
-  if (rest.kind === 'unknown') return { status: 501 };
-  const database = commands.database(rest.database ?? 0);
+  if (rest.kind === 'unknown') return UNKNOWN_METHOD;
+  const database = databaseOf(rest.database, commands);
+  const conditions = parseConditions(request);
   switch (rest.kind) {
     case 'get':
-    case 'head': {
-      const record = commands.get({ database, key: rest.key });
-      if (record === undefined) throw new TokaidoError('NO_RECORD', 'no record');
-      return recordReply(record.value, record.xtMs, rest.kind === 'head');
-    }
+    case 'head':
+      return read(commands, database, rest.key, rest.kind === 'head', conditions);
     case 'remove':
-      return commands.remove({ database, key: rest.key }).then(() => ({ status: 204 }));
-    case 'put': {
-      const { key, value, xtMs, mode } = rest;
-      const host = request.headers.get('host') ?? '';
-      const location = host === '' ? {} : { Location: `http://${host}${request.target}` };
-      return commands.set({ database, key, value, xtMs }, mode).then(
-        () => ({ status: 201, headers: location }),
-        (error: unknown) => {
-          // Kyoto Tycoon calls a replace without its record an inconsistency, not an absence.
-          if (error instanceof TokaidoError && error.code === 'NO_RECORD') return { ...errorReply(error), status: 450 };
-          throw error;
-        },
-      );
-    }
+      return remove(commands, database, rest.key, conditions);
     default:
-      throw new TokaidoError('NOT_IMPLEMENTED', 'not implemented');
+      return put(request, commands, { ...rest, database }, rest.mode, conditions);
   }
 }
 
-type Procedure = (input: Arguments, commands: Commands, nowMs: number) => HttpReply | Promise<HttpReply>;
-
-function required(input: Arguments, name: string): Buffer {
-  const value = input.get(name);
-  if (value === undefined) throw new TokaidoError('MALFORMED', `the argument ${name} is missing`);
-  return value;
+/** An empty name is the first database, as in the reference. */
+function databaseOf(name: string | undefined, commands: Commands): Database {
+  return commands.database(name === undefined || name === '' ? 0 : name);
 }
 
-function databaseOf(input: Arguments, commands: Commands): Database {
-  return commands.database(input.get('DB')?.toString('utf8') ?? 0);
+function tagOf(record: RecordView): string {
+  return entityTag(record.versionNs, record.sid);
 }
 
-function expiryOf(input: Arguments, nowMs: number): number {
-  const text = input.get('xt')?.toString('latin1');
-  return text === undefined ? 0 : xtFromSeconds(Math.trunc(Number(text)) || 0, nowMs);
-}
-
-/** The remote procedures. */
-const PROCEDURES: Readonly<Record<string, Procedure>> = {
-  void: () => rpcReply(200, []),
-  echo: (input) => rpcReply(200, [...input]),
-  get: (input, commands) => {
-    const record = commands.get({ database: databaseOf(input, commands), key: required(input, 'key') });
-    if (record === undefined) return rpcReply(450, [['ERROR', Buffer.from('DB: 7: no record: no record')]]);
-    const output: [string, Buffer][] = [['value', record.value]];
-    if (record.xtMs !== 0) output.push(['xt', Buffer.from(String(Math.floor(record.xtMs / 1000)))]);
-    return rpcReply(200, output);
-  },
-  set: async (input, commands, nowMs) => {
-    const key = required(input, 'key');
-    await commands.set({
-      database: databaseOf(input, commands),
-      key,
-      value: required(input, 'value'),
-      xtMs: expiryOf(input, nowMs),
-    });
-    return rpcReply(200, []);
-  },
-  clear: async (input, commands) => {
-    await commands.clear(databaseOf(input, commands));
-    return rpcReply(200, []);
-  },
-};
-
-function callProcedure(
-  { procedure: name, input }: RpcCall,
+/** The entity tag is made for those who ask: it would cost every other read. */
+function read(
   commands: Commands,
-  nowMs: number,
-): HttpReply | Promise<HttpReply> {
-  const procedure = Object.hasOwn(PROCEDURES, name) ? PROCEDURES[name] : undefined;
-  if (procedure === undefined) return rpcReply(501, [['ERROR', Buffer.from('not implemented')]]);
-  return procedure(input, commands, nowMs);
+  database: Database,
+  key: Buffer,
+  isHead: boolean,
+  conditions: Conditions | undefined,
+): HttpReply {
+  const record = commands.get({ database, key });
+  if (record === undefined) {
+    if (conditions?.match !== undefined) return PRECONDITION_FAILED;
+    throw new TokaidoError('NO_RECORD', 'no record');
+  }
+  if (conditions === undefined && !isHead) return recordReply(record.value, record.xtMs, false);
+  const tag = tagOf(record);
+  const failed = conditions === undefined ? undefined : failedCondition(conditions, tag);
+  if (failed === 'match') return PRECONDITION_FAILED;
+  if (failed === 'noneMatch') return { status: 304, headers: { ETag: tag } };
+  return recordReply(record.value, record.xtMs, isHead, tag);
+}
+
+function holding(conditions: Conditions): Precondition {
+  return (record) => failedCondition(conditions, record === undefined ? undefined : tagOf(record)) === undefined;
+}
+
+async function remove(
+  commands: Commands,
+  database: Database,
+  key: Buffer,
+  conditions: Conditions | undefined,
+): Promise<HttpReply> {
+  if (conditions === undefined) {
+    await commands.remove({ database, key });
+    return REMOVED;
+  }
+  return await unless(removeWhen(commands, { database, key }, holding(conditions)), REMOVED);
+}
+
+async function put(
+  { headers, target }: HttpRequest,
+  commands: Commands,
+  { database, key, value, xtMs }: RecordWrite,
+  mode: SetMode,
+  conditions: Conditions | undefined,
+): Promise<HttpReply> {
+  const host = headers.get('host') ?? '';
+  const created: HttpReply = { status: 201, headers: host === '' ? {} : { Location: `http://${host}${target}` } };
+  const record = { database, key, value, xtMs };
+  try {
+    if (conditions !== undefined) return await unless(setWhen(commands, record, mode, holding(conditions)), created);
+    await commands.set(record, mode);
+    return created;
+  } catch (error) {
+    // Kyoto Tycoon calls a replace without its record an inconsistency, not an absence.
+    if (error instanceof TokaidoError && error.code === 'NO_RECORD') return { ...errorReply(error), status: 450 };
+    throw error;
+  }
+}
+
+/** The reply of a change that was made, or that a condition of the request failed. */
+async function unless(change: Promise<void>, reply: HttpReply): Promise<HttpReply> {
+  try {
+    await change;
+    return reply;
+  } catch (error) {
+    if (error instanceof TokaidoError && error.code === 'CONFLICT') return PRECONDITION_FAILED;
+    throw error;
+  }
 }

@@ -2,6 +2,8 @@
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import type { Commands } from '../commands/commands.js';
+import type { Signals } from '../commands/signals.js';
+import { Slices } from '../commands/slices.js';
 import { ClientConnection } from './client-connection.js';
 import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
 
@@ -10,6 +12,8 @@ export interface ClientListenerOptions {
   readonly port: number;
   readonly tls: ClientTls | undefined;
   readonly commands: Commands;
+  /** Shared by all listeners of a node: a client may wait on one and be signalled through another. */
+  readonly signals: Signals;
   readonly runtime: Runtime;
   readonly log: Logger;
   readonly maxConnections: number;
@@ -30,10 +34,15 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
   ]);
   let dateSecond = -1;
   let dateText = '';
+  const openedMs = runtime.monotonicMs();
   const context = {
     commands,
+    slices: new Slices(runtime),
+    signals: options.signals,
     log,
     nowMs: () => runtime.nowMs(),
+    uptimeMs: () => runtime.monotonicMs() - openedMs,
+    connections: () => server.connections,
     date: () => {
       const second = Math.floor(runtime.nowMs() / 1000);
       if (second !== dateSecond) {
@@ -45,7 +54,7 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
     count: (protocol: string) => requests.set(protocol, (requests.get(protocol) ?? 0) + 1),
     onFatal: options.onFatal,
   };
-  const server = await listenForStreams({
+  const server: StreamServer = await listenForStreams({
     ...options,
     onConnection: (socket) => new ClientConnection(socket, context),
   });

@@ -21,7 +21,10 @@ export interface ClientTls {
 
 /** One connection, as the listener sees it. */
 export interface Conversation {
-  /** Whether a request has begun and is not all there: what a slow client would hold open for ever. */
+  /**
+   * Whether a request has begun and is not all there, or the client has to close after its last answer: what a slow
+   * client would hold open for ever.
+   */
   readonly isWaitingForRest: boolean;
 }
 

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { messageOf } from '../../base/errors.js';
+import { LONGEST_KEY_BYTES } from '../../commands/commands.js';
 import { type DatabaseSpec, parseDatabase } from '../../store/database-spec.js';
 
 const SIZE_UNITS: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
@@ -262,7 +263,7 @@ export const schema = z.strictObject({
     .describe('Replication.'),
   limits: z
     .strictObject({
-      keyBytes: z.number().int().positive().max(1900).default(1024).describe('Longest key; at most 1900.'),
+      keyBytes: z.number().int().positive().max(LONGEST_KEY_BYTES).default(1024).describe('Longest key; at most 1900.'),
       valueBytes: size('16MiB').describe('Largest value.'),
       transactionBytes: size('32MiB').describe('Largest transaction.'),
       queuedWrites: count(100_000).describe('Most writes waiting for the disk; more are refused.'),

@@ -1,0 +1,138 @@
+/** Remote procedures about the server and whole databases: what it is, how it is, and its upkeep. */
+import { totalmem } from 'node:os';
+import { TokaidoError } from '../base/errors.js';
+import { VERSION } from '../base/version.js';
+import type { Commands } from '../commands/commands.js';
+import type { HttpReply } from '../protocol/http.js';
+import { rpcReply } from '../protocol/tsv.js';
+import type { DatabaseSpec } from '../store/database-spec.js';
+import type { Database } from '../store/types.js';
+import { countOf, databaseOf } from './rpc-arguments.js';
+import { type Call, NOTHING, type Procedure, type Rows, row } from './rpc-procedure.js';
+import type { RpcHost } from './rpc-session.js';
+
+/** Rounds of housekeeping of a vacuum without a number of steps: enough for a million records. */
+const VACUUM_ROUNDS = 1000;
+
+/** Kyoto Cabinet's number of the kind of database that comes closest. */
+function kindOf({ storage, ordered }: DatabaseSpec): number {
+  if (storage === 'memory') return ordered ? 0x21 : 0x18;
+  return ordered ? 0x31 : 0x30;
+}
+
+function status(database: Database, commands: Commands): Rows {
+  const { spec, name } = database;
+  commands.counts.misc++;
+  return [
+    row('count', commands.count(database)),
+    row('ktcapcnt', spec.maxRecords ?? -1),
+    row('ktcapsiz', spec.maxBytes ?? -1),
+    row('ktopts', spec.persistent ? 2 : 0),
+    row('path', name),
+    row('realtype', kindOf(spec)),
+    // All databases share one data file.
+    row('size', commands.sizeBytes()),
+    row('type', kindOf(spec)),
+  ];
+}
+
+function operationRows({ counts }: Commands): Rows {
+  return [
+    row('cnt_get', counts.get),
+    row('cnt_get_misses', counts.getMisses),
+    row('cnt_misc', counts.misc),
+    row('cnt_remove', counts.remove),
+    row('cnt_remove_misses', counts.removeMisses),
+    // There is nothing that could run one.
+    row('cnt_script', 0),
+    row('cnt_set', counts.set),
+    row('cnt_set_misses', counts.setMisses),
+  ];
+}
+
+function report(host: RpcHost): Rows {
+  const { commands } = host;
+  const sizeBytes = commands.sizeBytes();
+  const databases = commands.databases();
+  const counts = databases.map((database) => commands.count(database));
+  const { userCPUTime, systemCPUTime, maxRSS } = process.resourceUsage();
+  const rssBytes = process.memoryUsage.rss();
+  return [
+    ...operationRows(commands),
+    row('conf_kt_features', '(tokaido)'),
+    row('conf_kt_version', VERSION),
+    row('conf_os_name', process.platform),
+    ...databases.map(({ index, name }) => row(`db_${index}`, `count=${counts[index]} size=${sizeBytes} path=${name}`)),
+    row(
+      'db_total_count',
+      counts.reduce((all, count) => all + count, 0),
+    ),
+    row('db_total_size', sizeBytes),
+    row('serv_conn_count', host.connections()),
+    row('serv_current_time', (host.nowMs() / 1000).toFixed(6)),
+    row('serv_proc_id', process.pid),
+    row('serv_running_term', (host.uptimeMs() / 1000).toFixed(6)),
+    row('serv_task_count', 0),
+    row('serv_thread_count', 1),
+    row('sys_mem_peak', maxRSS * 1024),
+    row('sys_mem_rss', rssBytes),
+    row('sys_mem_size', rssBytes),
+    row('sys_mem_total', totalmem()),
+    row('sys_ru_stime', (systemCPUTime / 1e6).toFixed(6)),
+    row('sys_ru_utime', (userCPUTime / 1e6).toFixed(6)),
+  ];
+}
+
+/**
+ * Acknowledged writes are on the disk already (or survive what the durability promises); this waits for the rest. The
+ * reference can run a program of the operator's on each data file then: ours are not files that could be copied so, and
+ * no request starts a program here.
+ */
+async function synchronize({ input, host: { commands } }: Call): Promise<Rows | HttpReply> {
+  databaseOf(input, commands);
+  const command = input.get('command');
+  if (command !== undefined && command.length > 0) {
+    return rpcReply(500, [row('ERROR', 'DB: 8: logical inconsistency: postprocessing failed')]);
+  }
+  await commands.flush();
+  return NOTHING;
+}
+
+function refusal(code: 'NOT_IMPLEMENTED' | 'MALFORMED', message: string): Procedure {
+  return {
+    order: 'read',
+    run: () => {
+      throw new TokaidoError(code, message);
+    },
+  };
+}
+
+const NO_UPDATE_LOG_FILES = refusal('MALFORMED', 'no update log allows no replication');
+
+export const SERVER_PROCEDURES: Readonly<Record<string, Procedure>> = {
+  void: { order: 'read', run: () => NOTHING },
+  echo: { order: 'read', run: ({ input }) => [...input] },
+  report: { order: 'read', run: ({ host }) => report(host) },
+  play_script: refusal('NOT_IMPLEMENTED', 'the scripting extention is disabled'),
+  tune_replication: refusal('NOT_IMPLEMENTED', 'the RTS file is not set'),
+  ulog_list: NO_UPDATE_LOG_FILES,
+  ulog_remove: NO_UPDATE_LOG_FILES,
+  status: { order: 'read', run: ({ input, host: { commands } }) => status(databaseOf(input, commands), commands) },
+  clear: {
+    order: 'write',
+    run: async ({ input, host: { commands } }) => {
+      await commands.clear(databaseOf(input, commands));
+      return NOTHING;
+    },
+  },
+  synchronize: { order: 'alone', run: synchronize },
+  vacuum: {
+    order: 'alone',
+    run: async ({ input, host: { commands } }) => {
+      databaseOf(input, commands);
+      const step = countOf(input, 'step', 0);
+      await commands.vacuum(step > 0 ? 1 : VACUUM_ROUNDS);
+      return NOTHING;
+    },
+  },
+};

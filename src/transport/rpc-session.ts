@@ -1,0 +1,77 @@
+/** What remote procedures need beside their arguments: the listener's shared parts, and the state of one connection. */
+import { TokaidoError } from '../base/errors.js';
+import type { Commands } from '../commands/commands.js';
+import { Cursor } from '../commands/cursors.js';
+import type { Signals, Wait } from '../commands/signals.js';
+import type { Slices } from '../commands/slices.js';
+import type { Database } from '../store/types.js';
+
+/** Most cursors of one connection. */
+const MAX_CURSORS = 256;
+
+/** What all connections of a listener share. */
+export interface RpcHost {
+  readonly commands: Commands;
+  readonly slices: Slices;
+  readonly signals: Signals;
+  nowMs(): number;
+  /** Milliseconds since the listener was opened. */
+  uptimeMs(): number;
+  connections(): number;
+}
+
+/** One connection's cursors and wait. */
+export class RpcSession {
+  readonly host: RpcHost;
+  readonly #cursors = new Map<number, Cursor>();
+  #wait: Wait | undefined;
+  #closed = false;
+
+  constructor(host: RpcHost) {
+    this.host = host;
+  }
+
+  /** Whether somebody still waits for answers. Bound: it is handed to whoever works in slices. */
+  readonly isOpen = (): boolean => !this.#closed;
+
+  /** The cursor of this number, made when it is new; it stays on the database it was made for. Errors: `OVERLOADED`. */
+  cursor(id: number, database: () => Database): Cursor {
+    const known = this.#cursors.get(id);
+    if (known !== undefined) return known;
+    if (this.#cursors.size >= MAX_CURSORS) {
+      throw new TokaidoError('OVERLOADED', `this connection has ${MAX_CURSORS} cursors already`, {
+        hint: 'delete the ones that are not needed any more with cur_delete',
+      });
+    }
+    const { commands, slices } = this.host;
+    const cursor = new Cursor(database(), { commands, slices, isWanted: this.isOpen });
+    this.#cursors.set(id, cursor);
+    return cursor;
+  }
+
+  /** Returns whether there was one. */
+  deleteCursor(id: number): boolean {
+    return this.#cursors.delete(id);
+  }
+
+  /** Whether the signal came in time. Errors: `OVERLOADED`, `TOO_LARGE`. */
+  async waitFor(name: string, timeoutMs: number): Promise<boolean> {
+    this.#wait = this.host.signals.wait(name, timeoutMs);
+    try {
+      return await this.#wait.woken;
+    } finally {
+      this.#wait = undefined;
+    }
+  }
+
+  /** The client says no more: whoever waits for a signal is probably gone. */
+  cancelWait(): void {
+    this.#wait?.cancel();
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.cancelWait();
+    this.#cursors.clear();
+  }
+}
