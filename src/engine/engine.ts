@@ -87,8 +87,10 @@ export interface Engine extends Reader {
    * Resolves when everything committed before the call is on the disk, by an earlier process too. Errors: `STORAGE`.
    */
   flush(): Promise<void>;
-  /** Bytes the engine occupies on disk. */
+  /** Bytes the engine occupies, on the disk and in memory. */
   sizeBytes(): number;
+  /** Bytes of the disk that hold something now; the rest of the file is free for what comes. Costs a call per map. */
+  usedBytes(): number;
   /** Flushes and closes. Nothing may be called after. */
   close(): Promise<void>;
 }

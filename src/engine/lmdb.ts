@@ -8,10 +8,14 @@
  * Traps of the library that this file is the only one to know:
  * - An exception inside `transaction()` does not undo what ran before it; inside `childTransaction()` it does.
  * - A write's promise resolves only when its flush is over, although readers see the commit long before. The library
- *   reports that moment to itself and does nothing with it, so this file listens in.
+ *   reports that moment to itself and does nothing with it, so this file listens in. A report may come too early: the
+ *   number of the newest commit says whether it is true.
+ * - Its batches of one event turn make a promise that nobody holds and that rejects when a commit fails; our writes are
+ *   transactions, so batches are turned off.
+ * - The map grows by itself whatever its size: a limit of the file is for the caller to keep.
  * - A key must have 1 to 1978 bytes. Ours may be empty, so a leading zero byte escapes (order is preserved).
  */
-import { closeSync, fsyncSync, mkdirSync, openSync } from 'node:fs';
+import { closeSync, fsyncSync, mkdirSync, openSync, statfsSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Database, open, type RootDatabase, type Transaction } from 'lmdb';
 import { assert, messageOf, TokaidoError } from '../base/errors.js';
@@ -23,8 +27,8 @@ export const MAX_ENGINE_KEY_BYTES = 1978;
 export interface LmdbOptions {
   /** Folder of the data file; created (0700) when missing. */
   readonly folder: string;
-  /** Most bytes the data file may grow to. Address space, not memory. */
-  readonly maxSizeBytes: number;
+  /** Address space to begin with, in bytes. Not memory; it grows with the file. */
+  readonly mapSizeBytes: number;
   /** Most maps that can be opened. */
   readonly maxMaps: number;
   /**
@@ -32,6 +36,12 @@ export interface LmdbOptions {
    * file is worth nothing: the caller must throw it away then.
    */
   readonly flushesCommits?: boolean;
+  /**
+   * Called once when the environment cannot go on: a flush failed, after which nobody knows what is on the disk (the
+   * system may forget unwritten pages), or the library says so. Only opening the file again helps: it opens at its last
+   * flushed state.
+   */
+  readonly onBroken?: (error: TokaidoError) => void;
 }
 
 type Map = Database<Buffer, Buffer>;
@@ -42,10 +52,24 @@ interface NativeEnvironment {
   sync(done: (error?: unknown) => void): void;
   /** Runs queued writes on a thread of the pool and reports how they stand, `VISIBLE` among others. */
   startWriting(address: number, onStatus: (status: number) => unknown): void;
+  /** `lastTxnId` is the number of the newest commit. */
+  info(): { readonly lastTxnId: number; readonly lastPageNumber: number };
+}
+
+/** Pages of one map, as LMDB counts them. */
+interface MapPages {
+  readonly pageSize: number;
+  readonly treeBranchPageCount: number;
+  readonly treeLeafPageCount: number;
+  readonly overflowPages: number;
 }
 
 /** The commit is what readers see from now on (and survives the process); its flush goes on. */
 const VISIBLE = 1;
+/** Statuses beyond are errors. */
+const LAST_STATUS = 2;
+/** A disk with less free space than this is why a write failed. */
+const FULL_BYTES = 2 ** 20;
 
 const BINARY = { encoding: 'binary', keyEncoding: 'binary', cache: false } as const;
 const ESCAPE = Buffer.of(0);
@@ -80,32 +104,51 @@ function* entries(map: Map, range: Range, transaction: Transaction | undefined):
 }
 
 /** Turns what the library throws into what an operator can act on. */
-function storageError(error: unknown): TokaidoError {
+function storageError(error: unknown, folder: string): TokaidoError {
   const text = messageOf(error);
-  if (/MDB_MAP_FULL/.test(text)) {
-    return new TokaidoError('STORAGE', 'the data file has reached its size limit; nothing was written', {
-      hint: 'raise store.maxSizeBytes, or remove data',
+  // LMDB reports a write that was cut short as an input/output error.
+  if (/ENOSPC|No space left/i.test(text) || isFull(folder)) {
+    return new TokaidoError('STORAGE', `the disk of ${folder} is full; nothing was written`, {
+      hint: 'free space on it; the node goes on by itself',
       cause: error,
     });
   }
-  if (/ENOSPC|No space left/i.test(text)) {
-    return new TokaidoError('STORAGE', 'the disk is full; nothing was written', {
-      hint: 'free space on the disk of the data directory; the node goes on by itself',
-      cause: error,
-    });
+  return new TokaidoError('STORAGE', `the disk of ${folder} refused: ${text}; nothing was written`, {
+    hint: 'look at its free space, its quota and the log of the kernel; the node goes on by itself',
+    cause: error,
+  });
+}
+
+function isFull(folder: string): boolean {
+  try {
+    const { bavail, bsize } = statfsSync(folder);
+    return bavail * bsize < FULL_BYTES;
+  } catch {
+    return false;
   }
-  return new TokaidoError('STORAGE', `the storage engine failed: ${text}`, { cause: error });
 }
 
 /** The library says of a failed commit only that it failed, and the reason in a promise beside it. */
-async function commitError(error: unknown): Promise<TokaidoError> {
+async function commitError(error: unknown, folder: string): Promise<TokaidoError> {
   const cause = (error as { commitError?: Promise<unknown> }).commitError;
-  return storageError(cause === undefined ? error : await cause.catch((reason: unknown) => reason));
+  return storageError(cause === undefined ? error : await cause.catch((reason: unknown) => reason), folder);
+}
+
+/** The library prints failures besides reporting them: a line that nobody asked for, for each write. */
+function withoutPrinting<T>(run: () => T): T {
+  const { error } = console;
+  console.error = () => undefined;
+  try {
+    return run();
+  } finally {
+    console.error = error;
+  }
 }
 
 export class LmdbEngine implements Engine {
   readonly flushesCommits: boolean;
   readonly #folder: string;
+  readonly #onBroken: (error: TokaidoError) => void;
   readonly #environment: RootDatabase<Buffer, Buffer>;
   readonly #maps: Map[] = [];
   readonly #names: string[] = [];
@@ -118,15 +161,17 @@ export class LmdbEngine implements Engine {
   constructor(options: LmdbOptions) {
     this.flushesCommits = options.flushesCommits ?? true;
     this.#folder = options.folder;
+    this.#onBroken = options.onBroken ?? (() => undefined);
     mkdirSync(options.folder, { recursive: true, mode: 0o700 });
     try {
       this.#environment = open<Buffer, Buffer>({
         path: options.folder,
         noSubdir: false,
         maxDbs: options.maxMaps,
-        mapSize: options.maxSizeBytes,
-        permissions: 0o600,
+        mapSize: options.mapSizeBytes,
+        permissionsMode: 0o600,
         noSync: !this.flushesCommits,
+        eventTurnBatching: false,
         ...BINARY,
       } as Parameters<typeof open>[0]) as RootDatabase<Buffer, Buffer>;
     } catch (error) {
@@ -147,7 +192,7 @@ export class LmdbEngine implements Engine {
     const start = native.startWriting;
     const listening: NativeEnvironment['startWriting'] = (address, onStatus) => {
       start.call(native, address, (status) => {
-        const answer = onStatus(status);
+        const answer = status > LAST_STATUS ? withoutPrinting(() => onStatus(status)) : onStatus(status);
         if (status === VISIBLE) this.#onVisible();
         return answer;
       });
@@ -163,13 +208,13 @@ export class LmdbEngine implements Engine {
     try {
       this.#maps.push(this.#environment.openDB<Buffer, Buffer>({ name, ...BINARY }));
     } catch (error) {
-      throw storageError(error);
+      throw storageError(error, this.#folder);
     }
     this.#names.push(name);
     return (this.#names.length - 1) as MapId;
   }
 
-  /** A file has no capacity but `maxSizeBytes`, beyond which writes fail. */
+  /** A file has no capacity. */
   overflow(): Buffer[] {
     return [];
   }
@@ -208,7 +253,9 @@ export class LmdbEngine implements Engine {
       return await this.#commit(run);
     } catch (error) {
       if (thrown !== undefined && !/^(MDB_|Error: MDB_)|ENOSPC/.test(messageOf(thrown.error))) throw thrown.error;
-      throw await commitError(error);
+      const failure = await commitError(error, this.#folder);
+      if (/MDB_PANIC/.test(failure.message)) this.#onBroken(failure);
+      throw failure;
     } finally {
       this.#writing = false;
     }
@@ -216,14 +263,14 @@ export class LmdbEngine implements Engine {
 
   /** Resolves when the commit is visible, which a quick disk may report together with the flush. */
   async #commit<T>(run: () => T): Promise<Commit<T>> {
-    let outcome: { result: T } | undefined;
+    let outcome: { result: T; newest: number } | undefined;
     const visible = new Promise<void>((resolve) => {
       this.#onVisible = () => {
-        if (outcome !== undefined) resolve();
+        if (outcome !== undefined && this.#native.info().lastTxnId > outcome.newest) resolve();
       };
     });
     const finished: Promise<unknown> = this.#environment.childTransaction(() => {
-      outcome = { result: run() };
+      outcome = { newest: this.#native.info().lastTxnId, result: run() };
     });
     await Promise.race([visible, finished]);
     assert(outcome !== undefined, 'a commit has run its transaction');
@@ -232,9 +279,13 @@ export class LmdbEngine implements Engine {
     const flushed = finished.then(
       () => undefined,
       async (error: unknown) => {
-        throw await commitError(error);
+        const failure = await commitError(error, this.#folder);
+        this.#onBroken(failure);
+        throw failure;
       },
     );
+    // Whoever asked for no flush is told by `onBroken`.
+    flushed.catch(() => undefined);
     return { result: outcome.result, flushed };
   }
 
@@ -276,8 +327,17 @@ export class LmdbEngine implements Engine {
   /** Also what an earlier process committed and left in the system's page cache: no promise of ours knows of that. */
   async flush(): Promise<void> {
     await new Promise<void>((resolve, reject) => {
-      this.#native.sync((error) => (error === undefined ? resolve() : reject(storageError(error))));
+      this.#native.sync((error) => (error === undefined ? resolve() : reject(storageError(error, this.#folder))));
     });
+  }
+
+  usedBytes(): number {
+    let bytes = 0;
+    for (const map of this.#maps) {
+      const stats = map.getStats() as MapPages;
+      bytes += (stats.treeBranchPageCount + stats.treeLeafPageCount + stats.overflowPages) * stats.pageSize;
+    }
+    return bytes;
   }
 
   sizeBytes(): number {

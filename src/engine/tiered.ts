@@ -228,6 +228,10 @@ export class TieredEngine implements Engine {
     return bytes;
   }
 
+  usedBytes(): number {
+    return this.#disk.usedBytes();
+  }
+
   async close(): Promise<void> {
     await this.#disk.close();
   }

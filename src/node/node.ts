@@ -43,6 +43,9 @@ export interface NodeOptions {
 /** Milliseconds between two rounds of housekeeping when more is due. */
 const SWEEP_AGAIN_MS = 10;
 
+/** Milliseconds until a root whose disk refuses tries again to begin. */
+const BEGIN_AGAIN_MS = 5000;
+
 export class Node {
   readonly config: NodeConfig;
   /** Who this node is. */
@@ -90,7 +93,8 @@ export class Node {
         'the machine went down while commits were not flushed (store.flush): data discarded, seeding anew',
       );
     }
-    this.stores = new StoreHolder({ config, directory: this.directory, runtime, log: this.#log });
+    const { onFatal } = options;
+    this.stores = new StoreHolder({ config, directory: this.directory, runtime, log: this.#log, onFatal });
     this.#images = new ImageKeeper({
       ...config.memory,
       runtime,
@@ -159,12 +163,24 @@ export class Node {
     }
     this.#scheduleSweep(config.store.expiryIntervalMs);
     // A root that recovers is up and reachable meanwhile: its followers are what it waits for.
-    void this.recovery
-      .complete()
-      .then(async () => await this.stores.announceLost())
-      .then(async () => await this.#loadTextDatabases())
-      .then(() => this.#startFeed())
-      .catch((error: unknown) => this.#options.onFatal(error));
+    this.#beginWriting().catch((error: unknown) => this.#options.onFatal(error));
+  }
+
+  /** What a root does before it takes writes. A disk that refuses is asked again: reads go on meanwhile. */
+  async #beginWriting(): Promise<void> {
+    while (!this.#stopping) {
+      try {
+        await this.recovery.complete();
+        await this.stores.announceLost();
+        break;
+      } catch (error) {
+        if (!(error instanceof TokaidoError) || error.code !== 'STORAGE') throw error;
+        this.#log.error({ reason: error.message, hint: error.hint }, 'cannot take writes yet: trying again');
+        await new Promise<void>((resolve) => this.#options.runtime.after(BEGIN_AGAIN_MS, resolve));
+      }
+    }
+    await this.#loadTextDatabases();
+    this.#startFeed();
   }
 
   /**

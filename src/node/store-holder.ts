@@ -23,6 +23,8 @@ export interface StoreHolderOptions {
   readonly directory: DataDirectory;
   readonly runtime: Runtime;
   readonly log: Logger;
+  /** Called when the disk is in a state that only a restart mends. */
+  readonly onFatal: (error: unknown) => void;
 }
 
 /** Called with the new current store, before the one it replaces is closed. */
@@ -53,9 +55,10 @@ export class StoreHolder {
     // Besides one map per database there are four of the store's own.
     const disk = new LmdbEngine({
       folder,
-      maxSizeBytes: store.maxSizeBytes,
+      mapSizeBytes: store.maxSizeBytes,
       maxMaps: limits.databases + 8,
       flushesCommits: store.flush === 'commits',
+      onBroken: this.#options.onFatal,
     });
     return new TieredEngine(disk);
   }
@@ -124,6 +127,7 @@ export class StoreHolder {
       databases: config.databases,
       retention: { bytes: config.log.retainBytes, ageMs: config.log.retainAgeMs },
       transaction: { bytes: config.limits.transactionBytes, keyBytes: config.limits.keyBytes },
+      maxSizeBytes: config.store.maxSizeBytes,
       queue: {
         jobs: config.limits.queuedWrites,
         commitChanges: config.store.commitChanges,

@@ -22,18 +22,24 @@ interface Author {
   readonly nowMs: number;
 }
 
+/** What holds for one transaction. */
+interface Bounds extends TransactionLimits {
+  /** The data file has reached its size. */
+  readonly mayOnlyRemove: boolean;
+}
+
 export class LocalTransaction implements StoreTransaction {
   readonly changes: Change[] = [];
   readonly #draft: Draft;
   readonly #author: Author;
-  readonly #limits: TransactionLimits;
+  readonly #limits: Bounds;
   /** Last set or remove of each key, by database and key bytes. */
   readonly #written = new Map<string, Map<string, RecordView | undefined>>();
   /** Clears so far, in order; what was written before one is forgotten with it. */
   readonly #cleared: { database: string; prefix: Buffer }[] = [];
   #bytes = 0;
 
-  constructor(draft: Draft, author: Author, limits: TransactionLimits) {
+  constructor(draft: Draft, author: Author, limits: Bounds) {
     this.#draft = draft;
     this.#author = author;
     this.#limits = limits;
@@ -60,6 +66,11 @@ export class LocalTransaction implements StoreTransaction {
   set(database: string, key: Buffer, value: Buffer, xtMs: number): void {
     const id = this.#draft.databaseId(database);
     this.#checkKey(key);
+    if (this.#limits.mayOnlyRemove) {
+      throw new TokaidoError('STORAGE', 'the data has reached its size limit: only removing is possible', {
+        hint: 'raise store.maxSizeBytes in the configuration, or remove records',
+      });
+    }
     const xt = this.#draft.expiryFor(id, Math.min(Math.max(0, Math.floor(xtMs)), MAX_XT_MS));
     this.#record({ kind: 'set', database, key, value, xtMs: xt });
     const { sid, versionNs } = this.#author;

@@ -50,6 +50,8 @@ export interface StoreOptions {
   readonly databases: readonly DatabaseSpec[];
   readonly retention: Retention;
   readonly transaction: TransactionLimits;
+  /** Beyond this much data on the disk, in bytes, local transactions may only remove. Unbounded when absent. */
+  readonly maxSizeBytes?: number;
   readonly queue: QueueLimits;
   /** Most databases; more that arrive by replication are refused. */
   readonly maxDatabases: number;
@@ -68,6 +70,8 @@ interface Job {
 /** The sizes of one round of housekeeping: small, because a commit holds the event loop. */
 const SWEEP_ROWS = 1000;
 const SWEEP_BATCHES = 64;
+/** How long an answer to "is the file full" holds, ms: the exact one takes a call per map. */
+const FULL_FOR_MS = 1000;
 /** Records that one commit takes out of a cache, at most. */
 const EVICTED_AT_ONCE = 10_000;
 
@@ -84,6 +88,7 @@ export class LocalStore implements Store {
   /** Databases with a capacity. */
   #caches: readonly DatabaseMaps[] = [];
   #evicting = false;
+  #full = { is: false, untilMs: Number.NEGATIVE_INFINITY };
 
   constructor(options: StoreOptions) {
     this.#options = options;
@@ -252,12 +257,24 @@ export class LocalStore implements Store {
   }
 
   #runLocal<T>(draft: Draft, sid: Sid, build: (transaction: StoreTransaction) => T, feed: FeedPosition | undefined): T {
-    const { runtime, transaction: limits } = this.#options;
+    const { runtime, transaction } = this.#options;
     const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
+    const limits = { ...transaction, mayOnlyRemove: this.#isFull() };
     const local = new LocalTransaction(draft, { sid, versionNs, nowMs: runtime.nowMs() }, limits);
     const result = build(local);
     if (local.changes.length > 0) this.#logLocal(draft, { sid, versionNs, feed, changes: local.changes });
     return result;
+  }
+
+  /** Room that removed data left in the file does not count: removing helps. */
+  #isFull(): boolean {
+    const { maxSizeBytes = Number.POSITIVE_INFINITY, runtime } = this.#options;
+    if (this.#engine.sizeBytes() < maxSizeBytes) return false;
+    const nowMs = runtime.monotonicMs();
+    if (nowMs >= this.#full.untilMs) {
+      this.#full = { is: this.#engine.usedBytes() >= maxSizeBytes, untilMs: nowMs + FULL_FOR_MS };
+    }
+    return this.#full.is;
   }
 
   mark(feed: FeedPosition): Written<void> {

@@ -62,7 +62,7 @@ export class FeedBench {
     return new LocalStore({
       engine: new LmdbEngine({
         folder: join(this.#folder, 'store'),
-        maxSizeBytes: 2 ** 30,
+        mapSizeBytes: 2 ** 30,
         maxMaps: 16,
         flushesCommits: true,
       }),

@@ -99,7 +99,7 @@ export class TestCluster {
 
   newEngine(): LmdbEngine {
     const folder = join(this.#folder, `store-${++this.#folders}`);
-    return new LmdbEngine({ folder, maxSizeBytes: 2 ** 32, maxMaps: 32 });
+    return new LmdbEngine({ folder, mapSizeBytes: 2 ** 32, maxMaps: 32 });
   }
 
   #options(engine: LmdbEngine, ownSid: Sid | undefined): StoreOptions {

@@ -215,7 +215,9 @@ export const schema = z.strictObject({
         .describe(
           'commits: each commit goes to the disk in the background. at-stop: only an orderly stop does; a commit costs a quarter, and after a power cut the node throws its data away and is seeded anew. Not on a root.',
         ),
-      maxSizeBytes: size('64GiB').describe('Most bytes the data file may grow to.'),
+      maxSizeBytes: size('64GiB').describe(
+        'Once the data has this size on the disk, a root takes only removals. The file may be larger by what is free in it.',
+      ),
       commitIntervalMs: z
         .number()
         .int()
