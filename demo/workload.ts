@@ -1,5 +1,6 @@
 /** The story's two tables and a writer that changes them at a steady rate. */
 import type pg from 'pg';
+import { randomFrom } from '../test/support/random.js';
 
 export const SCHEMA = `
 CREATE TABLE dns_records (zone text, name text, type text, data text NOT NULL, PRIMARY KEY (zone, name, type));
@@ -50,17 +51,6 @@ const DNS_KEYS = 3000;
 const TICKET_KEYS = 200;
 /** Changes of one transaction, most. */
 const BATCH = 4;
-
-/** Deterministic pseudo-random numbers in [0, 1). */
-export function randomFrom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 /** Commits row changes at `rate` per second over several connections, each with rows of its own. */
 export class Workload {

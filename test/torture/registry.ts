@@ -1,0 +1,5 @@
+/** Every torture, one line each. To add one: a module that exports a `Torture`, and its name here. */
+import { codecs } from './codecs.js';
+import type { Torture } from './torture.js';
+
+export const TORTURES: readonly Torture[] = [codecs];
