@@ -17,10 +17,11 @@ export function registerPg(program: Command): void {
     .addHelpText('after', '\nExample:\n  tokaido pg setup --config ./root.yaml')
     .action(
       action(async (flags: { readonly config: string; readonly json?: boolean }) => {
-        const [{ loadConfig }, { connectSql }, setup, { checkMappings }] = await Promise.all([
+        const [{ loadConfig }, { connectSql }, setup, { findSlot }, { checkMappings }] = await Promise.all([
           import('../node/config/load.js'),
           import('../feeds/postgres/connection.js'),
           import('../feeds/postgres/setup.js'),
+          import('../feeds/postgres/slots.js'),
           import('../feeds/postgres/mapping.js'),
         ]);
         const { postgres } = await loadConfig(flags.config);
@@ -30,7 +31,7 @@ export function registerPg(program: Command): void {
         try {
           await setup.checkServer(sql, postgres);
           const done = await setup.ensurePublication(sql, { ...postgres, create: true });
-          const slot = await setup.findSlot(sql, postgres.slot);
+          const slot = await findSlot(sql, postgres.slot);
           if (flags.json)
             printJson({
               statements: done,

@@ -68,4 +68,44 @@ export function registerNodeMetrics(node: Node): void {
     return feed === undefined ? undefined : feed.state === 'streaming' ? 1 : 0;
   });
   metrics.counter('feed_changes_total', 'Row changes applied from Postgres.', () => node.feed?.status().changes);
+  registerFeedMetrics(node);
+}
+
+function registerFeedMetrics(node: Node): void {
+  const { metrics } = node;
+  const feed = () => node.feed?.status();
+  metrics.gauge(
+    'feed_lag_seconds',
+    'Age of the oldest change of Postgres that may not be safe here, by heartbeats.',
+    () => {
+      const lagMs = feed()?.lagMs;
+      return lagMs === undefined ? undefined : lagMs / 1000;
+    },
+  );
+  metrics.gauge(
+    'feed_slot_retained_bytes',
+    'WAL on the disk of Postgres because of our slot, at the last look.',
+    () => feed()?.retained?.retainedBytes,
+  );
+  metrics.gauge(
+    'feed_slot_safe_bytes',
+    'WAL that Postgres may still write before it gives the slot up; absent without max_slot_wal_keep_size.',
+    () => feed()?.retained?.safeBytes,
+  );
+  metrics.counter('feed_failures_total', 'Attempts to feed that failed.', () => feed()?.failures);
+  metrics.counter(
+    'feed_cut_transactions_total',
+    'Transactions that readers saw in parts.',
+    () => feed()?.cutTransactions,
+  );
+  metrics.counter(
+    'feed_dropped_slots_total',
+    'Slots dropped because they kept too much WAL.',
+    () => feed()?.droppedSlots,
+  );
+  metrics.gauge('feed_copy_tables', 'Tables that are still to be copied.', () => {
+    const status = feed();
+    return status === undefined ? undefined : (status.copy?.tables ?? 0) - (status.copy?.tablesDone ?? 0);
+  });
+  metrics.gauge('feed_copied_rows', 'Rows of the last or running copy.', () => feed()?.rowsCopied);
 }

@@ -193,6 +193,10 @@ export class LocalStore implements Store {
     return this.#state.feeds.find((position) => position.feed === feed)?.position;
   }
 
+  feeds(): readonly FeedPosition[] {
+    return this.#state.feeds;
+  }
+
   /** What has been applied and is visible. */
   position(): Position {
     return this.#state.position;

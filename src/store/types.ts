@@ -74,6 +74,8 @@ export interface Store {
   mark(feed: FeedPosition): Written<void>;
   /** The position of a feed as of the newest commit, `undefined` when it never committed anything. */
   feedPosition(feed: string): bigint | undefined;
+  /** The positions of all feeds as of the newest commit. */
+  feeds(): readonly FeedPosition[];
   position(): Position;
   /** One round of housekeeping (expired records, retention, tombstones). Returns whether more is due. */
   sweep(): Promise<boolean>;

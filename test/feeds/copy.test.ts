@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, it } from 'node:test';
 import pg from 'pg';
+import { pageRanges } from '../../src/feeds/postgres/copy.js';
 import { FeedBench } from '../support/feed-bench.js';
 import { eventually } from '../support/local-runtime.js';
 import { TestPostgres } from '../support/postgres.js';
@@ -129,5 +130,82 @@ describe('the initial copy', () => {
       await bench.sql.query('ALTER SYSTEM RESET max_slot_wal_keep_size');
       await bench.sql.query('SELECT pg_reload_conf()');
     }
+  });
+
+  for (const value of ['small', 'large'] as const) {
+    it(`a table that is added later is copied beside the stream, ${value} values that change meanwhile included`, async () => {
+      const big = `(SELECT string_agg(md5(i::text || 'big'), '') FROM generate_series(1, 100) i)`;
+      const filling = value === 'small' ? `'0'` : `'0' || ${big}`;
+      const count = value === 'small' ? 20_000 : 1_000;
+      const schema = `${KV}; CREATE TABLE late (k text PRIMARY KEY, v text, n integer DEFAULT 0); INSERT INTO kv VALUES ('a', '1');
+        INSERT INTO late SELECT i::text, ${filling}, 0 FROM generate_series(1, ${count}) i`;
+      bench = await FeedBench.open(postgres, { schema, tables: [MAPPING] });
+      bench.start();
+      await bench.synced();
+      await bench.stopFeed();
+      let stopped = false;
+      const writer = async (id: number): Promise<void> => {
+        const client = new pg.Client({ connectionString: bench.url });
+        await client.connect();
+        for (let round = 0; !stopped; round++) {
+          const key = 1 + ((round * 37 + id * 500) % count);
+          await client.query(`UPDATE late SET n = n + 1 WHERE k = '${key}'`);
+          if (round % 5 === 0) await client.query(`DELETE FROM late WHERE k = '${key + 1}'`);
+          if (round % 7 === 0) await client.query(`UPDATE late SET k = 'moved-${id}-${round}' WHERE k = '${key + 2}'`);
+          if (round % 3 === 0)
+            await client.query(`INSERT INTO late VALUES ('${key + 1}', 'new', ${round}) ON CONFLICT DO NOTHING`);
+          if (round % 4 === 0) await client.query(`UPDATE kv SET v = '${id}-${round}'`);
+        }
+        await client.end();
+      };
+      const writers = Promise.all([writer(1), writer(2)]);
+      const late = { table: 'public.late', database: 'default', key: 'late/{k}', value: { json: 'all' as const } };
+      const copied = bench.status.rowsCopied;
+      bench.start({ tables: [MAPPING, late] });
+      await eventually('the new table is copied', () =>
+        bench.logged.some((line) => /table copied .*public\.late/.test(line)),
+      );
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      stopped = true;
+      await writers;
+      await bench.synced();
+      const found = await bench.sql.query<{ k: string; v: string }>(
+        `SELECT 'late/' || k AS k, json_build_object('k', k, 'v', v, 'n', n)::text AS v FROM late`,
+      );
+      const wanted = Object.fromEntries(found.rows.map(({ k, v }) => [k, JSON.parse(v) as unknown]));
+      const records = Object.entries(bench.records()).filter(([key]) => key.startsWith('late/'));
+      assert.deepEqual(Object.fromEntries(records.map(([key, text]) => [key, JSON.parse(text) as unknown])), wanted);
+      assert.equal(
+        bench.logged.filter((line) => /table copied .*public\.kv/.test(line)).length,
+        copied,
+        'the other was left alone',
+      );
+      assert.equal(bench.status.failures, 0);
+    });
+  }
+
+  it('a copy that was interrupted goes on with the tables that are left', async () => {
+    const schema = `${KV}; CREATE TABLE more (k text PRIMARY KEY, v text); INSERT INTO kv VALUES ('a', '1');
+      INSERT INTO more SELECT i::text, i FROM generate_series(1, 30000) i`;
+    const more = { table: 'public.more', database: 'default', key: 'more/{k}', value: { column: 'v' } };
+    bench = await FeedBench.open(postgres, { schema, tables: [MAPPING, more] });
+    bench.start();
+    await eventually(
+      'the first table is copied',
+      () => bench.status.copy?.tablesDone === 1 && bench.status.copy.rows > 5000,
+    );
+    await bench.stopFeed();
+    await bench.sql.query(`UPDATE kv SET v = '2'; DELETE FROM more WHERE k::int <= 100`);
+    bench.start();
+    await bench.synced();
+    assert.equal(bench.logged.filter((line) => /table copied .*public\.kv/.test(line)).length, 1);
+    assert.equal(Object.keys(bench.records()).length, 29_901);
+    assert.equal(bench.value('kv/a')?.toString(), '2');
+  });
+
+  it('ranges cover every page once, and the last has no end', () => {
+    assert.deepEqual(pageRanges(0), ['']);
+    assert.deepEqual(pageRanges(4, 4), ['']);
+    assert.deepEqual(pageRanges(9, 4), [`ctid < '(4,0)'`, `ctid >= '(4,0)' AND ctid < '(8,0)'`, `ctid >= '(8,0)'`]);
   });
 });

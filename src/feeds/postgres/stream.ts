@@ -14,12 +14,14 @@ import type { Store } from '../../store/types.js';
 import {
   BoundMapping,
   type FoundRows,
+  keyColumns,
   type MappingCounters,
   type MissingRow,
   type RowChange,
-  type TableMapping,
 } from './mapping.js';
+import type { Overtaken } from './overtaken.js';
 import { decodeEnvelope, decodeMessage, type Lsn, type Message, type Relation } from './pgoutput.js';
+import { hasColumns, type PublishedTable, TablesChanged } from './tables.js';
 import type { TypeCatalog } from './values.js';
 
 export interface StreamLimits {
@@ -31,13 +33,19 @@ export interface StreamLimits {
 export interface StreamOptions {
   readonly feed: string;
   readonly store: Store;
-  readonly tables: readonly TableMapping[];
+  /** As the catalog describes them, and the moment as of which each is in the store. */
+  readonly tables: readonly CopiedTable[];
+  /** What a copy that goes on meanwhile must not touch, when there is one. */
+  readonly overtaken: Overtaken | undefined;
   readonly types: TypeCatalog;
   readonly limits: StreamLimits;
   readonly counters: MappingCounters & StreamCounters;
   readonly startLsn: Lsn;
   /** Rows that an earlier stream missed. */
   readonly found: FoundRows;
+  /** How far Postgres may be told that all is safe when no change of ours says so, and how to go further. */
+  readonly confirmable: () => Lsn;
+  readonly reserve: (lsn: Lsn) => Promise<void>;
   /** Too much is under way, or no longer. */
   readonly onPressure: (tooMuch: boolean) => void;
   /** More has become safe, or Postgres asked. */
@@ -46,6 +54,24 @@ export interface StreamOptions {
   readonly onCut: () => void;
   /** The stream cannot go on. */
   readonly onFail: (error: unknown) => void;
+}
+
+/** A table, and the moment of its copy: transactions before it are in the copy already. */
+export interface CopiedTable {
+  readonly table: PublishedTable;
+  readonly since: Lsn;
+  /** The copy is still under way. */
+  readonly isCopying: boolean;
+}
+
+/** One mapping of a relation of the stream; bound when the first change arrives that is not in the copy already. */
+interface Target extends CopiedTable {
+  bound: BoundMapping | undefined;
+}
+
+interface Described {
+  readonly relation: Relation;
+  readonly targets: readonly Target[];
 }
 
 /** The stream cannot go on before these rows were asked for; nothing of the transaction was applied. */
@@ -63,18 +89,22 @@ export interface StreamCounters {
   transactions: number;
   changes: number;
   cutTransactions: number;
+  /** Slots dropped because they kept too much WAL. */
+  droppedSlots: number;
 }
 
 export class FeedStream {
   readonly #options: StreamOptions;
-  readonly #mappings = new Map<number, readonly BoundMapping[]>();
+  readonly #relations = new Map<number, Described>();
   #pending: RowChange[] = [];
   #pendingBytes = 0;
   #inTransaction = false;
+  #commitLsn: Lsn = 0n;
   #cut = false;
   #unapplied = 0;
   #unflushed = 0;
   #pressed = false;
+  #reserving = false;
   #failed = false;
   #received: Lsn;
   #committed: Lsn;
@@ -109,11 +139,30 @@ export class FeedStream {
     this.#onMessage(decodeMessage(envelope.payload), envelope.payload.length);
   }
 
-  /** With nothing under way, everything Postgres has sent is safe: an idle slot must not hold WAL back. */
+  /**
+   * With nothing under way, everything Postgres has sent is safe: an idle slot must not hold WAL back. No change of ours
+   * remembers such a position, so the store notes beforehand how far it may go: a slot that is found beyond is not ours.
+   */
   #advanceWhenIdle(): void {
     if (this.#inTransaction || this.#unflushed > 0 || this.#received <= this.#confirmed) return;
+    if (this.#received > this.#options.confirmable()) {
+      this.#reserve(this.#received);
+      return;
+    }
     this.#confirmed = this.#received;
     this.#options.onConfirm();
+  }
+
+  #reserve(lsn: Lsn): void {
+    if (this.#reserving) return;
+    this.#reserving = true;
+    this.#options.reserve(lsn).then(
+      () => {
+        this.#reserving = false;
+        if (!this.#failed) this.#advanceWhenIdle();
+      },
+      (error: unknown) => this.#options.onFail(error),
+    );
   }
 
   #onMessage(message: Message, bytes: number): void {
@@ -121,9 +170,10 @@ export class FeedStream {
       case 'begin':
         this.#inTransaction = true;
         this.#cut = false;
+        this.#commitLsn = message.commitLsn;
         return;
       case 'relation':
-        this.#bind(message.relation);
+        this.#describe(message.relation);
         return;
       case 'insert':
         this.#each(message.relationId, bytes, (mapping) => mapping.put(message.after));
@@ -145,22 +195,42 @@ export class FeedStream {
     }
   }
 
-  #bind(relation: Relation): void {
+  #describe(relation: Relation): void {
     const name = `${relation.schema}.${relation.table}`;
-    const bound = this.#options.tables
-      .filter(({ table }) => table === name)
-      .map((mapping) => new BoundMapping(mapping, relation.columns, this.#options.types, this.#options.counters));
-    this.#mappings.set(relation.id, bound);
+    const targets = this.#options.tables
+      .filter(({ table }) => table.mapping.table === name)
+      .map((table) => ({ ...table, bound: undefined }));
+    this.#relations.set(relation.id, { relation, targets });
   }
 
   #each(relationId: number, bytes: number, change: (mapping: BoundMapping) => RowChange): void {
-    const mappings = this.#mappings.get(relationId);
-    if (mappings === undefined)
+    const described = this.#relations.get(relationId);
+    if (described === undefined)
       throw new TokaidoError('CORRUPT', `a change of relation ${relationId}, which was not described`);
+    const targets = described.targets.filter(({ since }) => this.#commitLsn >= since);
+    if (targets.length === 0) return;
     if (this.#isFull(bytes)) this.#writePart();
-    for (const mapping of mappings) this.#pending.push(change(mapping));
+    for (const target of targets) {
+      target.bound ??= this.#bind(described.relation, target);
+      this.#pending.push(this.#noted(target, change(target.bound)));
+    }
     this.#pendingBytes += bytes;
     this.#options.counters.changes++;
+  }
+
+  /** Errors: `TablesChanged` when changes of this form do not fit what was copied, or would not say which row they mean. */
+  #bind({ columns }: Relation, { table }: Target): BoundMapping {
+    const { types, counters } = this.#options;
+    const keys = keyColumns(table.mapping.key);
+    const isIdentified = columns.every(({ name, isKey }) => isKey || !keys.includes(name));
+    if (!hasColumns(table, columns) || !isIdentified) throw new TablesChanged([table.mapping]);
+    return new BoundMapping(table.mapping, columns, types, counters);
+  }
+
+  #noted({ isCopying }: Target, change: RowChange): RowChange {
+    const { overtaken } = this.#options;
+    if (!isCopying || overtaken === undefined) return change;
+    return (transaction, missing, found) => change(overtaken.watch(transaction), missing, found);
   }
 
   /** Whether one more change would be too much for one transaction of the store. */

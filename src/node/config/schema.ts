@@ -155,6 +155,19 @@ const postgres = z.strictObject({
     'How often a message is written to the WAL so that an idle slot moves; 0 never.',
   ),
   silenceMs: duration('30s').describe('A connection that says nothing for this long is given up.'),
+  copyConnections: z
+    .number()
+    .int()
+    .min(1)
+    .max(16)
+    .default(2)
+    .describe('Connections that share the copy of tables; besides them the feed has two, and a third for a moment.'),
+  slotWarnBytes: size('1GiB').describe('WAL that Postgres keeps for the slot from which on the log warns.'),
+  slotDropBytes: quantity(SIZE_UNITS, '50GiB', { least: 1, most: LARGEST_SIZE })
+    .optional()
+    .describe(
+      'WAL kept for the slot from which on the feed drops the slot and copies everything again, rather than fill the disk of Postgres. Never when absent.',
+    ),
   maxTransactionBytes: size('8MiB').describe('A larger Postgres transaction is applied in parts.'),
   maxTransactionChanges: count(50_000).describe('Likewise, in row changes.'),
   maxUnappliedBytes: size('32MiB').describe('Bytes received and not yet committed before Postgres is made to wait.'),

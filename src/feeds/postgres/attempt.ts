@@ -1,0 +1,367 @@
+/**
+ * One attempt of the Postgres feed: connects, finds out where to go on, copies what is not whole, and streams until
+ * something fails. Owns its connections; what lasts longer (counters, the slot's figures, what the last attempt missed)
+ * is handed in and lives in feed.ts.
+ *
+ * The order matters: first the slot is looked at, so that it is watched even while everything after that fails; then
+ * server, tables and publication are checked; then the position. A fresh slot begins with a copy of all tables, and the
+ * stream waits for it. Tables that changed in shape, or are new, are copied beside the stream.
+ */
+import { TokaidoError } from '../../base/errors.js';
+import type { Logger } from '../../base/logger.js';
+import type { Runtime, Timer } from '../../base/runtime.js';
+import type { Store } from '../../store/types.js';
+import { applicationName, connectSql, cut, endSql, ReplicationConnection } from './connection.js';
+import { type CopyProgress, prepareCopy, type TableCopy } from './copy.js';
+import type { PostgresFeedConfig } from './feed.js';
+import type { MappingCounters, MissingRow } from './mapping.js';
+import { identify, type Origin, type OriginNotes, RESERVE_BYTES } from './origin.js';
+import { CopyFirst, Overtaken } from './overtaken.js';
+import { encodeStatus, formatLsn, type Lsn } from './pgoutput.js';
+import { checkServer, ensurePublication, findRows, loadTypes, quoteIdentifier } from './setup.js';
+import type { SlotWatch } from './slot-watch.js';
+import { createSlot, dropSlot, findSlot, type Moment, releaseSlot, type SlotState } from './slots.js';
+import { FeedStream, RowsMissing, type StreamCounters } from './stream.js';
+import { CopiedTables, describeTables, type PublishedTable, TablesChanged } from './tables.js';
+import type { TypeCatalog } from './values.js';
+
+type Sql = Awaited<ReturnType<typeof connectSql>>;
+
+/** Name of the feed in the store. */
+export const FEED_NAME = 'postgres';
+/** Position while there is no slot to go on from. */
+const NOTHING: Lsn = 0n;
+/** How often slot and catalog are looked at when heartbeats are off, ms. */
+const LOOK_MS = 10_000;
+
+export type AttemptState = 'connecting' | 'copying' | 'streaming';
+
+export interface AttemptOptions {
+  readonly config: PostgresFeedConfig;
+  readonly runtime: Runtime;
+  readonly log: Logger;
+  readonly store: Store;
+  readonly counters: MappingCounters & StreamCounters;
+  readonly progress: CopyProgress;
+  readonly watch: SlotWatch;
+  readonly notes: OriginNotes;
+  /** Rows that the attempt before missed. */
+  readonly missing: readonly MissingRow[];
+  /** The attempt before found that a copy cannot go on beside the stream. */
+  readonly copyFirst: boolean;
+  /** Copy everything again, whatever the store has. */
+  readonly copyAll: boolean;
+  readonly onState: (state: AttemptState) => void;
+}
+
+/** What an attempt works with once it is connected. */
+interface Source {
+  readonly sql: Sql;
+  readonly replication: ReplicationConnection;
+  readonly tables: readonly PublishedTable[];
+  readonly types: TypeCatalog;
+}
+
+export class Attempt {
+  readonly #options: AttemptOptions;
+  readonly #name: string;
+  readonly #whole: CopiedTables;
+  readonly #connections = new Set<ReplicationConnection>();
+  #sql: Sql | undefined;
+  #copy: TableCopy | undefined;
+  #stream: FeedStream | undefined;
+  #stopped = false;
+
+  constructor(options: AttemptOptions) {
+    this.#options = options;
+    this.#name = applicationName(`tokaido ${options.config.slot}`);
+    this.#whole = new CopiedTables(options.store);
+  }
+
+  get positions(): FeedStream['positions'] | undefined {
+    return this.#stream?.positions;
+  }
+
+  /** Runs until something fails, or until `stop`. Errors: why. */
+  async run(): Promise<void> {
+    const { config, runtime } = this.#options;
+    this.#options.onState('connecting');
+    const sql = await connectSql(config, applicationName(`sql of ${this.#name}`));
+    this.#sql = sql;
+    try {
+      if (!this.#stopped) await this.#feed(sql);
+    } finally {
+      this.#stream?.abandon();
+      for (const connection of this.#connections) connection.destroy();
+      await endSql(sql, runtime);
+      this.#sql = undefined;
+    }
+  }
+
+  /** Cuts all connections: `run` ends. */
+  stop(): void {
+    this.#stopped = true;
+    for (const connection of this.#connections) connection.destroy();
+    this.#copy?.cut();
+    if (this.#sql !== undefined) cut(this.#sql);
+  }
+
+  async #open(name: string): Promise<ReplicationConnection> {
+    const connection = await ReplicationConnection.open(this.#options.config, name);
+    this.#connections.add(connection);
+    if (this.#stopped) connection.destroy();
+    return connection;
+  }
+
+  async #feed(sql: Sql): Promise<void> {
+    const { config, log, store, watch } = this.#options;
+    if ((await watch.look(sql)) === 'drop') await this.#giveUpSlot(sql);
+    await checkServer(sql, config);
+    for (const statement of await ensurePublication(sql, config)) log.info({ statement }, 'publication prepared');
+    const replication = await this.#open(this.#name);
+    const origin = await identify(replication);
+    const resumeAt = await this.#resumePoint(sql, replication, origin);
+    await this.#whole.forgetAllBut(config.tables);
+    const [tables, types] = [await describeTables(sql, config.publication, config.tables), await loadTypes(sql)];
+    const source = { sql, replication, tables, types };
+    if (resumeAt === undefined) {
+      const moment = await this.#newSlot(sql, replication, origin);
+      const copy = await this.#prepareCopy(source, tables, moment, undefined);
+      if (!(await this.#copyOut(copy))) return;
+      return await this.#streamFrom(moment.lsn, source, undefined, []);
+    }
+    const stale = tables.filter((table) => !this.#whole.isWhole(table));
+    if (stale.length === 0) return await this.#streamFrom(resumeAt, source, undefined, []);
+    const isBeside = !this.#options.copyFirst && store.feedPosition(FEED_NAME) !== NOTHING;
+    const overtaken = isBeside ? new Overtaken() : undefined;
+    const copy = await this.#copyBeside(source, stale, overtaken);
+    if (overtaken !== undefined) return await this.#streamFrom(resumeAt, source, overtaken, stale, copy);
+    if (await this.#copyOut(copy)) await this.#streamFrom(resumeAt, source, undefined, []);
+  }
+
+  /** Where to go on, or `undefined` when everything has to be copied (again). */
+  async #resumePoint(sql: Sql, replication: ReplicationConnection, origin: Origin): Promise<Lsn | undefined> {
+    const { config, log, notes, store, copyAll } = this.#options;
+    const { slot } = config;
+    const found = await findSlot(sql, slot);
+    if (found !== undefined) await releaseSlot(sql, found, this.#name);
+    const position = store.feedPosition(FEED_NAME);
+    if (position === undefined || position === NOTHING || copyAll) return undefined;
+    const reason = await notes.whyNot(replication, origin, found, position);
+    if (reason === undefined) {
+      await notes.note(origin);
+      return position;
+    }
+    log.error({ slot }, `${reason}: copying everything again`);
+    return undefined;
+  }
+
+  /** Makes a new slot in place of any old one. Every table has to be copied as of its beginning. */
+  async #newSlot(sql: Sql, replication: ReplicationConnection, origin: Origin): Promise<Moment> {
+    const { config, log, notes, store } = this.#options;
+    // From here on the old position leads nowhere: a copy that is interrupted must begin anew, not stream.
+    if ((store.feedPosition(FEED_NAME) ?? NOTHING) !== NOTHING)
+      await store.mark({ feed: FEED_NAME, position: NOTHING }).flushed;
+    await this.#whole.forget(config.tables);
+    await this.#dropOldSlot(sql, await findSlot(sql, config.slot));
+    const moment = await createSlot(replication, config.slot, 'lasting');
+    log.info({ slot: config.slot, lsn: formatLsn(moment.lsn) }, 'slot made: copying all rows');
+    notes.told = moment.lsn;
+    await notes.note(origin, moment.lsn + RESERVE_BYTES);
+    return moment;
+  }
+
+  /** A slot that is there when we have to copy is of no use: its changes begin at another moment. */
+  async #dropOldSlot(sql: Sql, found: SlotState | undefined): Promise<void> {
+    const { slot } = this.#options.config;
+    if (found === undefined) return;
+    if (found.activePid !== undefined && found.activeName !== this.#name) {
+      throw new TokaidoError(
+        'FEED',
+        `the replication slot ${slot} is in use by ${found.activeName ?? 'another process'}`,
+        { hint: 'stop that process, or choose another postgres.slot' },
+      );
+    }
+    await dropSlot(sql, slot);
+  }
+
+  /** Rather copy everything again than fill the disk of Postgres. */
+  async #giveUpSlot(sql: Sql): Promise<void> {
+    const { config, log, watch, counters } = this.#options;
+    log.error({ slot: config.slot, ...watch.figures }, 'the slot keeps more than slotDropBytes: dropping it');
+    const found = await findSlot(sql, config.slot);
+    if (found === undefined) return;
+    await releaseSlot(sql, found, this.#name);
+    await this.#dropOldSlot(sql, await findSlot(sql, config.slot));
+    counters.droppedSlots++;
+  }
+
+  async #prepareCopy(
+    { types }: Source,
+    tables: readonly PublishedTable[],
+    { lsn, snapshot }: Moment,
+    overtaken: Overtaken | undefined,
+  ): Promise<TableCopy> {
+    const { config, runtime, store, log, counters, progress } = this.#options;
+    Object.assign(progress, { rows: 0, expectedRows: 0, tablesDone: 0, tables: tables.length });
+    this.#copy = await prepareCopy(
+      {
+        connection: config,
+        connections: config.copyConnections,
+        name: this.#name,
+        runtime,
+        store,
+        log,
+        tables,
+        whole: this.#whole,
+        lsn,
+        types,
+        counters,
+        overtaken,
+        progress,
+        stopped: () => this.#stopped,
+      },
+      snapshot,
+    );
+    // The stream can begin here, whatever becomes of the copy: tables that are not whole are copied again.
+    if ((store.feedPosition(FEED_NAME) ?? NOTHING) === NOTHING)
+      await store.mark({ feed: FEED_NAME, position: lsn }).flushed;
+    return this.#copy;
+  }
+
+  /** Prepares the copy of some tables as of now, by a slot that lives for this moment only. */
+  async #copyBeside(
+    source: Source,
+    stale: readonly PublishedTable[],
+    overtaken: Overtaken | undefined,
+  ): Promise<TableCopy> {
+    const { config, log, runtime } = this.#options;
+    const suffix = Math.floor(runtime.random() * 0x1_0000_0000).toString(16);
+    const connection = await this.#open(applicationName(`snapshot of ${this.#name}`));
+    const moment = await createSlot(connection, `${config.slot.slice(0, 48)}_copy_${suffix}`, 'of the connection');
+    const names = stale.map(({ mapping }) => mapping.table);
+    log.info({ tables: names, lsn: formatLsn(moment.lsn) }, 'tables are new or changed in shape: copying them');
+    const copy = await this.#prepareCopy(source, stale, moment, overtaken);
+    this.#connections.delete(connection);
+    connection.destroy();
+    return copy;
+  }
+
+  async #copyOut(copy: TableCopy): Promise<boolean> {
+    this.#options.onState('copying');
+    return await copy.run();
+  }
+
+  async #streamFrom(
+    startLsn: Lsn,
+    { sql, replication, tables, types }: Source,
+    overtaken: Overtaken | undefined,
+    copying: readonly PublishedTable[],
+    copy?: TableCopy,
+  ): Promise<void> {
+    const { config, runtime, log, store, counters, notes } = this.#options;
+    const found = await findRows(sql, this.#options.missing);
+    let heardMs = runtime.monotonicMs();
+    let fail: (error: unknown) => void = () => undefined;
+    const failed = new Promise<never>((_, reject) => {
+      fail = reject;
+    });
+    const tell = (ask: boolean): void => {
+      const { confirmed } = stream.positions;
+      notes.told = confirmed;
+      this.#options.watch.reached(confirmed);
+      replication.send(encodeStatus(confirmed, runtime.nowMs(), ask));
+    };
+    const confirm = (): void => tell(false);
+    const stream = new FeedStream({
+      feed: FEED_NAME,
+      store,
+      tables: tables.map((table) => ({
+        table,
+        since: copying.includes(table) && copy !== undefined ? copy.lsn : this.#whole.copiedAt(table.mapping),
+        isCopying: copying.includes(table),
+      })),
+      overtaken,
+      types,
+      limits: config,
+      counters,
+      startLsn,
+      found,
+      confirmable: () => notes.confirmable,
+      reserve: async (lsn) => await notes.reserve(lsn),
+      onPressure: (tooMuch) => (tooMuch ? replication.pause() : replication.resume()),
+      onConfirm: confirm,
+      onCut: () => {
+        const { maxTransactionBytes, maxTransactionChanges } = config;
+        log.warn(
+          { maxTransactionBytes, maxTransactionChanges },
+          'a transaction exceeds the limits: readers will see it in parts',
+        );
+      },
+      // Only the whole copy has what a change of a row beside it may leave out.
+      onFail: (error) => {
+        const isEarly = error instanceof RowsMissing && this.#copy !== undefined && overtaken !== undefined;
+        fail(isEarly ? new CopyFirst(error.message) : error);
+      },
+    });
+    this.#stream = stream;
+    const timers: Timer[] = [
+      // On a timer of its own: however busy or stuck the data is, Postgres hears from us.
+      runtime.every(config.statusMs, confirm),
+      runtime.every(Math.max(100, config.silenceMs / 4), () => {
+        // A connection that we do not read cannot be heard.
+        if (stream.isPressed) heardMs = runtime.monotonicMs();
+        const silentMs = runtime.monotonicMs() - heardMs;
+        if (silentMs > config.silenceMs)
+          fail(new TokaidoError('FEED', `Postgres said nothing for ${config.silenceMs} ms`));
+        // An idle Postgres speaks only when asked.
+        else if (silentMs > config.silenceMs / 2) tell(true);
+      }),
+      this.#lookEvery(config.heartbeatMs > 0 ? config.heartbeatMs : LOOK_MS, sql, tables, fail),
+    ];
+    this.#options.onState('streaming');
+    log.info({ slot: config.slot, lsn: formatLsn(startLsn) }, 'streaming');
+    const command = `START_REPLICATION SLOT ${quoteIdentifier(config.slot)} LOGICAL ${formatLsn(startLsn)} (proto_version '1', publication_names '${quoteIdentifier(config.publication)}')`;
+    try {
+      const streaming = replication.stream(command, (chunk) => {
+        heardMs = runtime.monotonicMs();
+        try {
+          stream.onData(chunk);
+        } catch (error) {
+          fail(error);
+        }
+      });
+      if (copy !== undefined) {
+        copy.run().then((isWhole) => {
+          if (isWhole) this.#copy = undefined;
+        }, fail);
+      }
+      await Promise.race([streaming, failed]);
+    } finally {
+      for (const timer of timers) timer.cancel();
+      this.#copy?.cut();
+    }
+  }
+
+  /** Heartbeats, and looks at what does not come with the stream: the slot's WAL, and the shape of the tables. */
+  #lookEvery(intervalMs: number, sql: Sql, tables: readonly PublishedTable[], fail: (error: unknown) => void): Timer {
+    const { config, runtime, watch } = this.#options;
+    let isLooking = false;
+    const look = async (): Promise<void> => {
+      if (config.heartbeatMs > 0) await watch.beat(sql);
+      if ((await watch.look(sql)) === 'drop')
+        throw new TokaidoError('FEED', `the slot ${config.slot} keeps more than slotDropBytes`);
+      const now = await describeTables(sql, config.publication, config.tables);
+      const changed = now.filter(({ fingerprint }, index) => fingerprint !== tables[index]?.fingerprint);
+      if (changed.length > 0) throw new TablesChanged(changed.map(({ mapping }) => mapping));
+    };
+    return runtime.every(intervalMs, () => {
+      // A Postgres that does not answer is not asked again and again.
+      if (isLooking) return;
+      isLooking = true;
+      look().then(() => {
+        isLooking = false;
+      }, fail);
+    });
+  }
+}

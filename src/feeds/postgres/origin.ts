@@ -1,0 +1,103 @@
+/**
+ * Whether the store's position still means anything to the Postgres at the other end: same cluster, same history, and a
+ * slot that is the one we made. If not, changes are missing between the two, and only a copy makes the store right.
+ */
+import { TokaidoError } from '../../base/errors.js';
+import type { Store } from '../../store/types.js';
+import type { ReplicationConnection } from './connection.js';
+import { formatLsn, type Lsn, parseLsn } from './pgoutput.js';
+import type { SlotState } from './slots.js';
+
+/** Which Postgres, and how often its history forked. */
+export interface Origin {
+  /** Identifies the cluster of databases for its life, copies of its files included. */
+  readonly system: bigint;
+  readonly timeline: number;
+  readonly lsn: Lsn;
+}
+
+const SYSTEM = 'postgres system';
+const TIMELINE = 'postgres timeline';
+const RESERVED = 'postgres confirmable';
+/** WAL that may be confirmed without another note in the store. */
+export const RESERVE_BYTES = 16n * 2n ** 20n;
+
+/** Errors: `FEED`. */
+export async function identify(replication: ReplicationConnection): Promise<Origin> {
+  const [row] = await replication.command('IDENTIFY_SYSTEM');
+  const { systemid, timeline, xlogpos } = row ?? {};
+  if (systemid == null || timeline == null || xlogpos == null)
+    throw new TokaidoError('FEED', 'Postgres does not say who it is');
+  return { system: BigInt(systemid), timeline: Number(timeline), lsn: parseLsn(xlogpos) };
+}
+
+/** Where timeline `from` ended on the way to `to`; `undefined` when it is no part of that history. */
+async function endOfTimeline(replication: ReplicationConnection, from: number, to: number): Promise<Lsn | undefined> {
+  const [row] = await replication.command(`TIMELINE_HISTORY ${to}`);
+  const content = String(row?.content ?? '');
+  // Bytes come as text or in hex, depending on the version.
+  const text = content.startsWith('\\x') ? Buffer.from(content.slice(2), 'hex').toString('utf8') : content;
+  for (const line of text.split('\n')) {
+    const [timeline, lsn] = line.trim().split(/\s+/);
+    if (Number(timeline) === from && lsn !== undefined) return parseLsn(lsn);
+  }
+  return undefined;
+}
+
+/** Notes beside the position of the stream: which Postgres it belongs to, and how far the slot may have been moved. */
+export class OriginNotes {
+  readonly #store: Store;
+  /** The highest position that this process has told Postgres to be safe; exact, but gone with the process. */
+  told: Lsn | undefined;
+
+  constructor(store: Store) {
+    this.#store = store;
+  }
+
+  /** Up to here the slot may have been confirmed, beyond the position of the last change. */
+  get confirmable(): Lsn {
+    return this.#store.feedPosition(RESERVED) ?? 0n;
+  }
+
+  /** Allows to confirm `lsn` and some more; the slot may be moved there once it has resolved. */
+  async reserve(lsn: Lsn): Promise<void> {
+    if (lsn > this.confirmable) await this.#store.mark({ feed: RESERVED, position: lsn + RESERVE_BYTES }).flushed;
+  }
+
+  /** After a new copy, or when nothing was noted yet. */
+  async note({ system, timeline }: Origin, lsn?: Lsn): Promise<void> {
+    const notes: [string, bigint][] = [
+      [SYSTEM, system],
+      [TIMELINE, BigInt(timeline)],
+    ];
+    if (lsn !== undefined) notes.push([RESERVED, lsn]);
+    for (const [feed, position] of notes) {
+      if (this.#store.feedPosition(feed) !== position) await this.#store.mark({ feed, position }).flushed;
+    }
+  }
+
+  /** Why `position` leads nowhere with this origin and slot; `undefined` when the stream can go on from it. */
+  async whyNot(
+    replication: ReplicationConnection,
+    origin: Origin,
+    slot: SlotState | undefined,
+    position: Lsn,
+  ): Promise<string | undefined> {
+    if (slot === undefined) return 'the replication slot is gone';
+    if (slot.lost) return 'Postgres gave up the WAL of the slot';
+    if (position > origin.lsn) return 'Postgres is behind what was applied from it (restored?)';
+    const system = this.#store.feedPosition(SYSTEM);
+    if (system !== undefined && system !== origin.system) return 'this is another Postgres than before';
+    const timeline = Number(this.#store.feedPosition(TIMELINE) ?? origin.timeline);
+    if (timeline !== origin.timeline) {
+      const end = await endOfTimeline(replication, timeline, origin.timeline);
+      if (end === undefined || end < position)
+        return `Postgres went on at ${end === undefined ? 'an unknown position' : formatLsn(end)} without what was applied from it`;
+    }
+    if (this.#store.feedPosition(RESERVED) === undefined) return undefined;
+    const most = this.told ?? this.confirmable;
+    const { confirmedLsn } = slot;
+    if (confirmedLsn === undefined || confirmedLsn <= position || confirmedLsn <= most) return undefined;
+    return 'the replication slot is not the one we made: it begins behind changes that never arrived';
+  }
+}

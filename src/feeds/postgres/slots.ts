@@ -1,0 +1,75 @@
+/** Replication slots: ours is found, freed, dropped and made here, and how much WAL it keeps is measured. */
+import type pg from 'pg';
+import { TokaidoError } from '../../base/errors.js';
+import type { ReplicationConnection } from './connection.js';
+import { type Lsn, parseLsn } from './pgoutput.js';
+import { quoteIdentifier } from './setup.js';
+
+/** What is known of the slot on the server. */
+export interface SlotState {
+  readonly confirmedLsn: Lsn | undefined;
+  /** Process that holds it, and that process' application name. */
+  readonly activePid: number | undefined;
+  readonly activeName: string | undefined;
+  /** Postgres gave up the WAL it needs. */
+  readonly lost: boolean;
+}
+
+/** `undefined` when there is no such slot. Errors: `FEED` when it is not ours to use. */
+export async function findSlot(sql: pg.Client, slot: string): Promise<SlotState | undefined> {
+  const { rows } = await sql.query<Record<string, string | null>>(
+    `SELECT s.plugin, s.database = current_database() AS here, s.confirmed_flush_lsn AS confirmed, s.wal_status AS status,
+            s.active_pid AS pid, a.application_name AS name
+     FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = $1`,
+    [slot],
+  );
+  const [row] = rows;
+  if (row === undefined) return undefined;
+  if (row.plugin !== 'pgoutput' || row.here !== 't') {
+    throw new TokaidoError('FEED', `the replication slot ${slot} belongs to another plugin or database`, {
+      hint: 'choose another postgres.slot',
+    });
+  }
+  return {
+    confirmedLsn: row.confirmed == null ? undefined : parseLsn(row.confirmed),
+    activePid: row.pid == null ? undefined : Number(row.pid),
+    activeName: row.name ?? undefined,
+    lost: row.status === 'lost',
+  };
+}
+
+/** Ends the connection that still holds our slot, left by a process of ours that died. */
+export async function releaseSlot(
+  sql: pg.Client,
+  { activePid, activeName }: SlotState,
+  applicationName: string,
+): Promise<void> {
+  if (activePid === undefined || activeName !== applicationName) return;
+  await sql.query('SELECT pg_terminate_backend($1)', [activePid]);
+}
+
+export async function dropSlot(sql: pg.Client, slot: string): Promise<void> {
+  await sql.query('SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1', [slot]);
+}
+
+/** A moment of the database: its rows as `snapshot` shows them are all transactions before `lsn`, and none behind. */
+export interface Moment {
+  readonly lsn: Lsn;
+  /** Valid until the next command on the connection that made it. */
+  readonly snapshot: string;
+}
+
+/** Makes a slot; its snapshot is of the moment at which the slot begins. Errors: `FEED`. */
+export async function createSlot(
+  replication: ReplicationConnection,
+  slot: string,
+  lifetime: 'lasting' | 'of the connection',
+): Promise<Moment> {
+  const temporary = lifetime === 'lasting' ? '' : ' TEMPORARY';
+  const [made] = await replication.command(
+    `CREATE_REPLICATION_SLOT ${quoteIdentifier(slot)}${temporary} LOGICAL pgoutput EXPORT_SNAPSHOT`,
+  );
+  const { consistent_point: point, snapshot_name: snapshot } = made ?? {};
+  if (point == null || snapshot == null) throw new TokaidoError('FEED', 'Postgres made a slot without a snapshot');
+  return { lsn: parseLsn(point), snapshot };
+}

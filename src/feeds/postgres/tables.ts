@@ -1,0 +1,180 @@
+/**
+ * What Postgres publishes of each mapped table, and whether what the store holds of it was copied in that very shape.
+ *
+ * Postgres streams changes of rows, not changes of tables: a column with a default, another type, a partition that is
+ * attached, a table that was out of the publication for a while leave no trace in the stream, but records that are no
+ * longer right. So the catalog's description of a table is hashed together with its mapping, and the hash is committed
+ * once the table is copied. Whenever the two differ (at start, and each time the catalog is looked at while streaming)
+ * that table, and only that one, is copied again.
+ */
+import { createHash } from 'node:crypto';
+import type pg from 'pg';
+import { TokaidoError } from '../../base/errors.js';
+import type { Store } from '../../store/types.js';
+import { splitTable, type TableMapping } from './mapping.js';
+import type { Column, Lsn } from './pgoutput.js';
+
+/** A mapped table as it is published. */
+export interface PublishedTable {
+  readonly mapping: TableMapping;
+  readonly oid: number;
+  readonly columns: readonly Column[];
+  /** Condition of the publication that rows must meet (Postgres 15 and later). */
+  readonly filter: string | undefined;
+  readonly isPartitioned: boolean;
+  /** Stands for everything above, and for what else decides which records there must be. Never 0. */
+  readonly fingerprint: bigint;
+}
+
+/** Fingerprint of a table that is not, or only partly, copied. */
+const NOT_COPIED = 0n;
+const NAME = 'postgres table';
+const AT = 'postgres copied';
+
+interface TableRow {
+  readonly oid: string;
+  readonly kind: string;
+  readonly publication: string;
+  readonly membership: string | null;
+  readonly partitions: string | null;
+}
+
+interface ColumnRow {
+  /** Tells a column from one of the same name that was dropped. */
+  readonly number: string;
+  readonly name: string;
+  readonly type: string;
+  readonly modifier: string;
+  readonly filter: string | null;
+}
+
+/** Partitions by file, not only by name: rows that come or go with a partition, or by its truncation, are not streamed. */
+const TABLE = `
+  SELECT c.oid, c.relkind AS kind, p.oid AS publication,
+         (SELECT pr.oid FROM pg_publication_rel pr WHERE pr.prpubid = p.oid AND pr.prrelid = c.oid) AS membership,
+         (SELECT string_agg(format('%s:%s', t.relid::oid, pg_relation_filenode(t.relid)), ',' ORDER BY t.relid::oid)
+            FROM pg_partition_tree(c.oid) t WHERE c.relkind = 'p' AND t.isleaf) AS partitions
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_publication p
+  WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p') AND p.pubname = $3`;
+
+const COLUMNS = `
+  SELECT a.attnum AS number, a.attname AS name, a.atttypid AS type, a.atttypmod AS modifier, NULL AS filter
+  FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+  ORDER BY a.attnum`;
+
+/** From Postgres 15 on a publication chooses columns and rows; from 18 on it may have generated columns too. */
+const PUBLISHED_COLUMNS = `
+  SELECT a.attnum AS number, a.attname AS name, a.atttypid AS type, a.atttypmod AS modifier, t.rowfilter AS filter
+  FROM pg_publication_tables t
+  JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = ANY (t.attnames)
+  WHERE t.pubname = $2 AND t.schemaname = $3 AND t.tablename = $4
+    AND (a.attgenerated = '' OR current_setting('server_version_num')::int >= 180000)
+  ORDER BY a.attnum`;
+const CHOOSES_COLUMNS = 150_000;
+
+/** Reads the catalog. Errors: `FEED` when a table or the publication is not there (any more). */
+export async function describeTables(
+  sql: pg.Client,
+  publication: string,
+  mappings: readonly TableMapping[],
+): Promise<PublishedTable[]> {
+  const [server] = (await sql.query<{ version: string }>(`SELECT current_setting('server_version_num') AS version`))
+    .rows;
+  const tables: PublishedTable[] = [];
+  for (const mapping of mappings) {
+    const { schema, name } = splitTable(mapping.table);
+    const [table] = (await sql.query<TableRow>(TABLE, [schema, name, publication])).rows;
+    if (table === undefined) {
+      throw new TokaidoError('FEED', `publication ${publication} or table ${mapping.table} is gone`, {
+        hint: 'run tokaido pg setup --config FILE: it says what is missing',
+      });
+    }
+    const { rows } =
+      Number(server?.version) < CHOOSES_COLUMNS
+        ? await sql.query<ColumnRow>(COLUMNS, [table.oid])
+        : await sql.query<ColumnRow>(PUBLISHED_COLUMNS, [table.oid, publication, schema, name]);
+    if (rows.length === 0) {
+      throw new TokaidoError('FEED', `publication ${publication} does not have table ${mapping.table} any more`, {
+        hint: `run: ALTER PUBLICATION ${publication} ADD TABLE ${mapping.table};`,
+      });
+    }
+    const hash = createHash('sha256')
+      .update(JSON.stringify([mapping, table, rows]))
+      .digest();
+    tables.push({
+      mapping,
+      oid: Number(table.oid),
+      columns: rows.map((row) => ({ name: row.name, typeOid: Number(row.type), isKey: false })),
+      filter: rows[0]?.filter ?? undefined,
+      isPartitioned: table.kind === 'p',
+      fingerprint: hash.readBigUInt64BE(0) || 1n,
+    });
+  }
+  return tables;
+}
+
+/** Whether a description in the stream has the columns that the table was copied with. */
+export function hasColumns(table: PublishedTable, columns: readonly Column[]): boolean {
+  if (columns.length !== table.columns.length) return false;
+  return columns.every(({ name, typeOid }, index) => {
+    const known = table.columns[index];
+    return known?.name === name && known.typeOid === typeOid;
+  });
+}
+
+/** Which tables are whole in the store, and since when: kept there as feed positions beside that of the stream. */
+/** What the store holds of a table is not (any more) what Postgres has: it is copied again. */
+export class TablesChanged extends TokaidoError {
+  readonly mappings: readonly TableMapping[];
+
+  constructor(mappings: readonly TableMapping[]) {
+    super('FEED', `${mappings.map(({ table }) => table).join(', ')} changed in shape`);
+    this.mappings = mappings;
+  }
+}
+
+export class CopiedTables {
+  readonly #store: Store;
+
+  constructor(store: Store) {
+    this.#store = store;
+  }
+
+  #nameOf({ table, database, key }: TableMapping, prefix = NAME): string {
+    return `${prefix} ${table} ${database} ${key}`;
+  }
+
+  /** The moment of the table's copy: what was committed before it is in there. */
+  copiedAt(mapping: TableMapping): Lsn {
+    return this.#store.feedPosition(this.#nameOf(mapping, AT)) ?? 0n;
+  }
+
+  isWhole({ mapping, fingerprint }: PublishedTable): boolean {
+    return this.#store.feedPosition(this.#nameOf(mapping)) === fingerprint;
+  }
+
+  /** The table is in the store, whole, as of a moment and as `fingerprint` describes it. */
+  async setWhole({ mapping, fingerprint }: PublishedTable, lsn: Lsn): Promise<void> {
+    await this.#store.mark({ feed: this.#nameOf(mapping, AT), position: lsn }).committed;
+    await this.#store.mark({ feed: this.#nameOf(mapping), position: fingerprint }).flushed;
+  }
+
+  /** It has to be copied again. */
+  async forget(mappings: readonly TableMapping[]): Promise<void> {
+    await this.#forget(mappings.map((mapping) => this.#nameOf(mapping)));
+  }
+
+  /** Forgets every table but these: what is not streamed any more does not stay right. */
+  async forgetAllBut(mappings: readonly TableMapping[]): Promise<void> {
+    const kept = new Set(mappings.map((mapping) => this.#nameOf(mapping)));
+    const known = this.#store.feeds().filter(({ feed }) => feed.startsWith(NAME) && !kept.has(feed));
+    await this.#forget(known.map(({ feed }) => feed));
+  }
+
+  async #forget(names: readonly string[]): Promise<void> {
+    for (const feed of names) {
+      if ((this.#store.feedPosition(feed) ?? NOT_COPIED) === NOT_COPIED) continue;
+      await this.#store.mark({ feed, position: NOT_COPIED }).flushed;
+    }
+  }
+}
