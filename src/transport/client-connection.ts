@@ -128,7 +128,7 @@ export class ClientConnection {
 
   #onEnd(): void {
     this.#halfClosed = true;
-    this.#session.cancelWait();
+    this.#session.end();
     this.#work();
   }
 

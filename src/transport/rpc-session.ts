@@ -25,6 +25,8 @@ export class RpcSession {
   readonly host: RpcHost;
   readonly #cursors = new Map<number, Cursor>();
   #wait: Wait | undefined;
+  /** The client says no more. */
+  #ended = false;
   #closed = false;
 
   constructor(host: RpcHost) {
@@ -56,6 +58,7 @@ export class RpcSession {
 
   /** Whether the signal came in time. Errors: `OVERLOADED`, `TOO_LARGE`. */
   async waitFor(name: string, timeoutMs: number): Promise<boolean> {
+    if (this.#ended) return false;
     this.#wait = this.host.signals.wait(name, timeoutMs);
     try {
       return await this.#wait.woken;
@@ -64,14 +67,15 @@ export class RpcSession {
     }
   }
 
-  /** The client says no more: whoever waits for a signal is probably gone. */
-  cancelWait(): void {
+  /** The client says no more: whoever waits for a signal is probably gone. So are the waits it asked for before that. */
+  end(): void {
+    this.#ended = true;
     this.#wait?.cancel();
   }
 
   close(): void {
     this.#closed = true;
-    this.cancelWait();
+    this.end();
     this.#cursors.clear();
   }
 }

@@ -104,6 +104,16 @@ export function mutated(originals: readonly Buffer[], dice: Dice): Buffer {
   return bytes.subarray(0, MOST_BYTES);
 }
 
+/** HTTP bytes whose body length is told truly, so that what is inside is looked at; anything else as it is. */
+function repaired(bytes: Buffer): Buffer {
+  const end = bytes.indexOf('\r\n\r\n');
+  if (end < 0) return bytes;
+  const body = bytes.subarray(end + 4);
+  const lines = bytes.toString('latin1', 0, end).split('\r\n');
+  const kept = lines.filter((line) => !/^(content-length|transfer-encoding):/i.test(line));
+  return Buffer.concat([Buffer.from(`${kept.join('\r\n')}\r\nContent-Length: ${body.length}\r\n\r\n`, 'latin1'), body]);
+}
+
 /** Bytes without any meaning; every other one begins with `first`. */
 export function noise(dice: Dice, first: Buffer): Buffer {
   const bytes = dice.bytes(dice.between(1, NOISE_BYTES));
@@ -196,7 +206,8 @@ export function brokenBinary(dice: Dice): Buffer {
 /** Any of these, for a port that speaks HTTP and the binary protocol. */
 export function clientInput(recorded: readonly Buffer[], dice: Dice): Buffer {
   const kind = dice.roll();
-  if (kind < 0.5) return mutated(recorded, dice);
+  if (kind < 0.2) return mutated(recorded, dice);
+  if (kind < 0.5) return repaired(mutated(recorded, dice));
   if (kind < 0.7) return brokenHttp(dice);
   if (kind < 0.9) return brokenBinary(dice);
   return noise(dice, Buffer.of(dice.pick([0xb8, 0xb9, 0xba, 0x47])));

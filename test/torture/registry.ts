@@ -1,5 +1,7 @@
 /** Every torture, one line each. To add one: a module that exports a `Torture`, and its name here. */
 import { codecs } from './codecs.js';
+import { fuzz } from './fuzz.js';
+import { kill, killAny } from './kill.js';
 import type { Torture } from './torture.js';
 
-export const TORTURES: readonly Torture[] = [codecs];
+export const TORTURES: readonly Torture[] = [codecs, fuzz, kill, killAny];

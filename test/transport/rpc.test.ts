@@ -142,6 +142,16 @@ describe('remote procedures', () => {
       assert.equal((await other.rpc('get', { key: 'k' })).status, 450);
     });
 
+    it('that a client asked for before it said its last word are not waited for', async () => {
+      const hasty = await server.connect(true);
+      // The second one is reached only when the client has said its last word.
+      const wait = rpcRequest('get', { WAIT: 's', key: 'k' });
+      hasty.socket.end(rpcRequest('set', { key: 'k', value: 'v' }) + wait + wait);
+      assert.equal((await hasty.http()).status, 200);
+      for (let i = 0; i < 2; i++) assert.match((await hasty.http()).rows.get('ERROR') ?? '', /timed out/);
+      await eventually('the server closes too', () => hasty.ended);
+    });
+
     it('end by themselves after WAITTIME', async () => {
       const { status, rows } = await client.rpc('set', {
         WAIT: 's',

@@ -1,0 +1,62 @@
+/** A client that does everything right, while others do not: it must get the right answers, and in time. */
+import { TokaidoClient } from '../../src/client/client.js';
+import type { ClusterNode } from '../support/cluster.js';
+
+/** An answer takes no longer, whatever the others do. */
+const BOUND_MS = 2_000;
+/** Place of the database that is its own. */
+const DATABASE = 3;
+const NAME = 'honest';
+
+export class HonestClient {
+  readonly #node: ClusterNode;
+  readonly #client: TokaidoClient;
+  #round = 0;
+  answers = 0;
+  slowestMs = 0;
+
+  constructor(node: ClusterNode) {
+    this.#node = node;
+    this.#client = new TokaidoClient({ server: `127.0.0.1:${node.clientPort}`, timeoutMs: 10_000 });
+  }
+
+  /** One round of questions, over each protocol and to the admin listener; returns what was wrong. */
+  async ask(): Promise<string | undefined> {
+    const value = Buffer.from(`round ${++this.#round}`);
+    try {
+      // Broken input may by chance be a right clear of the same database: then it is asked again.
+      for (let attempt = 0; ; attempt++) {
+        await this.#timed(async () => await this.#client.set('honest', value, { database: NAME }));
+        const got = await this.#timed(async () => await this.#client.get('honest', { database: NAME }));
+        const bulk = await this.#timed(async () => await this.#client.getBulk(['honest'], DATABASE));
+        const right = got?.value.equals(value) === true && bulk.get('honest')?.equals(value) === true;
+        if (right) break;
+        if (attempt === 2) return `wrote ${value}, read ${got?.value} and ${bulk.get('honest')}`;
+      }
+      const health = await this.#timed(
+        async () =>
+          await fetch(`http://127.0.0.1:${this.#node.adminPort}/health`, { signal: AbortSignal.timeout(10_000) }),
+      );
+      const text = await health.text();
+      if (text !== 'alive\n') return `the admin listener says ${JSON.stringify(text)}`;
+    } catch (error) {
+      return String(error);
+    }
+    if (this.slowestMs <= BOUND_MS) return undefined;
+    const slowest = Math.round(this.slowestMs);
+    this.slowestMs = 0;
+    return `an answer took ${slowest} ms, which is more than ${BOUND_MS}`;
+  }
+
+  close(): void {
+    this.#client.close();
+  }
+
+  async #timed<T>(work: () => Promise<T>): Promise<T> {
+    const startMs = performance.now();
+    const result = await work();
+    this.slowestMs = Math.max(this.slowestMs, performance.now() - startMs);
+    this.answers++;
+    return result;
+  }
+}
