@@ -19,6 +19,14 @@ interface ServeFlags {
   readonly data?: string;
   readonly host?: string;
   readonly port?: number;
+  readonly tlsCertificate?: string;
+  readonly tlsKey?: string;
+  readonly tlsClientCa?: string;
+  readonly tlsName?: readonly string[];
+  readonly auxHost?: string;
+  readonly auxPort?: number;
+  readonly memcached?: readonly number[];
+  readonly memcachedOptions?: readonly string[];
   readonly db?: readonly string[];
   readonly admin?: number;
   readonly durability?: string;
@@ -30,9 +38,9 @@ interface ServeFlags {
 const STANDS_ALONE = { role: 'root', sid: 1, identity: false };
 
 /** The flags as they would stand in a configuration file; what was not given is left out. */
-function settingsFrom(flags: ServeFlags): object {
-  const clients = defined({ host: flags.host, port: flags.port });
-  const listen = defined({ clients, admin: defined({ port: flags.admin }) });
+function settingsFrom(flags: ServeFlags, memcachedSettings: (options: string) => object): object {
+  const memcached = memcachedFrom(flags, memcachedSettings);
+  const listen = defined({ clients: clientsFrom(flags), memcached, admin: defined({ port: flags.admin }) });
   return (
     defined({
       data: flags.data,
@@ -43,6 +51,27 @@ function settingsFrom(flags: ServeFlags): object {
       logging: defined({ level: flags.logLevel }),
     }) ?? {}
   );
+}
+
+/** The client listener, and behind it the second one if there is one. */
+function clientsFrom(flags: ServeFlags): object | undefined {
+  const { tlsCertificate: certificate, tlsKey: key, tlsClientCa: clientCa, tlsName: names } = flags;
+  const first = defined({ host: flags.host, port: flags.port, tls: defined({ certificate, key, clientCa, names }) });
+  const second = defined({ host: flags.auxHost, port: flags.auxPort });
+  if (second === undefined) return first;
+  if (flags.auxPort === undefined) throw new InvalidArgumentError('--aux-host needs --aux-port');
+  return [first ?? {}, second];
+}
+
+/** One listener for each port, each with the options that stand in the same place. */
+function memcachedFrom(
+  { memcached: ports = [], memcachedOptions: options = [] }: ServeFlags,
+  settings: (options: string) => object,
+): readonly object[] | undefined {
+  if (options.length > ports.length) {
+    throw new InvalidArgumentError('--memcached-options needs a --memcached PORT for each');
+  }
+  return ports.length === 0 ? undefined : ports.map((port, index) => ({ ...settings(options[index] ?? ''), port }));
 }
 
 /** Without the keys that are not defined; `undefined` when none is left. */
@@ -57,6 +86,10 @@ function number(text: string): number {
   return value;
 }
 
+function collectNumbers(value: string, before: readonly number[] = []): readonly number[] {
+  return [...before, number(value)];
+}
+
 function collect(value: string, before: readonly string[] = []): readonly string[] {
   return [...before, value];
 }
@@ -69,6 +102,22 @@ export function registerServe(program: Command): void {
     .option('--data <folder>', 'data directory (data)')
     .option('--host <address>', 'address that clients connect to (listen.clients.host)')
     .option('--port <number>', 'port for HTTP and the binary protocol (listen.clients.port)', number)
+    .option('--tls-certificate <file>', 'serve TLS on it, with this certificate (listen.clients.tls.certificate)')
+    .option('--tls-key <file>', 'the key of that certificate (listen.clients.tls.key)')
+    .option('--tls-client-ca <file>', 'ask clients for a certificate of this CA (listen.clients.tls.clientCa)')
+    .option('--tls-name <name>', 'a name that clients may have; may repeat (listen.clients.tls.names)', collect)
+    .option('--aux-port <number>', 'a second port for the same, without TLS', number)
+    .option('--aux-host <address>', 'address of the second port')
+    .option(
+      '--memcached <port>',
+      'a port for the memcached protocol; may repeat (listen.memcached.port)',
+      collectNumbers,
+    )
+    .option(
+      '--memcached-options <options>',
+      "its options, as Kyoto Tycoon's plug-in has them: 'opts=f#qtout=5'",
+      collect,
+    )
     .option('--db <expression>', 'a database; may repeat (databases)', collect)
     .option('--admin <port>', 'port for health, status and metrics; 0 for any free one (listen.admin.port)', number)
     .option('--durability <level>', 'flushed or committed (durability)')
@@ -83,18 +132,21 @@ without certificate and without replication.
 Examples:
   tokaido serve --config ./edge-tokyo.yaml
   tokaido serve --data ./data --port 1978 --db ':' --db casket.kct
+  tokaido serve --data ./data --db ':' --memcached 11211 --memcached-options 'opts=f'
 
 SIGTERM and SIGINT stop it in good order; a second one at once.`,
     )
     .action(
       action(async (flags: ServeFlags) => {
-        const [{ configFrom, loadConfig }, { startNode }, { systemRuntime }, { jsonLogger }] = await Promise.all([
-          import('../node/config/load.js'),
-          import('../node/node.js'),
-          import('../node/runtime.js'),
-          import('../node/logger.js'),
-        ]);
-        const settings = settingsFrom(flags);
+        const [{ configFrom, loadConfig }, { memcachedSettings }, { startNode }, { systemRuntime }, { jsonLogger }] =
+          await Promise.all([
+            import('../node/config/load.js'),
+            import('../node/config/memcached-options.js'),
+            import('../node/node.js'),
+            import('../node/runtime.js'),
+            import('../node/logger.js'),
+          ]);
+        const settings = settingsFrom(flags, memcachedSettings);
         const config =
           flags.config === undefined
             ? configFrom({ ...STANDS_ALONE, ...settings })

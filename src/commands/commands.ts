@@ -3,6 +3,7 @@
  * bytes into a call of one of these and renders the result or the `TokaidoError` in its own form.
  */
 import { TokaidoError } from '../base/errors.js';
+import type { VersionNs } from '../base/types.js';
 import type { Database, Durability, Range, RecordView, Store, Written } from '../store/types.js';
 import { OperationCounts } from './operation-counts.js';
 
@@ -83,6 +84,11 @@ export class Commands {
     const refusal = this.#options.writeGate();
     if (refusal !== undefined) throw refusal;
     return store;
+  }
+
+  /** For what is of no use where nothing can be written. Errors: why this node takes no writes now. */
+  checkWritable(): void {
+    this.#writable();
   }
 
   async #acknowledged<T>(written: Written<T>): Promise<T> {
@@ -168,12 +174,16 @@ export class Commands {
 
   /**
    * One atomic read-modify-write, on which every conditional operation is built. `decide` sees the live record, a view
-   * that is valid during the call (copy what the result keeps); when it throws, nothing happened.
+   * that is valid during the call (copy what the result keeps), and the version that a new content gets; when it throws,
+   * nothing happened.
    */
-  async update<T>({ database, key }: KeyRef, decide: (record: RecordView | undefined) => Decision<T>): Promise<T> {
+  async update<T>(
+    { database, key }: KeyRef,
+    decide: (record: RecordView | undefined, versionNs: VersionNs) => Decision<T>,
+  ): Promise<T> {
     this.checkKey(key);
-    const written = this.#writable().write((transaction) => {
-      const { next, result } = decide(transaction.get(database.name, key));
+    const written = this.#writable().write((transaction, versionNs) => {
+      const { next, result } = decide(transaction.get(database.name, key), versionNs);
       if (next === 'remove') {
         transaction.remove(database.name, key);
       } else if (next !== 'keep') {

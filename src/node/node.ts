@@ -8,7 +8,10 @@ import { AssertionFailure, assert, messageOf, TokaidoError } from '../base/error
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import { Commands } from '../commands/commands.js';
+import { MessageQueues } from '../commands/message-queues.js';
+import { Recaching } from '../commands/recaching.js';
 import { Signals } from '../commands/signals.js';
+import { Slices } from '../commands/slices.js';
 import { PostgresFeed } from '../feeds/postgres/feed.js';
 import { readKey, readPublic } from '../pki/files.js';
 import { loadNodeIdentity, type NodeIdentity } from '../pki/identity.js';
@@ -19,6 +22,7 @@ import { ReplicationServer } from '../replication/server.js';
 import { UpstreamFollower } from '../replication/upstream-follower.js';
 import type { LocalStore } from '../store/store.js';
 import { type ClientListener, listenForClients } from '../transport/client-listener.js';
+import { listenForMemcached } from '../transport/memcached-listener.js';
 import type { ClientTls } from '../transport/stream-server.js';
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../transport/tls-link.js';
 import { type AdminServer, startAdmin } from './admin/admin.js';
@@ -68,6 +72,7 @@ export class Node {
   #followers: FollowerListener | undefined;
   #upstream: UpstreamFollower | undefined;
   readonly #clients: ClientListener[] = [];
+  readonly #memcached: ClientListener[] = [];
   #admin: AdminServer | undefined;
   #feed: PostgresFeed | undefined;
   #sweep: Timer | undefined;
@@ -314,19 +319,20 @@ export class Node {
   }
 
   async #listenForClients(): Promise<void> {
+    const { runtime, onFatal } = this.#options;
+    const commands = this.#commands;
+    const signals = this.#signals;
+    const shared = { commands, runtime, log: this.#log, maxConnections: this.config.limits.connections, onFatal };
     for (const listener of this.config.listen.clients) {
-      const open = await listenForClients({
-        host: listener.host,
-        port: listener.port,
-        tls: listener.tls === false ? undefined : loadClientTls(listener.tls),
-        commands: this.#commands,
-        signals: this.#signals,
-        runtime: this.#options.runtime,
-        log: this.#log,
-        maxConnections: this.config.limits.connections,
-        onFatal: this.#options.onFatal,
-      });
-      this.#clients.push(open);
+      const { host, port } = listener;
+      this.#clients.push(await listenForClients({ ...shared, host, port, tls: clientTlsOf(listener), signals }));
+    }
+    const queues = new MessageQueues({ commands, signals, slices: new Slices(runtime), runtime });
+    const recaching = new Recaching();
+    for (const listener of this.config.listen.memcached) {
+      const tls = clientTlsOf(listener);
+      const { database } = listener;
+      this.#memcached.push(await listenForMemcached({ ...shared, ...listener, database, tls, queues, recaching }));
     }
   }
 
@@ -386,16 +392,20 @@ export class Node {
 
   /** Where this node listens: `host:port` by listener. */
   addresses(): Readonly<Record<string, string>> {
-    const { clients, replication, admin } = this.config.listen;
+    const { clients, memcached, replication, admin } = this.config.listen;
     const at = (listener: { readonly host: string } | false, open: { readonly port: number } | undefined): string => {
       return listener === false || open === undefined ? 'off' : `${listener.host}:${open.port}`;
     };
-    const listeners = this.#clients.map((open, index) => {
-      const { host, tls } = clients[index] as ClientListenerConfig;
-      return `${host}:${open.port}${tls === false ? '' : ' (TLS)'}`;
-    });
+    const all = (listeners: readonly Pick<ClientListenerConfig, 'host' | 'tls'>[], open: readonly ClientListener[]) => {
+      const texts = open.map(({ port }, index) => {
+        const { host, tls } = listeners[index] as ClientListenerConfig;
+        return `${host}:${port}${tls === false ? '' : ' (TLS)'}`;
+      });
+      return texts.join(', ') || 'off';
+    };
     return {
-      clients: listeners.join(', ') || 'off',
+      clients: all(clients, this.#clients),
+      memcached: all(memcached, this.#memcached),
       replication: at(replication, this.#followers),
       admin: at(admin, this.#admin),
     };
@@ -413,8 +423,9 @@ export class Node {
     return this.#feed;
   }
 
+  /** Listeners for clients, whatever their protocol. */
   get clients(): readonly ClientListener[] {
-    return this.#clients;
+    return [...this.#clients, ...this.#memcached];
   }
 
   get followerListener(): FollowerListener | undefined {
@@ -431,7 +442,7 @@ export class Node {
     this.#stopping = true;
     this.#sweep?.cancel();
     await this.#feed?.stop();
-    await Promise.all(this.#clients.map(async (listener) => await listener.close()));
+    await Promise.all(this.clients.map(async (listener) => await listener.close()));
     this.#upstream?.stop();
     this.#replication?.close();
     await this.#followers?.close();
@@ -460,7 +471,8 @@ function openIdentity(config: NodeConfig, runtime: Runtime): NodeIdentity | unde
 }
 
 /** Errors: `IDENTITY` when a file cannot be read, or a key can be read by others. */
-function loadClientTls(tls: Exclude<ClientListenerConfig['tls'], false>): ClientTls {
+function clientTlsOf({ tls }: Pick<ClientListenerConfig, 'tls'>): ClientTls | undefined {
+  if (tls === false) return undefined;
   return {
     certificatePem: readPublic(tls.certificate, 'certificate of a client listener'),
     keyPem: readKey(tls.key, 'key of a client listener'),

@@ -22,6 +22,7 @@ import {
   type Position,
   type Sid,
   sequence,
+  type VersionNs,
 } from '../base/types.js';
 import type { Engine, Range, Writer } from '../engine/engine.js';
 import { originOf } from '../log/position.js';
@@ -56,6 +57,9 @@ export interface StoreOptions {
   /** Most databases; more that arrive by replication are refused. */
   readonly maxDatabases: number;
 }
+
+/** What a local transaction does; see `Store.write`. */
+type Build<T> = (transaction: StoreTransaction, versionNs: VersionNs) => T;
 
 /** Called after each commit that logged something, in order. */
 export type CommitListener = (batch: LogBatch) => void;
@@ -253,19 +257,19 @@ export class LocalStore implements Store {
 
   // ---- Writing -------------------------------------------------------------------------------------------------
 
-  write<T>(build: (transaction: StoreTransaction) => T, feed?: FeedPosition): Written<T> {
+  write<T>(build: Build<T>, feed?: FeedPosition): Written<T> {
     const { sid } = this.#options;
     if (sid === undefined)
       throw new TokaidoError('READ_ONLY', 'this node has no server id of its own and takes no writes');
     return this.#queue.add<T>({ databases: [], run: (draft) => this.#runLocal(draft, sid, build, feed) });
   }
 
-  #runLocal<T>(draft: Draft, sid: Sid, build: (transaction: StoreTransaction) => T, feed: FeedPosition | undefined): T {
+  #runLocal<T>(draft: Draft, sid: Sid, build: Build<T>, feed: FeedPosition | undefined): T {
     const { runtime, transaction } = this.#options;
     const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
     const limits = { ...transaction, mayOnlyRemove: this.#isFull() };
     const local = new LocalTransaction(draft, { sid, versionNs, nowMs: runtime.nowMs() }, limits);
-    const result = build(local);
+    const result = build(local, versionNs);
     if (local.changes.length > 0) this.#logLocal(draft, { sid, versionNs, feed, changes: local.changes });
     return result;
   }

@@ -53,10 +53,11 @@ export interface Store {
   count(database: string): number;
   /**
    * Queues one transaction; `build` runs inside the next group commit, together with others, in order. When `build`
-   * throws, its transaction leaves no trace and the others go on. A transaction without changes is not logged.
+   * throws, its transaction leaves no trace and the others go on. A transaction without changes is not logged. It is told
+   * the version that every record it sets gets.
    * Errors: `NO_DATABASE`, `TOO_LARGE`, `OVERLOADED` (queue full), `STORAGE`, `NOT_READY` (stopping).
    */
-  write<T>(build: (transaction: StoreTransaction) => T, feed?: FeedPosition): Written<T>;
+  write<T>(build: (transaction: StoreTransaction, versionNs: VersionNs) => T, feed?: FeedPosition): Written<T>;
   /**
    * Live records of a range in key order (backwards with `reverse`); `limit` counts what is looked at, expired records
    * included. Keys and views are valid until the iteration goes on. Do not keep the iterator beyond the event turn.

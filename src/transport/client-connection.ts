@@ -10,7 +10,7 @@ import { errorReply } from '../protocol/rest.js';
 import { isRpc, parseRpc, type RpcCall, rpcError } from '../protocol/tsv.js';
 import { answerBinary, binaryOrder } from './client-binary.js';
 import { answerRest, restOrder } from './client-http.js';
-import { type Answer, PipelinedConnection, type PipelineContext, type Work } from './pipelined-connection.js';
+import { type Answer, type PipelineContext, PipelinedConnection, type Work } from './pipelined-connection.js';
 import { answerRpc, orderOf } from './rpc-procedures.js';
 import { type RpcHost, RpcSession } from './rpc-session.js';
 

@@ -56,6 +56,7 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
   };
   const server: StreamServer = await listenForStreams({
     ...options,
+    applicationProtocols: ['http/1.1'],
     onConnection: (socket) => new ClientConnection(socket, context),
   });
   return {

@@ -20,7 +20,8 @@ function kindOf({ storage, ordered }: DatabaseSpec): number {
   return ordered ? 0x31 : 0x30;
 }
 
-function status(database: Database, commands: Commands): Rows {
+/** What a database says of itself, in the reference's words. */
+export function statusRows(database: Database, commands: Commands): Rows {
   const { spec, name } = database;
   commands.counts.misc++;
   return [
@@ -117,7 +118,7 @@ export const SERVER_PROCEDURES: Readonly<Record<string, Procedure>> = {
   tune_replication: refusal('NOT_IMPLEMENTED', 'the RTS file is not set'),
   ulog_list: NO_UPDATE_LOG_FILES,
   ulog_remove: NO_UPDATE_LOG_FILES,
-  status: { order: 'read', run: ({ input, host: { commands } }) => status(databaseOf(input, commands), commands) },
+  status: { order: 'read', run: ({ input, host: { commands } }) => statusRows(databaseOf(input, commands), commands) },
   clear: {
     order: 'write',
     run: async ({ input, host: { commands } }) => {

@@ -32,6 +32,8 @@ export interface StreamServerOptions {
   readonly host: string;
   readonly port: number;
   readonly tls: ClientTls | undefined;
+  /** What TLS clients may ask for by ALPN; those that ask for nothing are served too. */
+  readonly applicationProtocols: readonly string[];
   readonly runtime: Runtime;
   readonly log: Logger;
   /** Most connections at a time. */
@@ -76,7 +78,7 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
       if (conversation.isWaitingForRest) socket.destroy();
     });
   };
-  const server = tls === undefined ? createServer(SOCKET, converse) : secureServer(tls, converse, refuse);
+  const server = tls === undefined ? createServer(SOCKET, converse) : secureServer(options, tls, converse, refuse);
   server.on('connection', (socket: Socket) => {
     sockets.add(socket);
     socket.on('error', (error) => log.debug({ reason: messageOf(error) }, 'a client connection broke'));
@@ -108,7 +110,12 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
 
 type Refuse = (reason: string, socket: Socket | undefined) => void;
 
-function secureServer(tls: ClientTls, converse: (socket: Socket) => void, refuse: Refuse): Server {
+function secureServer(
+  { applicationProtocols }: StreamServerOptions,
+  tls: ClientTls,
+  converse: (socket: Socket) => void,
+  refuse: Refuse,
+): Server {
   const asksCertificate = tls.clientCaPem !== undefined;
   const server = createTlsServer({
     ...SOCKET,
@@ -119,7 +126,7 @@ function secureServer(tls: ClientTls, converse: (socket: Socket) => void, refuse
     // The verdict is taken below, where its reason can be logged.
     rejectUnauthorized: false,
     minVersion: 'TLSv1.2',
-    ALPNProtocols: ['http/1.1'],
+    ALPNProtocols: [...applicationProtocols],
     handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
   });
   server.on('tlsClientError', (error, socket) => {

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { memcachedSettings } from '../../src/node/config/memcached-options.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { repository } from '../support/postgres.js';
 import { replay, type Scenario } from './replayer.js';
@@ -16,9 +17,13 @@ interface Decision {
   readonly reason: string;
 }
 
+/** The memcached listeners of every node, by the plug-in's options that scenarios name. */
+const MEMCACHED = ['plain', '#opts=f', '#opts=fq#qtout=1'];
+
 /** Which listener of a node speaks a scenario's protocol. */
-const LISTENERS: Readonly<Record<string, (node: ClusterNode) => number>> = {
+const LISTENERS: Readonly<Record<string, (node: ClusterNode, scenario: Scenario) => number | undefined>> = {
   kt: (node) => node.clientPort,
+  memcached: (node, { memcachedOptions = '' }) => node.memcachedPorts[MEMCACHED.indexOf(memcachedOptions)],
 };
 
 const corpus = join(repository(), 'test', 'fixtures', 'kt-corpus');
@@ -49,7 +54,7 @@ describe('recorded Kyoto Tycoon conversations', { concurrency: true }, () => {
   });
   after(async () => await cluster.close());
 
-  it('are all there', () => assert.equal(scenarios.length, 33));
+  it('are all there', () => assert.equal(scenarios.length, 36));
 
   it('name their differences once, and each with a reason', () => {
     const names = decisions.flatMap((decision) =>
@@ -70,15 +75,16 @@ describe('recorded Kyoto Tycoon conversations', { concurrency: true }, () => {
     describe(`databases ${databases}`, { concurrency: 1 }, () => {
       let node: ClusterNode;
       before(async () => {
+        const memcached = MEMCACHED.map((options) => memcachedSettings(options === 'plain' ? '' : options));
         const name = `root${[...byDatabases.keys()].indexOf(databases)}`;
-        node = await cluster.add({ name, role: 'root', config: { databases: group[0]?.databases } });
+        node = await cluster.add({ name, role: 'root', memcached, config: { databases: group[0]?.databases } });
         cluster.start(node);
         await cluster.ready(node);
       });
 
       for (const scenario of group) {
         it(`${scenario.name}: the same answers, but for the decisions`, async () => {
-          const port = LISTENERS[scenario.protocol]?.(node);
+          const port = LISTENERS[scenario.protocol]?.(node, scenario);
           assert.ok(port !== undefined, `no listener speaks ${scenario.protocol}`);
           await clear(node.clientPort, scenario.databases.length);
           const differences = await replay(scenario, port);

@@ -26,6 +26,7 @@ export interface ClusterNode {
   readonly clientPort: number;
   readonly replicationPort: number;
   readonly adminPort: number;
+  readonly memcachedPorts: readonly number[];
   readonly niceness: number;
   /** How often it was started. */
   starts: number;
@@ -40,6 +41,8 @@ export interface AddNode {
   readonly upstreams?: readonly ClusterNode[];
   /** Of the process, 0 (normal) to 19 (whoever else wants to run goes first). */
   readonly niceness?: number;
+  /** Settings of memcached listeners, one each. */
+  readonly memcached?: readonly object[];
   /** More of the configuration. */
   readonly config?: Record<string, unknown>;
   readonly env?: Record<string, string>;
@@ -72,7 +75,8 @@ export class Cluster {
   }
 
   /** Issues a certificate and writes a configuration; starts nothing. */
-  async add({ name, role, upstreams = [], niceness = 0, config = {}, env = {} }: AddNode): Promise<ClusterNode> {
+  async add(options: AddNode): Promise<ClusterNode> {
+    const { name, role, upstreams = [], niceness = 0, memcached = [], config = {}, env = {} } = options;
     const folder = join(this.folder, name);
     await issueCertificate({
       ca: join(this.folder, 'ca'),
@@ -85,6 +89,7 @@ export class Cluster {
       nowMs: Date.now(),
     });
     const [clientPort, replicationPort, adminPort] = [await freePort(), await freePort(), await freePort()];
+    const memcachedPorts = await Promise.all(memcached.map(freePort));
     const node: ClusterNode = {
       name,
       role,
@@ -92,6 +97,7 @@ export class Cluster {
       clientPort,
       replicationPort,
       adminPort,
+      memcachedPorts,
       niceness,
       starts: 0,
       process: undefined,
@@ -106,6 +112,7 @@ export class Cluster {
         : { upstreams: upstreams.map((up) => ({ address: `127.0.0.1:${up.replicationPort}`, name: up.name })) }),
       listen: {
         clients: { port: clientPort },
+        memcached: memcached.map((settings, index) => ({ ...settings, port: memcachedPorts[index] })),
         ...(role === 'edge' ? {} : { replication: { port: replicationPort } }),
         admin: { port: adminPort },
       },

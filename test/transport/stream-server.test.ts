@@ -54,6 +54,7 @@ describe('a client listener over TLS', () => {
         names: [],
         ...tls,
       },
+      applicationProtocols: ['http/1.1'],
       runtime: localRuntime(),
       log,
       maxConnections: 10,

@@ -181,7 +181,7 @@ function editDistance(a: string, b: string): number {
 function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
   const path = (file: string): string => resolve(base, file);
   const { identity, postgres } = parsed;
-  const { clients } = parsed.listen;
+  const { clients, memcached } = parsed.listen;
   const passwordFile = postgres?.passwordFile;
   return {
     ...parsed,
@@ -197,9 +197,8 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
       ...parsed.listen,
       // An edge has no followers, and without an identity there can be none.
       replication: parsed.role === 'edge' || identity === false ? false : parsed.listen.replication,
-      clients: (clients === false ? [] : [clients].flat()).map((listener) => {
-        return { ...listener, tls: listener.tls === false ? (false as const) : absoluteTls(listener.tls, path) };
-      }),
+      clients: (clients === false ? [] : [clients].flat()).map((listener) => withPaths(listener, path)),
+      memcached: (memcached === false ? [] : [memcached].flat()).map((listener) => withPaths(listener, path)),
     },
     ...(postgres === undefined
       ? {}
@@ -209,14 +208,37 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
 
 type TlsConfig = Exclude<ClientListenerConfig['tls'], false>;
 
+function withPaths<L extends { readonly tls: false | TlsConfig }>(listener: L, path: (file: string) => string): L {
+  return { ...listener, tls: listener.tls === false ? false : absoluteTls(listener.tls, path) };
+}
+
 function absoluteTls(tls: TlsConfig, path: (file: string) => string): TlsConfig {
   const { certificate, key, clientCa, ...rest } = tls;
   const files = { certificate: path(certificate), key: path(key) };
   return { ...rest, ...files, ...(clientCa === undefined ? {} : { clientCa: path(clientCa) }) };
 }
 
+type Problem = { readonly keys: readonly string[]; readonly message: string };
+
+function* checkListeners({ listen, role, databases }: NodeConfig): Generator<Problem> {
+  for (const kind of ['clients', 'memcached'] as const) {
+    for (const { tls } of listen[kind]) {
+      if (tls !== false && tls.names.length > 0 && tls.clientCa === undefined)
+        yield { keys: ['listen', kind], message: 'tls.names needs tls.clientCa: without it clients present no name' };
+    }
+  }
+  for (const { database, queue, readOnly } of listen.memcached) {
+    const isKnown = databases.some(({ name }, index) => database === name || database === String(index));
+    // A follower gets databases that its own configuration does not name.
+    if (database !== undefined && role === 'root' && !isKnown)
+      yield { keys: ['listen', 'memcached'], message: `database ${database} is not in databases` };
+    if (queue && readOnly)
+      yield { keys: ['listen', 'memcached'], message: 'a queue cannot be readOnly: to take a message is to change it' };
+  }
+}
+
 /** What the schema cannot say: rules between keys. */
-function* crossCheck(config: NodeConfig): Generator<{ keys: readonly string[]; message: string }> {
+function* crossCheck(config: NodeConfig): Generator<Problem> {
   if (config.role === 'root') {
     if (config.sid === undefined)
       yield { keys: ['role'], message: 'a root needs sid: its server id, 1 to 65535, unique in the cluster' };
@@ -237,13 +259,7 @@ function* crossCheck(config: NodeConfig): Generator<{ keys: readonly string[]; m
   if (config.store.flush === 'at-stop' && (config.role === 'root' || config.durability === 'flushed')) {
     yield { keys: ['store', 'flush'], message: 'at-stop is for followers that promise no flushed writes' };
   }
-  for (const { tls } of config.listen.clients) {
-    if (tls !== false && tls.names.length > 0 && tls.clientCa === undefined)
-      yield {
-        keys: ['listen', 'clients'],
-        message: 'tls.names needs tls.clientCa: without it clients present no name',
-      };
-  }
+  yield* checkListeners(config);
   for (const { name, storage } of config.databases) {
     if (storage === 'disk' && name.includes('~'))
       yield { keys: ['databases'], message: `a database is named twice: ${name.slice(0, name.indexOf('~'))}` };

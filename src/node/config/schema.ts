@@ -68,11 +68,26 @@ const clientTls = z.strictObject({
     .describe("Names (common name, DNS or URI), one of which a client's certificate must carry; any when empty."),
 });
 
-const clientListener = listener(1978, 'the client listener').extend({
-  tls: z
-    .union([z.literal(false), clientTls])
+const tls = z
+  .union([z.literal(false), clientTls])
+  .default(false)
+  .describe('TLS 1.2 or newer on this listener.');
+
+const clientListener = listener(1978, 'the client listener').extend({ tls });
+
+const memcachedListener = listener(11_211, 'the memcached listener').extend({
+  tls,
+  database: z.string().optional().describe('Database it works on, by name or number; the first one when absent.'),
+  flags: z
+    .boolean()
     .default(false)
-    .describe('TLS 1.2 or newer on this listener.'),
+    .describe("Keep clients' flags, in the last four bytes of the stored value (opts=f of Kyoto Tycoon's plug-in)."),
+  queue: z
+    .boolean()
+    .default(false)
+    .describe('Let set, get and delete work on message queues: a get takes the oldest message and waits (opts=q).'),
+  queueTimeoutMs: duration('10s').describe('How long a get waits for a message (qtout).'),
+  readOnly: z.boolean().default(false).describe('Refuse everything that changes something (opts=r).'),
 });
 function isPort(port: number): boolean {
   return port >= 1 && port <= 65_535;
@@ -202,6 +217,10 @@ export const schema = z.strictObject({
         .union([z.literal(false), clientListener, z.array(clientListener).max(16)])
         .prefault({})
         .describe('Clients: HTTP and the binary protocol; one listener, a list of them, or false for none.'),
+      memcached: z
+        .union([z.literal(false), memcachedListener, z.array(memcachedListener).max(16)])
+        .default(false)
+        .describe("memcached's text protocol; one listener, a list of them, or false for none."),
       replication: z
         .union([z.literal(false), listener(1979, 'the replication listener')])
         .prefault({})
@@ -300,7 +319,10 @@ type Parsed = z.output<typeof schema>;
 
 /** A node's configuration, complete and checked. Paths are absolute, sizes in bytes, durations in ms. */
 export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits' | 'databases' | 'listen'> & {
-  readonly listen: Omit<Parsed['listen'], 'clients'> & { readonly clients: readonly ClientListenerConfig[] };
+  readonly listen: Omit<Parsed['listen'], 'clients' | 'memcached'> & {
+    readonly clients: readonly ClientListenerConfig[];
+    readonly memcached: readonly MemcachedListenerConfig[];
+  };
   readonly databases: readonly DatabaseSpec[];
   readonly upstreams: readonly { readonly host: string; readonly port: number; readonly name: string | undefined }[];
   readonly durability: 'flushed' | 'committed';
@@ -308,5 +330,7 @@ export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits' | 'd
 };
 /** A listener for clients. */
 export type ClientListenerConfig = z.output<typeof clientListener>;
+/** A listener for memcached's clients. */
+export type MemcachedListenerConfig = z.output<typeof memcachedListener>;
 /** The `postgres` section. */
 export type PostgresSection = NonNullable<Parsed['postgres']>;

@@ -1,0 +1,75 @@
+/** The listener for memcached's clients. */
+import { messageOf } from '../base/errors.js';
+import type { Logger } from '../base/logger.js';
+import type { Runtime, Timer } from '../base/runtime.js';
+import type { Commands } from '../commands/commands.js';
+import type { MessageQueues } from '../commands/message-queues.js';
+import type { Recaching } from '../commands/recaching.js';
+import { Slices } from '../commands/slices.js';
+import type { ClientListener } from './client-listener.js';
+import { MemcachedConnection, type MemcachedContext } from './memcached-connection.js';
+import { MemcachedCounts, type MemcachedOptions } from './memcached-session.js';
+import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
+
+export interface MemcachedListenerOptions extends MemcachedOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly tls: ClientTls | undefined;
+  readonly commands: Commands;
+  /** Shared by all listeners of a node: a message is taken by one consumer, whichever listener it came through. */
+  readonly queues: MessageQueues;
+  readonly recaching: Recaching;
+  readonly runtime: Runtime;
+  readonly log: Logger;
+  readonly maxConnections: number;
+  onFatal(error: unknown): void;
+}
+
+/** Errors: `NETWORK` when the address cannot be used. */
+export async function listenForMemcached(options: MemcachedListenerOptions): Promise<ClientListener> {
+  const { runtime, log, commands, queues, recaching } = options;
+  const openedMs = runtime.monotonicMs();
+  const requests = new Map([['memcached', 0]]);
+  let flushTimer: Timer | undefined;
+  const flushLater = (delayMs: number): void => {
+    flushTimer?.cancel();
+    flushTimer = runtime.after(delayMs, () => {
+      const cleared = Promise.resolve().then(
+        async () => await commands.clear(commands.database(options.database ?? 0)),
+      );
+      cleared.catch((error: unknown) => log.error({ reason: messageOf(error) }, 'a delayed flush_all failed'));
+    });
+  };
+  const context: MemcachedContext = {
+    commands,
+    queues,
+    recaching,
+    slices: new Slices(runtime),
+    options,
+    limits: { connections: options.maxConnections },
+    counts: new MemcachedCounts(),
+    log,
+    nowMs: () => runtime.nowMs(),
+    uptimeMs: () => runtime.monotonicMs() - openedMs,
+    connections: () => server.connections,
+    flushLater,
+    count: () => requests.set('memcached', (requests.get('memcached') ?? 0) + 1),
+    onFatal: options.onFatal,
+  };
+  const server: StreamServer = await listenForStreams({
+    ...options,
+    applicationProtocols: ['memcached'],
+    onConnection: (socket) => new MemcachedConnection(socket, context),
+  });
+  return {
+    port: server.port,
+    get connections() {
+      return server.connections;
+    },
+    requests,
+    close: async () => {
+      flushTimer?.cancel();
+      await server.close();
+    },
+  };
+}
