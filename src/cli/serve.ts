@@ -1,6 +1,6 @@
 /** `tokaido serve`: runs a node until it is told to stop. */
 import { type Command, InvalidArgumentError } from 'commander';
-import { messageOf } from '../base/errors.js';
+import { messageOf, TokaidoError } from '../base/errors.js';
 import { action } from './output.js';
 
 /** How long an orderly stop may take before the process ends anyway. */
@@ -59,7 +59,7 @@ function clientsFrom(flags: ServeFlags): object | undefined {
   const first = defined({ host: flags.host, port: flags.port, tls: defined({ certificate, key, clientCa, names }) });
   const second = defined({ host: flags.auxHost, port: flags.auxPort });
   if (second === undefined) return first;
-  if (flags.auxPort === undefined) throw new InvalidArgumentError('--aux-host needs --aux-port');
+  if (flags.auxPort === undefined) throw new TokaidoError('CONFIG', '--aux-host needs --aux-port');
   return [first ?? {}, second];
 }
 
@@ -69,7 +69,7 @@ function memcachedFrom(
   settings: (options: string) => object,
 ): readonly object[] | undefined {
   if (options.length > ports.length) {
-    throw new InvalidArgumentError('--memcached-options needs a --memcached PORT for each');
+    throw new TokaidoError('CONFIG', '--memcached-options needs a --memcached PORT for each');
   }
   return ports.length === 0 ? undefined : ports.map((port, index) => ({ ...settings(options[index] ?? ''), port }));
 }

@@ -155,7 +155,7 @@ export function parseMeta(command: MetaCommand, words: readonly Buffer[]): Line 
   const hasLength = command === 'ms' && word !== undefined;
   const valueBytes = hasLength ? lengthOf(textOf(word)) : undefined;
   try {
-    if (words.length < 2) throw new Wrong(BAD_FORMAT);
+    if (words.length < 2 || isTooLong(words[1] as Buffer)) throw new Wrong(BAD_FORMAT);
     // Without a length, what follows is the next line.
     if (command === 'ms' && !hasLength) throw new Wrong(BAD_CHUNK);
     const flags = new Flags(command, words.slice(command === 'ms' ? 3 : 2));
@@ -172,7 +172,6 @@ export function parseMeta(command: MetaCommand, words: readonly Buffer[]): Line 
 
 function baseOf(sent: Buffer, flags: Flags): MetaBase {
   const sentKey = textOf(sent);
-  if (isTooLong(sent)) throw new Wrong(BAD_FORMAT);
   if (flags.has('b') && !BASE64.test(sentKey)) throw new Wrong(clientError('error decoding key'));
   const key = flags.has('b') ? Buffer.from(sentKey, 'base64') : sent;
   if (key.length === 0) throw new Wrong(clientError('error decoding key'));

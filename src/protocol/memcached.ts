@@ -257,7 +257,7 @@ function otherOf(command: string, words: readonly Buffer[]): MemcachedRequest {
     case 'stats':
       return { kind: 'stats', what: textOf(words[1]) };
     case 'verbosity':
-      return words.length < 2 ? wrong(ERROR) : { kind: 'verbosity', quiet: isQuiet(words, 1) };
+      return verbosityOf(words);
     case 'version':
     case 'quit':
       return { kind: command };
@@ -266,6 +266,14 @@ function otherOf(command: string, words: readonly Buffer[]): MemcachedRequest {
     default:
       return wrong(ERROR);
   }
+}
+
+/** There is nothing here that could say more; the form is checked all the same. */
+function verbosityOf(words: readonly Buffer[]): MemcachedRequest {
+  const level = textOf(words[1]);
+  if (level === '') return wrong(ERROR);
+  const isSound = level === 'noreply' || lengthOf(level) !== undefined;
+  return isSound ? { kind: 'verbosity', quiet: isQuiet(words, 1) } : wrong(BAD_FORMAT);
 }
 
 /** An old form has a time behind the key; only 0 ever meant anything. */

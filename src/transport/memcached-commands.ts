@@ -48,6 +48,9 @@ export function memcachedOrder(request: MemcachedRequest, isQueue: boolean): Ord
       return isQueue || request.keys.length > STEP_KEYS ? 'alone' : 'read';
     case 'meta':
       return metaOrder(request);
+    case 'get-and-touch':
+      // A pipeline of writes that answer with values could owe any number of bytes.
+      return 'alone';
     case 'stats':
     case 'quit':
       return 'read';

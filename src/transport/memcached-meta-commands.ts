@@ -16,7 +16,9 @@ export function metaOrder(request: MetaRequest): Order {
   const { command } = request;
   if (command === 'me') return 'read';
   // A hit of a get that would make a record changes nothing.
-  return command === 'mg' && request.touch === undefined ? 'read' : 'write';
+  if (command === 'mg' && request.touch === undefined) return 'read';
+  // A pipeline of writes that answer with values could owe any number of bytes.
+  return command === 'mg' && request.wantsValue ? 'alone' : 'write';
 }
 
 /** Whether a request cannot be answered without changing something. */

@@ -130,7 +130,9 @@ export abstract class PipelinedConnection implements Conversation {
     this.#socket.cork();
     try {
       while (!this.#ended && this.received.length > 0 && this.#hasRoom() && this.next(this.received.view())) {
-        // Each round takes one request.
+        // Each round takes one request. What is answered already goes out before the next is looked at: a pipeline of
+        // reads costs the socket's share and not an answer for each.
+        this.#flush();
       }
     } catch (error) {
       this.#fail(error);

@@ -143,7 +143,8 @@ export const RECORD_PROCEDURES: Readonly<Record<string, Procedure>> = {
     },
   },
   seize: {
-    order: 'write',
+    // A pipeline of writes that answer with values could owe any number of bytes.
+    order: 'alone',
     run: async (call) => {
       const { value, xtMs } = await seize(call.host.commands, refOf(call));
       return recordRows('value', value, xtMs);

@@ -8,6 +8,7 @@ import fc from 'fast-check';
 import { z } from 'zod';
 import { hidePassword } from '../../src/cli/config.js';
 import { type JsonSchema, loadConfig, parseConfig } from '../../src/node/config/load.js';
+import { memcachedSettings } from '../../src/node/config/memcached-options.js';
 import { schema } from '../../src/node/config/schema.js';
 
 const FILE = '/etc/tokaido/node.yaml';
@@ -41,6 +42,7 @@ describe('a configuration', () => {
     });
     assert.deepEqual(root.listen, {
       clients: [{ host: '127.0.0.1', port: 1978, tls: false }],
+      memcached: [],
       replication: { host: '127.0.0.1', port: 1979 },
       admin: { host: '127.0.0.1', port: 1980 },
     });
@@ -241,5 +243,49 @@ describe('a configuration', () => {
       assert.doesNotMatch(hidePassword(url), /hidden/);
     }
     assert.equal(hidePassword('postgresql://u@h:5433/d'), 'postgresql://u@h:5433/d');
+  });
+});
+
+describe('a memcached listener in a configuration', () => {
+  const listener = (text: string): string => `${ROOT}databases: [a, ':']\nlisten: { memcached: ${text} }\n`;
+
+  it('needs nothing: it has a default for everything', () => {
+    const [found] = parseConfig(listener('{}'), FILE).listen.memcached;
+    const switches = { flags: false, queue: false, readOnly: false, tls: false };
+    assert.deepEqual(found, { host: '127.0.0.1', port: 11_211, queueTimeoutMs: 10_000, ...switches });
+  });
+
+  it('may be several, each with its database and its TLS', () => {
+    const several = listener('[{ database: a }, { port: 2, database: "1", tls: { certificate: c, key: k } }]');
+    const [first, second] = parseConfig(several, FILE).listen.memcached;
+    assert.equal(first?.database, 'a');
+    assert.deepEqual(second?.tls, { certificate: '/etc/tokaido/c', key: '/etc/tokaido/k', names: [] });
+  });
+
+  it('is refused with a database that is not there, as a queue that may not change, and with names without a CA', () => {
+    assert.match(refusal(listener('{ database: b }')), /node\.yaml:5: database b is not in databases/);
+    assert.match(refusal(listener('{ database: "2" }')), /database 2 is not in databases/);
+    assert.match(refusal(listener('{ queue: true, readOnly: true }')), /a queue cannot be readOnly/);
+    assert.match(
+      refusal(listener('{ tls: { certificate: c, key: k, names: [x] } }')),
+      /tls\.names needs tls\.clientCa/,
+    );
+    assert.match(refusal(listener('{ flag: true }')), /unknown key listen\.memcached\.flag: did you mean flags\?/);
+  });
+
+  it("reads the options of Kyoto Tycoon's plug-in", () => {
+    assert.deepEqual(memcachedSettings(''), {});
+    assert.deepEqual(memcachedSettings('host=0.0.0.0#port=11212#opts=fq#qtout=2.5#db=1#th=8#tout=10'), {
+      host: '0.0.0.0',
+      port: 11_212,
+      flags: true,
+      queue: true,
+      queueTimeoutMs: 2500,
+      database: '1',
+    });
+    assert.deepEqual(memcachedSettings('#opts=r'), { readOnly: true });
+    assert.throws(() => memcachedSettings('opts=x'), { code: 'CONFIG', message: /the letters are f, q and r/ });
+    assert.throws(() => memcachedSettings('qtout=soon'), { code: 'CONFIG', message: /must be a number/ });
+    assert.throws(() => memcachedSettings('frob=1'), { code: 'CONFIG', message: /unknown memcached option: frob=1/ });
   });
 });

@@ -6,6 +6,7 @@ import type { Runtime } from '../../src/base/runtime.js';
 import { ClientDecoder, type ClientReply } from '../../src/client/wire.js';
 import { Commands } from '../../src/commands/commands.js';
 import { Signals } from '../../src/commands/signals.js';
+import { TieredEngine } from '../../src/engine/tiered.js';
 import { decodeColumn, encodeColumn } from '../../src/protocol/kt-rpc/columns.js';
 import { parseDatabases } from '../../src/store/database-spec.js';
 import type { LocalStore } from '../../src/store/store.js';
@@ -125,22 +126,27 @@ export class ClientBench {
   readonly store: LocalStore;
   readonly commands: Commands;
   readonly signals: Signals;
-  readonly #runtime: Runtime;
+  readonly runtime: Runtime;
   readonly #clients: RawClient[] = [];
   #listener: ClientListener | undefined;
 
   /** `overrides` of the runtime that the listener sees; the store has the test's clock. */
   constructor(databases: readonly string[] = ['casket.kct'], overrides: Partial<Runtime> = {}) {
     this.bench.clock.ms = 1_700_000_000_000;
-    this.store = this.bench.store(1, { databases: parseDatabases(databases) });
+    const engine = new TieredEngine(this.bench.engine());
+    this.store = this.bench.store(1, {
+      engine,
+      databases: parseDatabases(databases),
+      transaction: { bytes: 2 ** 22, keyBytes: 1024 },
+    });
     this.commands = new Commands({
       store: () => this.store,
       writeGate: () => undefined,
       limits: { keyBytes: 1024, valueBytes: 2 ** 20 },
       durability: 'committed',
     });
-    this.#runtime = { ...this.bench.clock.runtime, ...overrides };
-    this.signals = new Signals(this.#runtime);
+    this.runtime = { ...this.bench.clock.runtime, ...overrides };
+    this.signals = new Signals(this.runtime);
   }
 
   async listen(): Promise<void> {
@@ -150,7 +156,7 @@ export class ClientBench {
       tls: undefined,
       commands: this.commands,
       signals: this.signals,
-      runtime: this.#runtime,
+      runtime: this.runtime,
       log: silentLogger,
       maxConnections: 100,
       onFatal: (error) => {
