@@ -70,7 +70,7 @@ function namesOf(socket: TLSSocket): string[] {
 export async function listenForStreams(options: StreamServerOptions): Promise<StreamServer> {
   const { log, runtime, tls } = options;
   const sockets = new Set<Socket>();
-  const refuse = refusals(log, runtime);
+  const refuse = refusals(options);
 
   const converse = (socket: Socket): void => {
     const conversation = options.onConnection(socket);
@@ -155,7 +155,7 @@ function refusalOf(socket: TLSSocket, allowed: readonly string[]): string | unde
 }
 
 /** Logs refusals without letting a stranger fill the disk. */
-function refusals(log: Logger, runtime: Runtime): Refuse {
+function refusals({ log, runtime, host, port }: StreamServerOptions): Refuse {
   let lastMs = Number.NEGATIVE_INFINITY;
   let unlogged = 0;
   return (reason, socket) => {
@@ -165,7 +165,8 @@ function refusals(log: Logger, runtime: Runtime): Refuse {
       return;
     }
     lastMs = nowMs;
-    log.warn({ address: socket?.remoteAddress, reason, unlogged }, `client refused: ${reason}`);
+    const listener = `${host}:${socket?.localPort ?? port}`;
+    log.warn({ address: socket?.remoteAddress, listener, reason, unlogged }, `client refused: ${reason}`);
     unlogged = 0;
   };
 }
