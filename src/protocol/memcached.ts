@@ -75,6 +75,8 @@ export const MAX_SKIPPED_BYTES = 64 * 1024 * 1024;
 const NEWLINE = 0x0a;
 const RETURN = 0x0d;
 const BINARY_MAGIC = 0x80;
+/** A browser can be made to send its request to any port: none of its lines may become a command. */
+const HTTP_METHOD = /^(GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE)$/;
 
 /** A line whose data has not come yet. */
 interface Pending {
@@ -207,8 +209,14 @@ function parseLine(line: Buffer): Line {
     case 'me':
       return parseMeta(command, words);
     default:
-      return { request: otherOf(command, words) };
+      return { request: HTTP_METHOD.test(command) ? wrong(ERROR, true) : hushed(otherOf(command, words), words) };
   }
+}
+
+/** Who asked for no reply gets none for a malformed request either: nobody would read it in its place. */
+function hushed(request: MemcachedRequest, words: readonly Buffer[]): MemcachedRequest {
+  const isUnanswered = request.kind === 'wrong' && request.answer !== ERROR && isQuiet(words, 2);
+  return isUnanswered ? wrong(EMPTY) : request;
 }
 
 function getOf(words: readonly Buffer[], withCas: boolean): MemcachedRequest {
@@ -226,9 +234,8 @@ function getAndTouchOf(words: readonly Buffer[], withCas: boolean): MemcachedReq
 }
 
 function storeOf(mode: StoreMode, words: readonly Buffer[]): Line {
-  const parameters = mode === 'cas' ? 6 : 5;
   // Without a length nothing can follow but the next line.
-  if (words.length < parameters) return { request: wrong(INVALID_PARAMETERS) };
+  if (words.length < 5) return { request: wrong(INVALID_PARAMETERS) };
   const key = words[1] as Buffer;
   const flags = flagsOf(textOf(words[2]));
   const exptime = integerOf(textOf(words[3]));
@@ -236,7 +243,7 @@ function storeOf(mode: StoreMode, words: readonly Buffer[]): Line {
   const unique = mode === 'cas' ? uniqueOf(textOf(words[5])) : 0n;
   const isSound = flags !== undefined && exptime !== undefined && unique !== undefined && !isTooLong(key);
   if (valueBytes !== undefined && !isSound) return { refused: BAD_FORMAT, valueBytes };
-  const quiet = isQuiet(words, parameters);
+  const quiet = isQuiet(words, mode === 'cas' ? 6 : 5);
   const finish = (value: Buffer): MemcachedRequest => {
     return { kind: 'store', mode, key, flags: flags ?? 0, exptime: exptime ?? 0, value, unique: unique ?? 0n, quiet };
   };

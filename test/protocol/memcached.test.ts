@@ -108,7 +108,10 @@ describe('memcached requests', () => {
   for (const [text, answer] of [
     ['frob\r\n', 'ERROR'],
     ['\r\n', 'ERROR'],
-    ['GET a\r\n', 'ERROR'],
+    ['Get a\r\n', 'ERROR'],
+    ['cas k 0 0 7 \r\nget a\r\n\r\n', 'CLIENT_ERROR bad command line format'],
+    ['delete k 10 noreply\r\n', ''],
+    ['incr k x noreply\r\n', ''],
     ['get\r\n', 'ERROR'],
     ['set a\r\n', 'CLIENT_ERROR invalid parameters'],
     ['set k x 0 3\r\nget\r\n', 'CLIENT_ERROR bad command line format'],
@@ -147,6 +150,7 @@ describe('memcached requests', () => {
   it('end the connection where nobody knows where the next one begins', () => {
     const ends = (text: string): string[] => all(`${text}\r\nversion\r\n`);
     assert.deepEqual(ends('set a 0 0 -1'), ['CLIENT_ERROR bad data chunk, and the end']);
+    assert.deepEqual(ends('POST / HTTP/1.1\r\nHost: x\r\n\r\nset k 0 0 1\r\nx'), ['ERROR, and the end']);
     assert.deepEqual(ends('ms a x'), ['CLIENT_ERROR bad data chunk, and the end']);
     assert.deepEqual(ends('\x80\x00\x00\x00'), [
       'CLIENT_ERROR this port speaks the text protocol, not the binary one, and the end',
