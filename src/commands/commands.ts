@@ -13,6 +13,16 @@ import { OperationCounts } from './operation-counts.js';
  */
 export const LONGEST_KEY_BYTES = 1900;
 
+/** Records of a bulk call that are one transaction without being asked to. */
+export const PART_RECORDS = 5_000;
+/** Most records of a bulk call that is to be atomic. */
+export const ATOMIC_RECORDS = 10_000;
+
+export interface BulkOptions {
+  /** All or nothing, however many. */
+  readonly atomic?: boolean;
+}
+
 /** `set` stores whatever was there; `add` only a new record; `replace` only an existing one. */
 export type SetMode = 'set' | 'add' | 'replace';
 
@@ -162,14 +172,42 @@ export class Commands {
     await this.counts.ofSet(1, this.#acknowledged(written));
   }
 
-  /** All or nothing, as one transaction. Returns the number of records stored. */
-  async setBulk(records: readonly RecordWrite[]): Promise<number> {
+  /**
+   * All or nothing, as one transaction, up to `PART_RECORDS`. More are cut into transactions of so many, one after the
+   * other, because one of a million would keep every reader waiting for seconds; whoever needs them whole asks for
+   * `atomic`, which refuses more than `ATOMIC_RECORDS`. Returns the number of records stored. Errors: `TOO_LARGE`.
+   */
+  async setBulk(records: readonly RecordWrite[], { atomic = false }: BulkOptions = {}): Promise<number> {
     for (const record of records) this.#checkRecord(record);
-    const written = this.#writable().write((transaction) => {
-      for (const { database, key, value, xtMs } of records) transaction.set(database.name, key, value, xtMs);
-      return records.length;
+    const stored = this.#inParts(records, atomic, (part) => {
+      return this.#writable().write((transaction) => {
+        for (const { database, key, value, xtMs } of part) transaction.set(database.name, key, value, xtMs);
+        return part.length;
+      });
     });
-    return await this.counts.ofSet(records.length, this.#acknowledged(written));
+    return await this.counts.ofSet(records.length, stored);
+  }
+
+  /** The sum of what the parts return. An earlier part is visible before a later one begins, and flushed before it is. */
+  async #inParts<T>(
+    items: readonly T[],
+    atomic: boolean,
+    write: (part: readonly T[]) => Written<number>,
+  ): Promise<number> {
+    if (atomic && items.length > ATOMIC_RECORDS) {
+      throw new TokaidoError('TOO_LARGE', `${items.length} records in one atomic call exceed ${ATOMIC_RECORDS}`, {
+        hint: 'send fewer records in one call, or leave atomic out',
+      });
+    }
+    const size = atomic ? ATOMIC_RECORDS : PART_RECORDS;
+    let done = 0;
+    for (let at = 0; ; at += size) {
+      const written = write(items.slice(at, at + size));
+      if (at + size >= items.length) return done + (await this.#acknowledged(written));
+      // Nobody waits for the flush of this part by itself.
+      written.flushed.catch(() => undefined);
+      done += await written.committed;
+    }
   }
 
   /**
@@ -215,16 +253,18 @@ export class Commands {
     await this.counts.ofRemove(1, this.#acknowledged(written));
   }
 
-  /** All or nothing, as one transaction. Returns how many records were there. */
-  async removeBulk(keys: readonly KeyRef[]): Promise<number> {
-    const written = this.#writable().write((transaction) => {
-      let removed = 0;
-      for (const { database, key } of keys) {
-        if (key.length <= LONGEST_KEY_BYTES && transaction.remove(database.name, key)) removed++;
-      }
-      return removed;
+  /** In parts as `setBulk`. Returns how many records were there. Errors: `TOO_LARGE`. */
+  async removeBulk(keys: readonly KeyRef[], { atomic = false }: BulkOptions = {}): Promise<number> {
+    const removed = this.#inParts(keys, atomic, (part) => {
+      return this.#writable().write((transaction) => {
+        let there = 0;
+        for (const { database, key } of part) {
+          if (key.length <= LONGEST_KEY_BYTES && transaction.remove(database.name, key)) there++;
+        }
+        return there;
+      });
     });
-    return await this.counts.ofRemove(keys.length, this.#acknowledged(written));
+    return await this.counts.ofRemove(keys.length, removed);
   }
 
   /** Removes every record of a database, as one transaction. */

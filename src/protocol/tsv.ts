@@ -2,11 +2,14 @@
  * TSV-RPC, Kyoto Tycoon's remote procedures over HTTP: a table of names and values in, one out. What does not decode is
  * refused, never guessed.
  */
-import type { ErrorCode, TokaidoError } from '../base/errors.js';
+import { type ErrorCode, TokaidoError } from '../base/errors.js';
 import { PROTOCOL_ERRORS } from './errors.js';
 import type { HttpReply, HttpRequest } from './http.js';
 import { type ColumnEncoding, decodeColumn, EncodingChoice, encodeColumn } from './kt-rpc/columns.js';
 import { decodePercent } from './percent.js';
+
+/** Most arguments of a call: each costs time and memory beside its bytes. */
+export const MAX_ARGUMENTS = 200_000;
 
 /** By name, one character per byte. */
 export type Arguments = ReadonlyMap<string, Buffer>;
@@ -28,11 +31,20 @@ function encodingOf(contentType: string): ColumnEncoding {
   return letter === undefined ? 'raw' : (letter.toUpperCase() as ColumnEncoding);
 }
 
+function checkRoom(input: Arguments): void {
+  if (input.size >= MAX_ARGUMENTS) {
+    throw new TokaidoError('TOO_LARGE', `a call with more than ${MAX_ARGUMENTS} arguments`, {
+      hint: 'send several smaller calls',
+    });
+  }
+}
+
 function readForm(text: string, input: Map<string, Buffer>): void {
   for (const pair of text.split('&')) {
     if (pair === '') continue;
     const at = pair.indexOf('=');
     const name = decodePercent(at < 0 ? pair : pair.slice(0, at)).toString('latin1');
+    checkRoom(input);
     input.set(name, decodePercent(at < 0 ? '' : pair.slice(at + 1)));
   }
 }
@@ -46,6 +58,7 @@ function readTable(text: string, encoding: ColumnEncoding, input: Map<string, Bu
     const tab = text.indexOf('\t', from);
     if (tab >= 0 && tab < end) {
       const name = decodeColumn(encoding, text.slice(from, tab)).toString('latin1');
+      checkRoom(input);
       input.set(name, decodeColumn(encoding, text.slice(tab + 1, end)));
     }
     from = next + 1;

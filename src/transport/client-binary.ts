@@ -1,5 +1,6 @@
 /** Binary requests to commands and back. */
 import { TokaidoError } from '../base/errors.js';
+import { PART_RECORDS } from '../commands/commands.js';
 import { xtFromSeconds } from '../protocol/expiry.js';
 import { type BinaryKey, type BinaryRequest, GetReply, renderCount } from '../protocol/kt-binary.js';
 import type { Order } from './rpc-procedure.js';
@@ -11,9 +12,14 @@ const MAX_ANSWER_BYTES = 256 * 1024 * 1024;
 /** Keys read by one step of a bulk get. */
 const STEP_KEYS = 64;
 
-/** What may overlap on one connection; see `Order`. */
-export function binaryOrder({ kind }: BinaryRequest): Order {
-  return kind === 'get' || kind === 'script' ? 'alone' : 'write';
+/**
+ * What may overlap on one connection; see `Order`. A bulk write that is cut into parts stands alone: a later write must
+ * not come between them.
+ */
+export function binaryOrder(request: BinaryRequest): Order {
+  if (request.kind === 'get' || request.kind === 'script') return 'alone';
+  const records = request.kind === 'set' ? request.records : request.keys;
+  return records.length > PART_RECORDS ? 'alone' : 'write';
 }
 
 /** Records of databases that do not exist are passed over, as in the reference. Errors: `TokaidoError`. */

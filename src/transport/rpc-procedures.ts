@@ -2,7 +2,9 @@
  * The remote procedures: one table from name to operation, and what surrounds every call (waiting for a signal before
  * it, signalling after it, rendering).
  */
+
 import { TokaidoError } from '../base/errors.js';
+import { PART_RECORDS } from '../commands/commands.js';
 import type { HttpReply } from '../protocol/http.js';
 import { EncodingChoice } from '../protocol/kt-rpc/columns.js';
 import { readDecimal } from '../protocol/kt-rpc/numbers.js';
@@ -31,7 +33,9 @@ function procedureOf(name: string): Procedure | undefined {
 }
 
 export function orderOf({ procedure, input }: RpcCall): Order {
-  return input.has('WAIT') ? 'alone' : (procedureOf(procedure)?.order ?? 'read');
+  // A bulk write that is cut into parts stands alone too: a later write must not come between them.
+  if (input.has('WAIT') || input.size > PART_RECORDS) return 'alone';
+  return procedureOf(procedure)?.order ?? 'read';
 }
 
 /** An error of a call is an answer too: only what is no `TokaidoError` is thrown, or rejects. */

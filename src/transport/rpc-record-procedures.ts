@@ -1,6 +1,6 @@
 /** Remote procedures on single records and on many. */
 import { TokaidoError } from '../base/errors.js';
-import type { KeyRef, SetMode } from '../commands/commands.js';
+import { ATOMIC_RECORDS, type KeyRef, type SetMode } from '../commands/commands.js';
 import {
   append,
   compareAndSwap,
@@ -17,8 +17,6 @@ import { type Call, NOTHING, type Procedure, type Rows, recordRows, row } from '
 
 /** Most bytes that a bulk read may answer with. */
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
-/** Most keys of a bulk read that must not be interrupted. */
-const MAX_ATOMIC_KEYS = 10_000;
 /** Keys read by one step of a bulk read. */
 const STEP_KEYS = 64;
 
@@ -80,20 +78,21 @@ async function setBulk({ input, host: { commands }, nowMs }: Call): Promise<Rows
   const database = databaseOf(input, commands);
   const xtMs = expiryOf(input, nowMs);
   const records = bulkOf(input).map(([key, value]) => ({ database, key, value, xtMs }));
-  return [row('num', await commands.setBulk(records))];
+  return [row('num', await commands.setBulk(records, { atomic: input.has('atomic') }))];
 }
 
 async function removeBulk({ input, host: { commands } }: Call): Promise<Rows> {
   const database = databaseOf(input, commands);
-  return [row('num', await commands.removeBulk(bulkOf(input).map(([key]) => ({ database, key }))))];
+  const keys = bulkOf(input).map(([key]) => ({ database, key }));
+  return [row('num', await commands.removeBulk(keys, { atomic: input.has('atomic') }))];
 }
 
 function getBulk({ input, host: { commands, slices }, session }: Call): Rows | Promise<Rows> {
   const database = databaseOf(input, commands);
   const keys = bulkOf(input);
   const atomic = input.has('atomic');
-  if (atomic && keys.length > MAX_ATOMIC_KEYS) {
-    throw new TokaidoError('TOO_LARGE', `more than ${MAX_ATOMIC_KEYS} keys in one atomic call`, {
+  if (atomic && keys.length > ATOMIC_RECORDS) {
+    throw new TokaidoError('TOO_LARGE', `more than ${ATOMIC_RECORDS} keys in one atomic call`, {
       hint: 'ask for fewer keys, or leave atomic out',
     });
   }

@@ -2,7 +2,13 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { TokaidoError } from '../../src/base/errors.js';
-import { Commands, type CommandsOptions, type RecordWrite } from '../../src/commands/commands.js';
+import {
+  ATOMIC_RECORDS,
+  Commands,
+  type CommandsOptions,
+  PART_RECORDS,
+  type RecordWrite,
+} from '../../src/commands/commands.js';
 import type { LocalStore } from '../../src/store/store.js';
 import type { Database, Written } from '../../src/store/types.js';
 import { bytes, START_MS, StoreBench } from '../support/store-model.js';
@@ -62,6 +68,23 @@ describe('commands', () => {
       ['fulfilled', 'rejected', 'rejected'],
     );
     assert.equal(value('a'), '1');
+  });
+
+  it('bulk calls beyond a size are cut into transactions of so many; atomic ones are refused beyond theirs', async () => {
+    const many = (count: number): RecordWrite[] => Array.from({ length: count }, (_, i) => record(`k${i}`, 'v'));
+    const sequence = (): number => store.position()[0]?.sequence ?? 0;
+    assert.equal(await commands.setBulk(many(PART_RECORDS)), PART_RECORDS);
+    assert.equal(sequence(), 1);
+    assert.equal(await commands.setBulk(many(PART_RECORDS + 1)), PART_RECORDS + 1);
+    assert.equal(sequence(), 3);
+    assert.equal(value(`k${PART_RECORDS}`), 'v');
+    assert.equal(await commands.setBulk(many(PART_RECORDS + 1), { atomic: true }), PART_RECORDS + 1);
+    assert.equal(sequence(), 4);
+    await assert.rejects(commands.setBulk(many(ATOMIC_RECORDS + 1), { atomic: true }), { code: 'TOO_LARGE' });
+    await assert.rejects(commands.removeBulk(many(ATOMIC_RECORDS + 1), { atomic: true }), { code: 'TOO_LARGE' });
+    assert.equal(sequence(), 4);
+    assert.equal(await commands.removeBulk(many(PART_RECORDS + 1)), PART_RECORDS + 1);
+    assert.equal(sequence(), 6);
   });
 
   it('bulk calls are all or nothing, and count', async () => {

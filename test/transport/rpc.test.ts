@@ -1,7 +1,8 @@
 /** Remote procedures over real connections: cursors, signals, order, limits, and how connections end. */
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { encodeGetBulk } from '../../src/client/wire.js';
+import { encodeGetBulk, encodeSetBulk } from '../../src/client/wire.js';
+import { PART_RECORDS } from '../../src/commands/commands.js';
 import { ClientBench, type RawClient, request, rpcRequest } from '../support/client-bench.js';
 import { eventually } from '../support/local-runtime.js';
 
@@ -198,6 +199,22 @@ describe('remote procedures', () => {
         calls.map((_, index) => String(index + 1)),
       );
       assert.ok(server.store.statistics().commits - before < 50);
+    });
+
+    it('of a bulk write that is cut into parts and a later write of one of its keys ends with the later one', async () => {
+      const keys = Array.from({ length: 2 * PART_RECORDS }, (_, i) => `k${i}`);
+      const last = keys.at(-1) as string;
+      const binary = encodeSetBulk(
+        keys.map((key) => [Buffer.from(key), Buffer.from('bulk')]),
+        0,
+      );
+      client.send(binary);
+      client.send(rpcRequest('set', { key: last, value: 'later' }));
+      client.send(rpcRequest('set_bulk', Object.fromEntries(keys.map((key) => [`_${key}`, 'bulk again']))));
+      client.send(rpcRequest('set', { key: last, value: 'last' }) + rpcRequest('get', { key: last }));
+      assert.deepEqual(await client.answer(), { kind: 'count', count: keys.length });
+      for (let i = 0; i < 3; i++) assert.equal((await client.http()).status, 200);
+      assert.equal((await client.http()).rows.get('value'), 'last');
     });
 
     it('goes on after a call that does not decode', async () => {
