@@ -47,6 +47,10 @@ export function registerNodeMetrics(node: Node): void {
   metrics.gauge('client_connections', 'Open client connections.', () => {
     return node.clients.reduce((sum, { connections }) => sum + connections, 0);
   });
+  metrics.gauge('client_held_bytes', 'Memory held for clients.', () => node.clientKeeper.heldBytes);
+  metrics.counter('client_cuts_total', 'Client connections ended by a limit, by reason.', () => {
+    return [...node.clientKeeper.cuts].map(([reason, count]) => [{ reason }, count] as const);
+  });
   metrics.counter('client_requests_total', 'Client requests, by protocol.', () => {
     const totals = new Map<string, number>();
     for (const { requests } of node.clients) {

@@ -21,6 +21,7 @@ import { Heartbeats } from '../replication/heartbeats.js';
 import { ReplicationServer } from '../replication/server.js';
 import { UpstreamFollower } from '../replication/upstream-follower.js';
 import type { LocalStore } from '../store/store.js';
+import { ClientKeeper } from '../transport/client-keeper.js';
 import { type ClientListener, listenForClients } from '../transport/client-listener.js';
 import { listenForMemcached } from '../transport/memcached-listener.js';
 import type { ClientTls } from '../transport/stream-server.js';
@@ -71,6 +72,7 @@ export class Node {
   #replication: ReplicationServer | undefined;
   #followers: FollowerListener | undefined;
   #upstream: UpstreamFollower | undefined;
+  readonly clientKeeper: ClientKeeper;
   readonly #clients: ClientListener[] = [];
   readonly #memcached: ClientListener[] = [];
   #admin: AdminServer | undefined;
@@ -121,6 +123,7 @@ export class Node {
       config.role === 'root',
     );
     this.#signals = new Signals(runtime);
+    this.clientKeeper = new ClientKeeper({ limits: config.limits, runtime, log: this.#log });
     this.#commands = new Commands({
       store: () => this.stores.current,
       writeGate: () => this.#writeRefusal(),
@@ -322,7 +325,8 @@ export class Node {
     const { runtime, onFatal } = this.#options;
     const commands = this.#commands;
     const signals = this.#signals;
-    const shared = { commands, runtime, log: this.#log, maxConnections: this.config.limits.connections, onFatal };
+    const maxConnections = this.config.limits.connections;
+    const shared = { commands, runtime, log: this.#log, maxConnections, keeper: this.clientKeeper, onFatal };
     for (const listener of this.config.listen.clients) {
       const { host, port } = listener;
       this.#clients.push(await listenForClients({ ...shared, host, port, tls: clientTlsOf(listener), signals }));
@@ -443,6 +447,7 @@ export class Node {
     this.#sweep?.cancel();
     await this.#feed?.stop();
     await Promise.all(this.clients.map(async (listener) => await listener.close()));
+    this.clientKeeper.close();
     this.#upstream?.stop();
     this.#replication?.close();
     await this.#followers?.close();

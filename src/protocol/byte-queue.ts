@@ -12,6 +12,11 @@ export class ByteQueue {
     return this.#end - this.#start;
   }
 
+  /** Memory that it takes: the rest of a chunk, or of the room it made, stays while a part of it waits. */
+  get heldBytes(): number {
+    return this.#buffer.length;
+  }
+
   /** All that is waiting, as a view that stays valid after later appends. */
   view(): Buffer {
     return this.#buffer.subarray(this.#start, this.#end);

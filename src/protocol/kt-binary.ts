@@ -50,6 +50,11 @@ export class BinaryDecoder {
     this.#limits = limits;
   }
 
+  /** Records of the request that has begun, as far as they are there. */
+  get records(): number {
+    return this.#keys.length + this.#records.length;
+  }
+
   /** Parses the request at the beginning of `bytes`, which grew since the last call. Errors: `MALFORMED`, `TOO_LARGE`. */
   parse(bytes: Buffer): BinaryParse {
     if (this.#at === 0 && !this.#header(bytes)) return { kind: 'incomplete' };

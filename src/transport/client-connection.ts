@@ -26,6 +26,8 @@ const HEAD_BYTES = 64 * 1024;
 const BODY_EXTRA_BYTES = 4096;
 const BINARY_RECORDS = 1_000_000;
 const BINARY_BYTES = 256 * 1024 * 1024;
+/** What one record of a request costs in memory beside its bytes: objects, views, and its place in a transaction. */
+const RECORD_BYTES = 400;
 /** First byte of a binary request is at least this; no HTTP method begins so. */
 const FIRST_BINARY = 0x80;
 
@@ -50,6 +52,10 @@ export class ClientConnection extends PipelinedConnection {
 
   protected onClose(): void {
     this.#session.close();
+  }
+
+  protected override get begunBytes(): number {
+    return this.#binary.records * RECORD_BYTES;
   }
 
   protected next(bytes: Buffer): boolean {
@@ -105,7 +111,7 @@ export class ClientConnection extends PipelinedConnection {
       return;
     }
     const order = orderOf(call);
-    const work: Work = { bytes, order, last: !keepAlive };
+    const work: Work = { bytes: bytes + call.input.size * RECORD_BYTES, order, last: !keepAlive };
     this.start(order, () => this.run(() => answerRpc(call, this.#session), render, failed, work));
   }
 
@@ -115,7 +121,8 @@ export class ClientConnection extends PipelinedConnection {
     this.received.consume(parsed.bytes);
     this.#context.count('binary');
     const order = binaryOrder(parsed.request);
-    const work: Work = { bytes: parsed.bytes, order, last: false };
+    const cost = parsed.bytes + recordsOf(parsed.request) * RECORD_BYTES;
+    const work: Work = { bytes: cost, order, last: false };
     this.start(order, () => this.#runBinary(parsed.request, work));
     return true;
   }
@@ -129,6 +136,11 @@ export class ClientConnection extends PipelinedConnection {
       work,
     );
   }
+}
+
+function recordsOf(request: BinaryRequest): number {
+  if (request.kind === 'script') return 0;
+  return request.kind === 'set' ? request.records.length : request.keys.length;
 }
 
 function withoutBody({ status, headers = {}, body }: HttpReply): HttpReply {

@@ -5,6 +5,7 @@ import type { Commands } from '../commands/commands.js';
 import type { Signals } from '../commands/signals.js';
 import { Slices } from '../commands/slices.js';
 import { ClientConnection } from './client-connection.js';
+import type { ClientKeeper } from './client-keeper.js';
 import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
 
 export interface ClientListenerOptions {
@@ -17,6 +18,7 @@ export interface ClientListenerOptions {
   readonly runtime: Runtime;
   readonly log: Logger;
   readonly maxConnections: number;
+  readonly keeper: ClientKeeper;
   onFatal(error: unknown): void;
 }
 

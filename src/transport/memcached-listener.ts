@@ -6,6 +6,7 @@ import type { Commands } from '../commands/commands.js';
 import type { MessageQueues } from '../commands/message-queues.js';
 import type { Recaching } from '../commands/recaching.js';
 import { Slices } from '../commands/slices.js';
+import type { ClientKeeper } from './client-keeper.js';
 import type { ClientListener } from './client-listener.js';
 import { MemcachedConnection, type MemcachedContext } from './memcached-connection.js';
 import { MemcachedCounts, type MemcachedOptions } from './memcached-session.js';
@@ -22,6 +23,7 @@ export interface MemcachedListenerOptions extends MemcachedOptions {
   readonly runtime: Runtime;
   readonly log: Logger;
   readonly maxConnections: number;
+  readonly keeper: ClientKeeper;
   onFatal(error: unknown): void;
 }
 

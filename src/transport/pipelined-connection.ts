@@ -16,8 +16,8 @@ import type { Socket } from 'node:net';
 import { AssertionFailure, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import { ByteQueue } from '../protocol/byte-queue.js';
+import { type Conversation, MUCH_BYTES } from './client-keeper.js';
 import type { Order } from './rpc-procedure.js';
-import type { Conversation } from './stream-server.js';
 
 /** What every connection of a listener needs of it. */
 export interface PipelineContext {
@@ -28,7 +28,7 @@ export interface PipelineContext {
 /** An answer, now or later. `undefined` bytes: the client asked for none. */
 export type Answer = readonly Buffer[] | undefined;
 
-/** What a request needs beside its work: its length, and whether the connection ends with it. */
+/** What a request needs beside its work: about what it holds in memory, and whether the connection ends with it. */
 export interface Work {
   readonly bytes: number;
   readonly order: Order;
@@ -51,7 +51,7 @@ interface Waiting {
 /** Answers that may be owed at a time. */
 const MAX_SLOTS = 1024;
 /** Bytes of answers that may wait in the socket. */
-const MAX_UNSENT_BYTES = 4 * 1024 * 1024;
+const MAX_UNSENT_BYTES = 1024 * 1024;
 /** Bytes of requests that are under way. */
 const MAX_WORKING_BYTES = 32 * 1024 * 1024;
 /** Bytes read ahead while no request can be taken: enough to notice that the client has gone. */
@@ -61,12 +61,15 @@ const MAX_LATE_BYTES = 64 * 1024 * 1024;
 
 export abstract class PipelinedConnection implements Conversation {
   protected readonly received = new ByteQueue();
+  holdsMuch = (): void => undefined;
   readonly #socket: Socket;
   readonly #context: PipelineContext;
   readonly #slots: Slot[] = [];
   /** Requests under way. */
   #working = 0;
   #workingBytes = 0;
+  /** Bytes of answers that wait for those before them. */
+  #answerBytes = 0;
   /** The one under way stands alone. */
   #alone = false;
   #waiting: Waiting | undefined;
@@ -107,7 +110,22 @@ export abstract class PipelinedConnection implements Conversation {
 
   /** Whether it is the client who has something to do: send the rest of a request, or close after the last answer. */
   get isWaitingForRest(): boolean {
-    return this.#slots.length === 0 && (this.isBegun || this.#ended);
+    if (this.#slots.length > 0) return false;
+    // What waits because the client does not take its answers is whole, perhaps: that is another matter.
+    return this.#ended || (this.isBegun && this.#hasRoom());
+  }
+
+  get isWorking(): boolean {
+    return this.#slots.length > 0;
+  }
+
+  get heldBytes(): number {
+    return this.received.heldBytes + this.begunBytes + this.#workingBytes + this.#answerBytes;
+  }
+
+  /** What the request that has begun costs in memory beside its bytes. */
+  protected get begunBytes(): number {
+    return 0;
   }
 
   #onData(chunk: Buffer): void {
@@ -145,11 +163,13 @@ export abstract class PipelinedConnection implements Conversation {
 
   #hasRoom(): boolean {
     if (this.#alone || this.#waiting !== undefined || this.#workingBytes >= MAX_WORKING_BYTES) return false;
-    return this.#slots.length < MAX_SLOTS && this.#socket.writableLength < MAX_UNSENT_BYTES;
+    if (this.#slots.length >= MAX_SLOTS || this.#socket.destroyed) return false;
+    return this.#socket.writableLength + this.#answerBytes < MAX_UNSENT_BYTES;
   }
 
   /** Stops and starts reading as room comes and goes. */
   #balance(): void {
+    if (this.heldBytes + this.#socket.writableLength > MUCH_BYTES) this.holdsMuch();
     const stall = !this.#ended && !this.#hasRoom() && this.received.length > MAX_AHEAD_BYTES;
     if (stall === this.#stalled) return;
     this.#stalled = stall;
@@ -179,6 +199,7 @@ export abstract class PipelinedConnection implements Conversation {
     const settle = (answer: Answer): void => {
       slot.answer = answer;
       slot.done = true;
+      this.#answerBytes += bytesOf(answer);
     };
     const fail = (error: unknown): void => settle(failed(this.known(error)));
     let result: R | Promise<R>;
@@ -223,6 +244,7 @@ export abstract class PipelinedConnection implements Conversation {
 
   #push(slot: Slot): void {
     this.#slots.push(slot);
+    this.#answerBytes += bytesOf(slot.answer);
     if (slot.last) this.#ended = true;
   }
 
@@ -230,6 +252,7 @@ export abstract class PipelinedConnection implements Conversation {
   #flush(): void {
     while (this.#slots[0]?.done === true) {
       const slot = this.#slots.shift() as Slot;
+      this.#answerBytes -= bytesOf(slot.answer);
       for (const bytes of slot.answer ?? []) this.#socket.write(bytes);
       if (slot.last) this.#socket.end();
     }
@@ -254,4 +277,10 @@ export abstract class PipelinedConnection implements Conversation {
     this.received.consume(this.received.length);
     this.push(answer, true);
   }
+}
+
+function bytesOf(answer: Answer): number {
+  let bytes = 0;
+  for (const part of answer ?? []) bytes += part.length;
+  return bytes;
 }

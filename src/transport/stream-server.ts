@@ -1,12 +1,10 @@
-/**
- * A listener for clients of any protocol, over TCP or TLS: accepts within limits, names what it refuses, and ends
- * connections that keep it waiting in the middle of a request.
- */
+/** A listener for clients of any protocol, over TCP or TLS: accepts within limits, and names what it refuses. */
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer, type TLSSocket } from 'node:tls';
 import { messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
+import type { ClientKeeper, Conversation } from './client-keeper.js';
 import { cannotListen } from './tls-link.js';
 
 /** What a TLS listener for clients proves, and asks of them. */
@@ -19,15 +17,6 @@ export interface ClientTls {
   readonly names: readonly string[];
 }
 
-/** One connection, as the listener sees it. */
-export interface Conversation {
-  /**
-   * Whether a request has begun and is not all there, or the client has to close after its last answer: what a slow
-   * client would hold open for ever.
-   */
-  readonly isWaitingForRest: boolean;
-}
-
 export interface StreamServerOptions {
   readonly host: string;
   readonly port: number;
@@ -38,6 +27,8 @@ export interface StreamServerOptions {
   readonly log: Logger;
   /** Most connections at a time. */
   readonly maxConnections: number;
+  /** Ends connections that cost more than they may; shared by all client listeners of a node. */
+  readonly keeper: ClientKeeper;
   /** A connection that may speak. */
   onConnection(socket: Socket): Conversation;
 }
@@ -48,8 +39,6 @@ export interface StreamServer {
   close(): Promise<void>;
 }
 
-/** A request that has begun must be all there within this time, or move on. */
-const PATIENCE_MS = 30_000;
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 1_000;
 /** At most one refusal is logged in this time; the rest is counted with it. */
@@ -73,10 +62,7 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
   const refuse = refusals(options);
 
   const converse = (socket: Socket): void => {
-    const conversation = options.onConnection(socket);
-    socket.setTimeout(PATIENCE_MS, () => {
-      if (conversation.isWaitingForRest) socket.destroy();
-    });
+    options.keeper.watch(socket, options.onConnection(socket));
   };
   const server = tls === undefined ? createServer(SOCKET, converse) : secureServer(options, tls, converse, refuse);
   server.on('connection', (socket: Socket) => {

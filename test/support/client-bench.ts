@@ -10,6 +10,7 @@ import { TieredEngine } from '../../src/engine/tiered.js';
 import { decodeColumn, encodeColumn } from '../../src/protocol/kt-rpc/columns.js';
 import { parseDatabases } from '../../src/store/database-spec.js';
 import type { LocalStore } from '../../src/store/store.js';
+import { ClientKeeper, type ClientLimits } from '../../src/transport/client-keeper.js';
 import { type ClientListener, listenForClients } from '../../src/transport/client-listener.js';
 import { StoreBench } from './store-model.js';
 
@@ -22,6 +23,14 @@ export interface TableReply {
 }
 
 const PATIENCE_MS = 10_000;
+
+/** Limits that no test reaches unless it sets others. */
+export const PATIENT: ClientLimits = {
+  idleMs: 0,
+  patienceMs: 30_000,
+  slowestBytesPerSecond: 16_384,
+  clientBytes: 2 ** 29,
+};
 
 /** One connection. */
 export class RawClient {
@@ -126,12 +135,17 @@ export class ClientBench {
   readonly store: LocalStore;
   readonly commands: Commands;
   readonly signals: Signals;
+  readonly keeper: ClientKeeper;
   readonly runtime: Runtime;
   readonly #clients: RawClient[] = [];
   #listener: ClientListener | undefined;
 
   /** `overrides` of the runtime that the listener sees; the store has the test's clock. */
-  constructor(databases: readonly string[] = ['casket.kct'], overrides: Partial<Runtime> = {}) {
+  constructor(
+    databases: readonly string[] = ['casket.kct'],
+    overrides: Partial<Runtime> = {},
+    limits: Partial<ClientLimits> = {},
+  ) {
     this.bench.clock.ms = 1_700_000_000_000;
     const engine = new TieredEngine(this.bench.engine());
     this.store = this.bench.store(1, {
@@ -147,6 +161,7 @@ export class ClientBench {
     });
     this.runtime = { ...this.bench.clock.runtime, ...overrides };
     this.signals = new Signals(this.runtime);
+    this.keeper = new ClientKeeper({ limits: { ...PATIENT, ...limits }, runtime: this.runtime, log: silentLogger });
   }
 
   async listen(): Promise<void> {
@@ -159,6 +174,7 @@ export class ClientBench {
       runtime: this.runtime,
       log: silentLogger,
       maxConnections: 100,
+      keeper: this.keeper,
       onFatal: (error) => {
         throw error;
       },
@@ -182,6 +198,7 @@ export class ClientBench {
   async close(): Promise<void> {
     for (const client of this.#clients) client.close();
     await this.#listener?.close();
+    this.keeper.close();
     await this.bench.close();
   }
 }

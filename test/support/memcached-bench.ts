@@ -110,6 +110,7 @@ export class MemcachedBench {
       runtime,
       log: silentLogger,
       maxConnections: 100,
+      keeper: this.server.keeper,
       onFatal: (error) => {
         throw error;
       },

@@ -8,7 +8,9 @@ import { type ConnectionOptions, connect } from 'node:tls';
 import type { Logger } from '../../src/base/logger.js';
 import { silentLogger } from '../../src/base/logger.js';
 import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import { ClientKeeper } from '../../src/transport/client-keeper.js';
 import { type ClientTls, listenForStreams, type StreamServer } from '../../src/transport/stream-server.js';
+import { PATIENT } from '../support/client-bench.js';
 import { localRuntime } from '../support/local-runtime.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tokaido-client-tls-'));
@@ -33,8 +35,12 @@ async function makeCertificates(): Promise<void> {
 describe('a client listener over TLS', () => {
   let server: StreamServer | undefined;
   let refusals: string[] = [];
+  const keeper = new ClientKeeper({ limits: PATIENT, runtime: localRuntime(), log: silentLogger });
   before(makeCertificates);
-  after(() => rmSync(folder, { recursive: true, force: true }));
+  after(() => {
+    keeper.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
   afterEach(async () => await server?.close());
 
   const log: Logger = {
@@ -58,9 +64,10 @@ describe('a client listener over TLS', () => {
       runtime: localRuntime(),
       log,
       maxConnections: 10,
+      keeper,
       onConnection: (socket) => {
         socket.on('data', (chunk) => socket.write(chunk));
-        return { isWaitingForRest: false };
+        return { isWaitingForRest: false, isWorking: false, heldBytes: 0, holdsMuch: () => undefined };
       },
     });
     return server.port;

@@ -44,7 +44,14 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
       answer(response, 200, 'application/json', `${JSON.stringify(options.status(), null, 2)}\n`),
     '/metrics': (response) => answer(response, 200, 'text/plain; version=0.0.4', options.metrics.render()),
   };
-  const limits = { maxHeaderSize: 8192, headersTimeout: 5_000, requestTimeout: 5_000, keepAliveTimeout: 30_000 };
+  const limits = {
+    maxHeaderSize: 8192,
+    headersTimeout: 5_000,
+    requestTimeout: 5_000,
+    keepAliveTimeout: 30_000,
+    // How often the runtime looks for requests that took too long.
+    connectionsCheckingInterval: 1_000,
+  };
   const server = createServer(limits, (request, response) => {
     request.resume();
     const route = routes[(request.url ?? '').split('?')[0] ?? ''];

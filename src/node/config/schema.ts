@@ -302,7 +302,19 @@ export const schema = z.strictObject({
       transactionBytes: size('32MiB').describe('Largest transaction.'),
       queuedWrites: count(100_000).describe('Most writes waiting for the disk; more are refused.'),
       databases: z.number().int().positive().max(4096).default(256).describe('Most databases.'),
-      connections: count(10_000).describe('Most client connections.'),
+      connections: count(10_000).describe('Most client connections of a listener.'),
+      idleMs: duration('10m', { least: 0 }).describe(
+        'A client connection on which nothing happens for so long is closed; 0 never.',
+      ),
+      patienceMs: duration('30s').describe(
+        'How long a client may keep the node waiting in the middle of a request, or not take its answers.',
+      ),
+      slowestBytesPerSecond: size('16KiB').describe(
+        'A long request or answer gets as much more time as it needs at this speed.',
+      ),
+      clientBytes: size('512MiB').describe(
+        'Memory that all clients together may hold in requests and answers. Beyond it the connection that holds most is closed.',
+      ),
     })
     .prefault({})
     .describe('Limits. What exceeds one is refused with an error that names it.'),
