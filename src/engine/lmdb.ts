@@ -128,10 +128,23 @@ function isFull(folder: string): boolean {
   }
 }
 
-/** The library says of a failed commit only that it failed, and the reason in a promise beside it. */
+/** The library has told the reason of a failed commit by then, or it never will. */
+const REASON_MS = 100;
+
+/**
+ * The library says of a failed commit only that it failed, and the reason in a promise beside it. When the reason came
+ * before it made that promise, nothing ever settles it: whoever waited for it would hold up every later commit.
+ */
 async function commitError(error: unknown, folder: string): Promise<TokaidoError> {
-  const cause = (error as { commitError?: Promise<unknown> }).commitError;
-  return storageError(cause === undefined ? error : await cause.catch((reason: unknown) => reason), folder);
+  const reason = (error as { commitError?: Promise<unknown> }).commitError?.catch((cause: unknown) => cause);
+  if (reason === undefined) return storageError(error, folder);
+  let timer: NodeJS.Timeout | undefined;
+  const never = new Promise((resolve) => {
+    timer = setTimeout(resolve, REASON_MS, new Error('the commit failed'));
+  });
+  const cause = await Promise.race([reason, never]);
+  clearTimeout(timer);
+  return storageError(cause, folder);
 }
 
 /** The library prints failures besides reporting them: a line that nobody asked for, for each write. */

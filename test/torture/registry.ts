@@ -1,8 +1,9 @@
 /** Every torture, one line each. To add one: a module that exports a `Torture`, and its name here. */
 import { clients } from './clients.js';
 import { codecs } from './codecs.js';
+import { diskFull } from './disk-full.js';
 import { fuzz } from './fuzz.js';
 import { kill, killAny } from './kill.js';
 import type { Torture } from './torture.js';
 
-export const TORTURES: readonly Torture[] = [clients, codecs, fuzz, kill, killAny];
+export const TORTURES: readonly Torture[] = [clients, codecs, diskFull, fuzz, kill, killAny];
