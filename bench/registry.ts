@@ -1,0 +1,8 @@
+/** All rows, by family. A new family is one line here. */
+import type { Row } from './row.js';
+import { CLIENT_ROWS } from './rows/clients.js';
+import { NODE_ROWS } from './rows/node.js';
+import { REPLICATION_ROWS } from './rows/replication.js';
+import { STALL_ROWS } from './rows/stall.js';
+
+export const ROWS: readonly Row[] = [...CLIENT_ROWS, ...STALL_ROWS, ...REPLICATION_ROWS, ...NODE_ROWS];
