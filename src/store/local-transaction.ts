@@ -35,6 +35,8 @@ export class LocalTransaction implements StoreTransaction {
   readonly #limits: Bounds;
   /** Last set or remove of each key, by database and key bytes. */
   readonly #written = new Map<string, Map<string, RecordView | undefined>>();
+  /** How many of `changes` are in `#written`: it costs every write, and only who reads in a transaction needs it. */
+  #indexed = 0;
   /** Clears so far, in order; what was written before one is forgotten with it. */
   readonly #cleared: { database: string; prefix: Buffer }[] = [];
   #bytes = 0;
@@ -47,6 +49,7 @@ export class LocalTransaction implements StoreTransaction {
 
   get(database: string, key: Buffer): RecordView | undefined {
     const id = this.#draft.databaseId(database);
+    this.#index();
     const written = this.#written.get(database);
     const name = key.toString('latin1');
     if (written?.has(name) === true) {
@@ -73,14 +76,11 @@ export class LocalTransaction implements StoreTransaction {
     }
     const xt = this.#draft.expiryFor(id, Math.min(Math.max(0, Math.floor(xtMs)), MAX_XT_MS));
     this.#record({ kind: 'set', database, key, value, xtMs: xt });
-    const { sid, versionNs } = this.#author;
-    this.#remember(database, key, { value, xtMs: xt, sid, versionNs });
   }
 
   remove(database: string, key: Buffer): boolean {
     if (this.get(database, key) === undefined) return false;
     this.#record({ kind: 'remove', database, key });
-    this.#remember(database, key, undefined);
     return true;
   }
 
@@ -88,6 +88,23 @@ export class LocalTransaction implements StoreTransaction {
     this.#draft.databaseId(database);
     this.#checkKey(prefix);
     this.#record({ kind: 'clear', database, prefix });
+  }
+
+  /** Brings `#written` and `#cleared` up to the changes made so far. */
+  #index(): void {
+    for (; this.#indexed < this.changes.length; this.#indexed++) {
+      const change = this.changes[this.#indexed] as Change;
+      if (change.kind === 'clear') this.#forget(change);
+      else this.#remember(change.database, change.key, change.kind === 'set' ? this.#viewOf(change) : undefined);
+    }
+  }
+
+  #viewOf({ value, xtMs }: Extract<Change, { kind: 'set' }>): RecordView {
+    const { sid, versionNs } = this.#author;
+    return { value, xtMs, sid, versionNs };
+  }
+
+  #forget({ database, prefix }: { readonly database: string; readonly prefix: Buffer }): void {
     const written = this.#written.get(database);
     const start = prefix.toString('latin1');
     for (const name of written?.keys() ?? []) if (name.startsWith(start)) written?.delete(name);

@@ -267,22 +267,22 @@ export class LocalStore implements Store {
   #runLocal<T>(draft: Draft, sid: Sid, build: Build<T>, feed: FeedPosition | undefined): T {
     const { runtime, transaction } = this.#options;
     const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
-    const limits = { ...transaction, mayOnlyRemove: this.#isFull() };
+    const limits = { ...transaction, mayOnlyRemove: this.#full.is };
     const local = new LocalTransaction(draft, { sid, versionNs, nowMs: runtime.nowMs() }, limits);
     const result = build(local, versionNs);
     if (local.changes.length > 0) this.#logLocal(draft, { sid, versionNs, feed, changes: local.changes });
     return result;
   }
 
-  /** Room that removed data left in the file does not count: removing helps. */
-  #isFull(): boolean {
+  /** Asked once per commit. Room that removed data left in the file does not count: removing helps. */
+  #measure(): void {
     const { maxSizeBytes = Number.POSITIVE_INFINITY, runtime } = this.#options;
-    if (this.#engine.sizeBytes() < maxSizeBytes) return false;
     const nowMs = runtime.monotonicMs();
-    if (nowMs >= this.#full.untilMs) {
+    if (this.#engine.sizeBytes() < maxSizeBytes) {
+      this.#full = { is: false, untilMs: nowMs };
+    } else if (nowMs >= this.#full.untilMs) {
       this.#full = { is: this.#engine.usedBytes() >= maxSizeBytes, untilMs: nowMs + FULL_FOR_MS };
     }
-    return this.#full.is;
   }
 
   mark(feed: FeedPosition): Written<void> {
@@ -379,6 +379,7 @@ export class LocalStore implements Store {
   /** Runs jobs from the queue's head inside one engine transaction. The queue calls this, one at a time. */
   async #commit(next: QueueHead<Job>): Promise<{ flushed: Promise<void> }> {
     this.#openDatabases(next.peek()?.databases ?? []);
+    this.#measure();
     const nowMs = this.#options.runtime.nowMs();
     const { result, flushed } = await this.#engine.write((writer) => {
       const draft = new Draft(writer, this.#maps, this.#state, nowMs);
