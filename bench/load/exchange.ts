@@ -10,9 +10,7 @@ export type Exchange =
   | 'bulk-get'
   | 'bulk-set'
   | 'redis-get'
-  | 'redis-set'
-  | 'memcached-get'
-  | 'memcached-set';
+  | 'redis-set';
 
 /** Records of one bulk request. */
 export const BULK = 100;
@@ -71,21 +69,8 @@ function endOfRedis(bytes: Buffer, at: number): number {
   return end > bytes.length ? -1 : end;
 }
 
-const MEMCACHED_END = Buffer.from('\r\nEND\r\n');
-
-function endOfMemcached(bytes: Buffer, at: number): number {
-  const line = bytes.indexOf(0x0a, at);
-  if (line < 0) return -1;
-  // "STORED", or "VALUE key flags bytes".
-  if (bytes[at] === 0x53) return line + 1;
-  if (bytes[at] !== 0x56) throw refused(bytes, at);
-  const end = bytes.indexOf(MEMCACHED_END, line);
-  return end < 0 ? -1 : end + MEMCACHED_END.length;
-}
-
 export function answerEnd(exchange: Exchange): AnswerEnd {
   if (exchange.startsWith('redis')) return endOfRedis;
-  if (exchange.startsWith('memcached')) return endOfMemcached;
   return exchange.startsWith('bulk') ? endOfBinary : endOfHttp;
 }
 
@@ -125,10 +110,6 @@ export function encodeRequest(exchange: Exchange, number: number, value: Buffer)
       return Buffer.from(`*2\r\n$3\r\nGET\r\n$${key.length}\r\n${key}\r\n`);
     case 'redis-set':
       return Buffer.from(`*3\r\n$3\r\nSET\r\n$${key.length}\r\n${key}\r\n$${value.length}\r\n${value}\r\n`);
-    case 'memcached-get':
-      return Buffer.from(`get ${key}\r\n`);
-    case 'memcached-set':
-      return Buffer.from(`set ${key} 0 0 ${value.length}\r\n${value}\r\n`);
   }
 }
 

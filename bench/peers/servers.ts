@@ -46,12 +46,3 @@ export async function startRedis(stage: Stage, flags: readonly string[] = []): P
   const own = ['--bind', '127.0.0.1', '--port', String(port), '--dir', subfolder(stage, 'redis')];
   return await startServer(stage, program, [...own, '--save', '', '--appendonly', 'no', ...flags], port);
 }
-
-/** memcached, if it is there. */
-export async function startMemcached(stage: Stage): Promise<Server | undefined> {
-  const program = onPath('memcached');
-  if (program === undefined) return undefined;
-  const port = await freePort();
-  const user = process.getuid?.() === 0 ? ['-u', 'root'] : [];
-  return await startServer(stage, program, ['-l', '127.0.0.1', '-p', String(port), '-U', '0', ...user], port);
-}
