@@ -7,6 +7,7 @@ import { registerPg } from './pg.js';
 import { registerRecords } from './records.js';
 import { registerServe } from './serve.js';
 import { registerStatus } from './status.js';
+import { registerTransfer } from './transfer.js';
 
 const EXAMPLE = `
 Example:
@@ -29,6 +30,7 @@ export function createProgram(onExit?: (error: CommanderError) => never): Comman
   registerServe(program);
   registerStatus(program);
   registerRecords(program);
+  registerTransfer(program);
   registerCa(program);
   registerPg(program);
   registerConfig(program);

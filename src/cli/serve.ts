@@ -31,6 +31,7 @@ interface ServeFlags {
   readonly admin?: number;
   readonly durability?: string;
   readonly saveInterval?: string;
+  readonly saveCompress?: boolean;
   readonly logLevel?: string;
 }
 
@@ -47,7 +48,7 @@ function settingsFrom(flags: ServeFlags, memcachedSettings: (options: string) =>
       databases: flags.db,
       durability: flags.durability,
       listen,
-      memory: defined({ saveIntervalMs: flags.saveInterval }),
+      memory: defined({ saveIntervalMs: flags.saveInterval, compress: flags.saveCompress }),
       logging: defined({ level: flags.logLevel }),
     }) ?? {}
   );
@@ -122,6 +123,7 @@ export function registerServe(program: Command): void {
     .option('--admin <port>', 'port for health, status and metrics; 0 for any free one (listen.admin.port)', number)
     .option('--durability <level>', 'flushed or committed (durability)')
     .option('--save-interval <time>', 'how often databases in memory are saved (memory.saveIntervalMs)')
+    .option('--save-compress', 'compress what is saved of them (memory.compress)')
     .option('--log-level <level>', 'debug, info, warn or error (logging.level)')
     .addHelpText(
       'after',

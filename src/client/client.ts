@@ -5,9 +5,19 @@
  */
 import { connect, type Socket } from 'node:net';
 import { codeOf, type ErrorCode, messageOf, TokaidoError } from '../base/errors.js';
+import { NEVER_EXPIRES } from '../base/types.js';
 import { ByteQueue } from '../protocol/byte-queue.js';
 import { PROTOCOL_ERRORS } from '../protocol/errors.js';
-import { ClientDecoder, type ClientReply, encodeGetBulk, encodeHttp, encodeRemoveBulk, encodeSetBulk } from './wire.js';
+import {
+  ClientDecoder,
+  type ClientReply,
+  encodeCall,
+  encodeGetBulk,
+  encodeHttp,
+  encodeRemoveBulk,
+  encodeSetBulk,
+  parseRows,
+} from './wire.js';
 
 export interface ClientOptions {
   /** `host:port` of a node's client listener. Default `127.0.0.1:1978`. */
@@ -22,6 +32,14 @@ export interface ClientRecord {
   readonly value: Buffer;
   /** Expiration time, ms since 1970; `undefined` when it never expires. */
   readonly xtMs: number | undefined;
+}
+
+/** What a remote procedure answered. */
+export interface RpcAnswer {
+  /** HTTP's: 200 is a success, 450 a logical no (`ERROR` says which). */
+  readonly status: number;
+  /** By name, one byte a character. */
+  readonly rows: ReadonlyMap<string, Buffer>;
 }
 
 export type Key = string | Buffer;
@@ -64,6 +82,7 @@ export class TokaidoClient {
   readonly #decoder = new ClientDecoder();
   #socket: Socket | undefined;
   #waiting: Waiting[] = [];
+  #connections = 0;
   #closed = false;
 
   constructor({ server = '127.0.0.1:1978', timeoutMs = 5000, maxRequests = 10_000 }: ClientOptions = {}) {
@@ -141,17 +160,29 @@ export class TokaidoClient {
     throw new TokaidoError('MALFORMED', 'the server answered with records that were not asked for');
   }
 
-  /** One transaction. Returns how many records were stored. */
-  async setBulk(records: Iterable<readonly [Key, Key]>, database = 0): Promise<number> {
+  /** One transaction. A third element is the expiration time, ms since 1970. Returns how many records were stored. */
+  async setBulk(records: Iterable<readonly [Key, Key, number?]>, database = 0): Promise<number> {
     return this.#count(
       await this.#ask(
         encodeSetBulk(
-          [...records].map(([key, value]) => [bytes(key), bytes(value)]),
+          [...records].map(([key, value, xtMs = NEVER_EXPIRES]) => [bytes(key), bytes(value), xtMs]),
           checkDatabase(database),
         ),
         false,
       ),
     );
+  }
+
+  /** Any remote procedure. Errors: those of the connection; what the server says is in the answer. */
+  async call(procedure: string, input: Readonly<Record<string, Key>> = {}): Promise<RpcAnswer> {
+    const reply = await this.#ask(encodeCall(procedure, `${this.#host}:${this.#port}`, input), false);
+    if (reply.kind !== 'http') throw new TokaidoError('MALFORMED', 'the server does not speak HTTP');
+    return { status: reply.status, rows: parseRows(reply.body, reply.headers.get('content-type') ?? '') };
+  }
+
+  /** Number of connections made so far: a cursor lives no longer than the one it was made on. */
+  get connections(): number {
+    return this.#connections;
   }
 
   /** One transaction. Returns how many records were there. */
@@ -221,6 +252,7 @@ export class TokaidoClient {
     if (this.#socket !== undefined) return this.#socket;
     const socket = connect({ host: this.#host, port: this.#port, noDelay: true });
     this.#socket = socket;
+    this.#connections++;
     socket.on('data', (chunk: Buffer) => {
       if (socket === this.#socket) this.#onData(chunk, socket);
     });

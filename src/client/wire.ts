@@ -1,7 +1,9 @@
 /** The client's half of the wire: requests into bytes, answers out of bytes. Pure. */
 import { ByteWriter } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
+import { NEVER_EXPIRES } from '../base/types.js';
 import { type BinaryKey, MAGIC } from '../protocol/kt-binary.js';
+import { type ColumnEncoding, decodeColumn, encodeColumn } from '../protocol/kt-rpc/columns.js';
 
 export type ClientReply =
   | {
@@ -47,12 +49,37 @@ function encodeKeys(magic: number, keys: readonly BinaryKey[]): Buffer {
   return writer.take();
 }
 
-export function encodeSetBulk(records: readonly (readonly [Buffer, Buffer])[], database: number): Buffer {
+/** Expiration times are ms since 1970; those that are absent or `NEVER_EXPIRES` never come. */
+export function encodeSetBulk(records: readonly (readonly [Buffer, Buffer, number?])[], database: number): Buffer {
   const writer = new ByteWriter(9 + records.length * 64).u8(MAGIC.set).u32(0).u32(records.length);
-  for (const [key, value] of records) {
-    writer.u16(database).u32(key.length).u32(value.length).u64(NEVER).bytes(key).bytes(value);
+  for (const [key, value, xtMs = NEVER_EXPIRES] of records) {
+    // Absolute times are negative. Rounded up: a record never expires before its time.
+    const seconds = xtMs === NEVER_EXPIRES ? NEVER : BigInt.asUintN(64, -BigInt(Math.ceil(xtMs / 1000)));
+    writer.u16(database).u32(key.length).u32(value.length).u64(seconds).bytes(key).bytes(value);
   }
   return writer.take();
+}
+
+/** The table in an answer of a remote procedure, in whatever encoding it came. Names hold one byte a character. */
+export function parseRows(body: Buffer, contentType: string): ReadonlyMap<string, Buffer> {
+  const encoding = (/colenc=([BQU])/.exec(contentType)?.[1] ?? 'raw') as ColumnEncoding;
+  const rows = new Map<string, Buffer>();
+  for (const line of body.toString('latin1').split('\n')) {
+    const at = line.indexOf('\t');
+    if (at < 0) continue;
+    rows.set(decodeColumn(encoding, line.slice(0, at)).toString('latin1'), decodeColumn(encoding, line.slice(at + 1)));
+  }
+  return rows;
+}
+
+/** A call of a remote procedure, its arguments in Base64. */
+export function encodeCall(procedure: string, host: string, input: Readonly<Record<string, string | Buffer>>): Buffer {
+  let body = '';
+  for (const [name, value] of Object.entries(input)) {
+    body += `${encodeColumn('B', Buffer.from(name))}\t${encodeColumn('B', Buffer.from(value))}\n`;
+  }
+  const headers = { 'Content-Type': 'text/tab-separated-values; colenc=B' };
+  return encodeHttp('POST', `/rpc/${procedure}`, host, headers, Buffer.from(body, 'latin1'));
 }
 
 /** Understands answers in the order in which requests were sent. */

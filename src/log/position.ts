@@ -34,6 +34,13 @@ export function covers(position: Position, other: Position): boolean {
   });
 }
 
+/** The highest version of any origin, ns; 0 at the start. */
+export function newestVersion(position: Position): bigint {
+  let newest = 0n;
+  for (const { versionNs } of position) if (versionNs > newest) newest = versionNs;
+  return newest;
+}
+
 /** How many transactions `behind` lacks of what `ahead` has. */
 export function changesBetween(behind: Position, ahead: Position): number {
   let total = 0;

@@ -13,7 +13,7 @@ import { ByteReader, ByteWriter } from '../base/bytes.js';
 import { assert, TokaidoError } from '../base/errors.js';
 import { type LocalNumber, localNumber, type OriginPosition, type Position } from '../base/types.js';
 import type { MapId, Reader, Writer } from '../engine/engine.js';
-import { decodePosition, encodePosition, originOf, withOrigin } from './position.js';
+import { decodePosition, encodePosition, newestVersion, originOf, withOrigin } from './position.js';
 import { transactionSpans } from './transaction.js';
 
 /** Largest row that LMDB keeps inside a 4096-byte page, two to a page. */
@@ -213,6 +213,19 @@ export class UpdateLog {
   findTime(timeMs: number): LocalNumber {
     const last = this.#lastBatchWhere((header) => header.timeMs < timeMs);
     return localNumber(last === undefined ? this.#first : last.first + last.count);
+  }
+
+  /**
+   * Where to begin for a reader that knows nothing of origins and has everything up to `versionNs`, the highest version
+   * of any origin; `undefined` when the log no longer reaches back that far. What comes first may be known already: the
+   * reader's side skips it (`replication/kt-stamps.ts`).
+   */
+  findVersion(versionNs: bigint, current: Position): LocalNumber | undefined {
+    if (versionNs > newestVersion(current)) return this.next;
+    const start = this.#lastBatchWhere(({ before }) => newestVersion(before) < versionNs);
+    if (start !== undefined) return start.first;
+    const oldest = this.#first < this.#next ? this.#headerAt(this.#reader, this.#first).before : current;
+    return newestVersion(oldest) === versionNs ? this.first : undefined;
   }
 
   /**

@@ -6,6 +6,7 @@ export function registerNodeMetrics(node: Node): void {
   const { metrics, runtime } = node;
   const { self } = node;
   const store = () => node.stores.current;
+  const followers = () => [...(node.replication?.followers() ?? []), ...(node.ktFollowers?.list() ?? [])];
   metrics.gauge('info', 'Name, role and version of the node; always 1.', () => [
     [{ name: self.name, role: self.role, version: VERSION }, 1],
   ]);
@@ -32,14 +33,10 @@ export function registerNodeMetrics(node: Node): void {
     return state === undefined ? undefined : state === 'following' ? 1 : 0;
   });
   metrics.gauge('follower_lag_changes', 'Transactions a follower lacks.', () => {
-    return (node.replication?.followers() ?? []).map(
-      ({ name, lagChanges }) => [{ follower: name }, lagChanges] as const,
-    );
+    return followers().map(({ name, lagChanges }) => [{ follower: name }, lagChanges] as const);
   });
   metrics.gauge('follower_queue_bytes', 'Bytes waiting for a follower.', () => {
-    return (node.replication?.followers() ?? []).map(
-      ({ name, queuedBytes }) => [{ follower: name }, queuedBytes] as const,
-    );
+    return followers().map(({ name, queuedBytes }) => [{ follower: name }, queuedBytes] as const);
   });
   metrics.counter('refused_peers_total', 'Replication peers refused, by reason.', () => {
     return [...(node.followerListener?.refusals ?? [])].map(([reason, count]) => [{ reason }, count] as const);
@@ -62,30 +59,32 @@ export function registerNodeMetrics(node: Node): void {
     const { credentials } = node;
     return credentials === undefined ? undefined : (credentials.notAfterMs - runtime.nowMs()) / 1000;
   });
-  metrics.gauge(
-    'feed_lag_bytes',
-    'WAL that Postgres has sent and that is not safe here yet.',
-    () => node.feed?.status().lagBytes,
-  );
-  metrics.gauge('feed_streaming', '1 while the feed streams from Postgres.', () => {
+  metrics.gauge('feed_lag_bytes', 'WAL that Postgres has sent and that is not safe here yet.', () => {
+    const feed = node.feed?.status();
+    return feed?.kind === 'postgres' ? feed.lagBytes : undefined;
+  });
+  metrics.gauge('feed_streaming', '1 while the feed streams from its source.', () => {
     const feed = node.feed?.status();
     return feed === undefined ? undefined : feed.state === 'streaming' ? 1 : 0;
   });
-  metrics.counter('feed_changes_total', 'Row changes applied from Postgres.', () => node.feed?.status().changes);
+  metrics.counter(
+    'feed_changes_total',
+    'Changes applied from the source of the feed.',
+    () => node.feed?.status().changes,
+  );
   registerFeedMetrics(node);
 }
 
 function registerFeedMetrics(node: Node): void {
   const { metrics } = node;
-  const feed = () => node.feed?.status();
-  metrics.gauge(
-    'feed_lag_seconds',
-    'Age of the oldest change of Postgres that may not be safe here, by heartbeats.',
-    () => {
-      const lagMs = feed()?.lagMs;
-      return lagMs === undefined ? undefined : lagMs / 1000;
-    },
-  );
+  const feed = () => {
+    const status = node.feed?.status();
+    return status?.kind === 'postgres' ? status : undefined;
+  };
+  metrics.gauge('feed_lag_seconds', 'Age of the oldest change of the source that may not be here.', () => {
+    const lagMs = node.feed?.status().lagMs;
+    return lagMs === undefined ? undefined : lagMs / 1000;
+  });
   metrics.gauge(
     'feed_slot_retained_bytes',
     'WAL on the disk of Postgres because of our slot, at the last look.',
@@ -96,7 +95,7 @@ function registerFeedMetrics(node: Node): void {
     'WAL that Postgres may still write before it gives the slot up; absent without max_slot_wal_keep_size.',
     () => feed()?.retained?.safeBytes,
   );
-  metrics.counter('feed_failures_total', 'Attempts to feed that failed.', () => feed()?.failures);
+  metrics.counter('feed_failures_total', 'Attempts to feed that failed.', () => node.feed?.status().failures);
   metrics.counter(
     'feed_cut_transactions_total',
     'Transactions that readers saw in parts.',

@@ -38,7 +38,7 @@ export function nodeStatus(node: Node): NodeStatus {
       upstream === undefined
         ? undefined
         : { ...upstream, sinceMs: Math.round(runtime.monotonicMs() - upstream.sinceMs) },
-    followers: (node.replication?.followers() ?? []).map(
+    followers: [...(node.replication?.followers() ?? []), ...(node.ktFollowers?.list() ?? [])].map(
       ({ name, role, address, state, lagChanges, queuedBytes, connectedMs }) => {
         return { name, role, address, state, lagChanges, queuedBytes, connectedMs: Math.round(connectedMs) };
       },

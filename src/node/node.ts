@@ -12,6 +12,7 @@ import { MessageQueues } from '../commands/message-queues.js';
 import { Recaching } from '../commands/recaching.js';
 import { Signals } from '../commands/signals.js';
 import { Slices } from '../commands/slices.js';
+import { KyotoTycoonFeed } from '../feeds/kyoto-tycoon/feed.js';
 import { PostgresFeed } from '../feeds/postgres/feed.js';
 import { readKey, readPublic } from '../pki/files.js';
 import { loadNodeIdentity, type NodeIdentity } from '../pki/identity.js';
@@ -31,6 +32,7 @@ import { MetricsRegistry } from './admin/metrics.js';
 import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 import { DataDirectory } from './data-directory.js';
 import { ImageKeeper } from './image-keeper.js';
+import { KtFollowers } from './kt-followers.js';
 import { registerNodeMetrics } from './node-metrics.js';
 import { nodeStatus } from './node-status.js';
 import { Recovery } from './recovery.js';
@@ -76,7 +78,8 @@ export class Node {
   readonly #clients: ClientListener[] = [];
   readonly #memcached: ClientListener[] = [];
   #admin: AdminServer | undefined;
-  #feed: PostgresFeed | undefined;
+  #feed: PostgresFeed | KyotoTycoonFeed | undefined;
+  #ktFollowers: KtFollowers | undefined;
   #sweep: Timer | undefined;
   readonly #images: ImageKeeper;
   #stopping = false;
@@ -157,6 +160,7 @@ export class Node {
     this.#serveFollowers();
     this.stores.onSwap(() => this.#serveFollowers());
     await this.#listenForFollowers();
+    this.#ktFollowers = await KtFollowers.open(this, clientTlsOf, this.#log);
     this.#follow();
     // Clients may read while a root recovers; writes wait.
     await this.#listenForClients();
@@ -327,9 +331,12 @@ export class Node {
     const signals = this.#signals;
     const maxConnections = this.config.limits.connections;
     const shared = { commands, runtime, log: this.#log, maxConnections, keeper: this.clientKeeper, onFatal };
+    const updateLog = () => this.#ktFollowers?.log();
     for (const listener of this.config.listen.clients) {
       const { host, port } = listener;
-      this.#clients.push(await listenForClients({ ...shared, host, port, tls: clientTlsOf(listener), signals }));
+      this.#clients.push(
+        await listenForClients({ ...shared, host, port, tls: clientTlsOf(listener), signals, updateLog }),
+      );
     }
     const queues = new MessageQueues({ commands, signals, slices: new Slices(runtime), runtime });
     const recaching = new Recaching();
@@ -355,11 +362,19 @@ export class Node {
   }
 
   #startFeed(): void {
-    const { postgres } = this.config;
     const store = this.stores.current;
-    if (postgres === undefined || store === undefined || this.#stopping) return;
-    this.#feed = new PostgresFeed({ config: postgres, runtime: this.#options.runtime, log: this.#log });
-    this.#feed.start(store);
+    if (store === undefined || this.#stopping) return;
+    this.#feed = this.#makeFeed();
+    this.#feed?.start(store);
+  }
+
+  #makeFeed(): PostgresFeed | KyotoTycoonFeed | undefined {
+    const { postgres, kyotoTycoon, sid, limits } = this.config;
+    const { runtime } = this.#options;
+    if (postgres !== undefined) return new PostgresFeed({ config: postgres, runtime, log: this.#log });
+    if (kyotoTycoon === undefined || sid === undefined) return undefined;
+    const config = { ...kyotoTycoon, keyBytes: limits.keyBytes };
+    return new KyotoTycoonFeed({ config, sid, runtime, log: this.#log });
   }
 
   #scheduleSweep(delayMs: number): void {
@@ -396,7 +411,7 @@ export class Node {
 
   /** Where this node listens: `host:port` by listener. */
   addresses(): Readonly<Record<string, string>> {
-    const { clients, memcached, replication, admin } = this.config.listen;
+    const { clients, memcached, replication, kyotoTycoon, admin } = this.config.listen;
     const at = (listener: { readonly host: string } | false, open: { readonly port: number } | undefined): string => {
       return listener === false || open === undefined ? 'off' : `${listener.host}:${open.port}`;
     };
@@ -411,6 +426,7 @@ export class Node {
       clients: all(clients, this.#clients),
       memcached: all(memcached, this.#memcached),
       replication: at(replication, this.#followers),
+      ...(kyotoTycoon === false ? {} : { kyotoTycoon: at(kyotoTycoon, this.#ktFollowers) }),
       admin: at(admin, this.#admin),
     };
   }
@@ -423,7 +439,7 @@ export class Node {
     return this.#upstream;
   }
 
-  get feed(): PostgresFeed | undefined {
+  get feed(): PostgresFeed | KyotoTycoonFeed | undefined {
     return this.#feed;
   }
 
@@ -434,6 +450,11 @@ export class Node {
 
   get followerListener(): FollowerListener | undefined {
     return this.#followers;
+  }
+
+  /** Followers that are Kyoto Tycoon servers. */
+  get ktFollowers(): KtFollowers | undefined {
+    return this.#ktFollowers;
   }
 
   get runtime(): Runtime {
@@ -451,6 +472,7 @@ export class Node {
     this.#upstream?.stop();
     this.#replication?.close();
     await this.#followers?.close();
+    await this.#ktFollowers?.close();
     await this.#images.stop();
     await this.stores.close();
     this.directory.closeCleanly();

@@ -145,7 +145,9 @@ export class BinaryDecoder {
 /** Refused at the first byte: what such a request would hold is unknown. */
 function checkMagic(magic: number): void {
   if (magic === MAGIC.replication) {
-    throw new TokaidoError('NOT_IMPLEMENTED', "Kyoto Tycoon's replication is not served here");
+    throw new TokaidoError('NOT_IMPLEMENTED', "Kyoto Tycoon's replication is not served here", {
+      hint: 'it has a listener of its own: listen.kyotoTycoon in the configuration',
+    });
   }
   if (magic !== MAGIC.script && magic !== MAGIC.set && magic !== MAGIC.get && magic !== MAGIC.remove) {
     throw new TokaidoError('MALFORMED', `unknown magic 0x${magic.toString(16)}`);

@@ -6,6 +6,7 @@ import type { Signals } from '../commands/signals.js';
 import { Slices } from '../commands/slices.js';
 import { ClientConnection } from './client-connection.js';
 import type { ClientKeeper } from './client-keeper.js';
+import type { RpcHost } from './rpc-session.js';
 import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
 
 export interface ClientListenerOptions {
@@ -19,6 +20,8 @@ export interface ClientListenerOptions {
   readonly log: Logger;
   readonly maxConnections: number;
   readonly keeper: ClientKeeper;
+  /** See `RpcHost`. */
+  readonly updateLog?: RpcHost['updateLog'];
   onFatal(error: unknown): void;
 }
 
@@ -45,6 +48,7 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
     nowMs: () => runtime.nowMs(),
     uptimeMs: () => runtime.monotonicMs() - openedMs,
     connections: () => server.connections,
+    updateLog: options.updateLog ?? (() => undefined),
     date: () => {
       const second = Math.floor(runtime.nowMs() / 1000);
       if (second !== dateSecond) {

@@ -108,7 +108,21 @@ function refusal(code: 'NOT_IMPLEMENTED' | 'MALFORMED', message: string): Proced
   };
 }
 
-const NO_UPDATE_LOG_FILES = refusal('MALFORMED', 'no update log allows no replication');
+/**
+ * The log that followers are served from, as the reference lists its files: `size:stamp of its newest change`. Ours is
+ * not in files, so it is one.
+ */
+function updateLogRows(host: RpcHost): Rows {
+  const log = host.updateLog();
+  if (log === undefined) throw new TokaidoError('MALFORMED', 'no update log allows no replication');
+  return [row('tokaido.ulog', `${log.bytes}:${log.timestampNs}`)];
+}
+
+/** The reference never removes its newest file, and there is no other here: retention cuts the log by itself. */
+function removeUpdateLog(host: RpcHost): Rows {
+  updateLogRows(host);
+  return NOTHING;
+}
 
 export const SERVER_PROCEDURES: Readonly<Record<string, Procedure>> = {
   void: { order: 'read', run: () => NOTHING },
@@ -116,8 +130,8 @@ export const SERVER_PROCEDURES: Readonly<Record<string, Procedure>> = {
   report: { order: 'read', run: ({ host }) => report(host) },
   play_script: refusal('NOT_IMPLEMENTED', 'the scripting extention is disabled'),
   tune_replication: refusal('NOT_IMPLEMENTED', 'the RTS file is not set'),
-  ulog_list: NO_UPDATE_LOG_FILES,
-  ulog_remove: NO_UPDATE_LOG_FILES,
+  ulog_list: { order: 'read', run: ({ host }) => updateLogRows(host) },
+  ulog_remove: { order: 'read', run: ({ host }) => removeUpdateLog(host) },
   status: { order: 'read', run: ({ input, host: { commands } }) => statusRows(databaseOf(input, commands), commands) },
   clear: {
     order: 'write',

@@ -18,6 +18,8 @@ export interface RpcHost {
   /** Milliseconds since the listener was opened. */
   uptimeMs(): number;
   connections(): number;
+  /** The update log, when this node serves Kyoto Tycoon followers from it: its size, and the stamp of its newest change. */
+  updateLog(): { readonly bytes: number; readonly timestampNs: bigint } | undefined;
 }
 
 /** One connection's cursors and wait. */

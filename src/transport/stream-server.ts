@@ -112,7 +112,7 @@ function secureServer(
     // The verdict is taken below, where its reason can be logged.
     rejectUnauthorized: false,
     minVersion: 'TLSv1.2',
-    ALPNProtocols: [...applicationProtocols],
+    ...(applicationProtocols.length === 0 ? {} : { ALPNProtocols: [...applicationProtocols] }),
     handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
   });
   server.on('tlsClientError', (error, socket) => {

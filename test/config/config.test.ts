@@ -44,6 +44,7 @@ describe('a configuration', () => {
       clients: [{ host: '127.0.0.1', port: 1978, tls: false }],
       memcached: [],
       replication: { host: '127.0.0.1', port: 1979 },
+      kyotoTycoon: false,
       admin: { host: '127.0.0.1', port: 1980 },
     });
     assert.equal(root.durability, 'flushed');
@@ -82,13 +83,33 @@ describe('a configuration', () => {
               : { ...base, ...(value as object) };
           parseConfig(JSON.stringify(whole), FILE);
         }
-        // Inside its TLS section a listener has keys without a default, too.
-        if (key === 'tls') continue;
+        // Inside these sections there are keys without a default, too.
+        if (key === 'tls' || key === 'kyotoTycoon') continue;
         for (const option of [child, ...(child.anyOf ?? [])]) visit(option, full);
       }
     };
     visit(json, []);
     assert.ok(keys > 40, `${keys} keys with a default`);
+  });
+
+  it('opens a listener for Kyoto Tycoon followers only to peers that are named in full', () => {
+    const listen = (text: string): string => `${ROOT}\nlisten: { kyotoTycoon: { port: 1976, ${text} } }`;
+    assert.throws(() => parseConfig(listen(''), FILE), /listen.kyotoTycoon needs allow .* or tls with clientCa/);
+    assert.throws(() => parseConfig(listen('tls: { certificate: c, key: k }'), FILE), /needs allow/);
+    assert.throws(() => parseConfig(listen('allow: [10.0.0.0/8]'), FILE), /allow/);
+    const { kyotoTycoon } = parseConfig(listen('allow: [10.0.0.5, "fd00::5"]'), FILE).listen;
+    assert.deepEqual(kyotoTycoon, { host: '127.0.0.1', port: 1976, allow: ['10.0.0.5', 'fd00::5'], tls: false });
+    const secure = parseConfig(listen('tls: { certificate: c, key: k, clientCa: a }'), FILE).listen.kyotoTycoon;
+    assert.equal(secure === false || secure.tls === false || secure.tls.key, '/etc/tokaido/k');
+  });
+
+  it('follows a Kyoto Tycoon server at a root only, as its one source, into databases it has', () => {
+    const follow = 'kyotoTycoon: { upstream: "kt.example:1978" }';
+    assert.deepEqual(parseConfig(`${ROOT}\n${follow}`, FILE).kyotoTycoon?.upstream, { host: 'kt.example', port: 1978 });
+    assert.throws(() => parseConfig(`${EDGE}\n${follow}`, FILE), /only a root follows a Kyoto Tycoon server/);
+    assert.throws(() => parseConfig(`${FEED}\n${follow}`, FILE), /a root has one source/);
+    const unknown = 'kyotoTycoon: { upstream: "kt.example:1978", databases: [none] }';
+    assert.throws(() => parseConfig(`${ROOT}\n${unknown}`, FILE), /names none, which is not in databases/);
   });
 
   it('every key says what it means', () => {

@@ -15,11 +15,11 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   commands: ['base', 'store'],
   pki: ['base'],
   transport: ['base', 'protocol', 'pki', 'commands', 'store'],
-  replication: ['base', 'log', 'store'],
-  feeds: ['base', 'store'],
+  replication: ['base', 'protocol', 'log', 'store'],
+  feeds: ['base', 'protocol', 'store', 'client'],
   client: ['base', 'protocol'],
   node: ['base', 'engine', 'log', 'store', 'commands', 'pki', 'transport', 'replication', 'feeds'],
-  cli: ['base', 'client', 'pki', 'feeds', 'node'],
+  cli: ['base', 'protocol', 'client', 'pki', 'feeds', 'node'],
 };
 
 /** Layers that know neither time nor network nor disk: those come in from outside. */

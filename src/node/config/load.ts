@@ -181,7 +181,7 @@ function editDistance(a: string, b: string): number {
 function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
   const path = (file: string): string => resolve(base, file);
   const { identity, postgres } = parsed;
-  const { clients, memcached } = parsed.listen;
+  const { clients, memcached, kyotoTycoon } = parsed.listen;
   const passwordFile = postgres?.passwordFile;
   return {
     ...parsed,
@@ -199,6 +199,7 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
       replication: parsed.role === 'edge' || identity === false ? false : parsed.listen.replication,
       clients: (clients === false ? [] : [clients].flat()).map((listener) => withPaths(listener, path)),
       memcached: (memcached === false ? [] : [memcached].flat()).map((listener) => withPaths(listener, path)),
+      kyotoTycoon: kyotoTycoon === false ? false : withPaths(kyotoTycoon, path),
     },
     ...(postgres === undefined
       ? {}
@@ -255,7 +256,10 @@ function* crossCheck(config: NodeConfig): Generator<Problem> {
     if (config.sid !== undefined)
       yield { keys: ['sid'], message: 'only a root has a sid: this node takes no writes of its own' };
     if (config.postgres !== undefined) yield { keys: ['postgres'], message: 'only a root is fed from Postgres' };
+    if (config.kyotoTycoon !== undefined)
+      yield { keys: ['kyotoTycoon'], message: 'only a root follows a Kyoto Tycoon server' };
   }
+  yield* checkKyotoTycoon(config);
   if (config.store.flush === 'at-stop' && (config.role === 'root' || config.durability === 'flushed')) {
     yield { keys: ['store', 'flush'], message: 'at-stop is for followers that promise no flushed writes' };
   }
@@ -286,4 +290,27 @@ function* crossCheck(config: NodeConfig): Generator<Problem> {
       message: 'limits.transactionBytes may be at most 64MiB: a transaction travels in one frame',
     };
   }
+}
+
+function* checkKyotoTycoon(config: NodeConfig): Generator<{ keys: readonly string[]; message: string }> {
+  const { kyotoTycoon: listener } = config.listen;
+  if (
+    listener !== false &&
+    listener.allow.length === 0 &&
+    (listener.tls === false || listener.tls.clientCa === undefined)
+  )
+    yield {
+      keys: ['listen', 'kyotoTycoon'],
+      message: 'listen.kyotoTycoon needs allow (the addresses that may follow), or tls with clientCa',
+    };
+  const { kyotoTycoon } = config;
+  if (kyotoTycoon === undefined) return;
+  if (config.postgres !== undefined)
+    yield { keys: ['kyotoTycoon'], message: 'a root has one source: remove postgres or kyotoTycoon' };
+  const unknown = kyotoTycoon.databases?.find((name) => !config.databases.some((known) => known.name === name));
+  if (unknown !== undefined)
+    yield {
+      keys: ['kyotoTycoon', 'databases'],
+      message: `kyotoTycoon.databases names ${unknown}, which is not in databases`,
+    };
 }

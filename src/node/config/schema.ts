@@ -102,6 +102,22 @@ const address = z
     return { host: text.slice(0, at).replace(/^\[|\]$/g, ''), port: Number(text.slice(at + 1)) };
   });
 
+const ktListener = z.strictObject({
+  host: z.string().default('127.0.0.1').describe('Address to bind the listener to. Loopback unless told otherwise.'),
+  port: z.number().int().min(0).max(65_535).describe('TCP port; 0 lets the system choose.'),
+  allow: z
+    .array(z.union([z.ipv4(), z.ipv6()]))
+    .max(256)
+    .default([])
+    .describe(
+      'Addresses that may follow, each in full. Needed unless tls.clientCa asks for certificates: whoever follows reads everything, in plaintext without tls.',
+    ),
+  tls: z
+    .union([z.literal(false), clientTls])
+    .default(false)
+    .describe('TLS 1.2 or newer on this listener.'),
+});
+
 const upstream = z.strictObject({
   address: address.describe('HOST:PORT of the replication listener of a relay or root.'),
   name: z
@@ -188,6 +204,25 @@ const postgres = z.strictObject({
   maxUnappliedBytes: size('32MiB').describe('Bytes received and not yet committed before Postgres is made to wait.'),
 });
 
+const kyotoTycoon = z.strictObject({
+  upstream: address.describe('HOST:PORT of the server, which must run with -ulog and -sid.'),
+  databases: z
+    .array(z.string())
+    .min(1)
+    .optional()
+    .describe("Databases here, in the order of the server's numbers; absent: the order of `databases`."),
+  copy: z
+    .boolean()
+    .default(true)
+    .describe(
+      'Copy all records first, when there is no position to go on from; these databases are cleared then. Else only what the update log of the server still has is taken.',
+    ),
+  silenceMs: duration('30s').describe('A server that says nothing for this long is given up.'),
+  maxTransactionBytes: size('8MiB').describe('Changes are gathered into transactions of at most this size.'),
+  maxTransactionChanges: count(2000).describe('Likewise, in changes.'),
+  maxUnappliedBytes: size('32MiB').describe('Bytes received and not yet committed before the server is made to wait.'),
+});
+
 export const schema = z.strictObject({
   name: z.string().optional().describe("The node's name; when given, it must equal the certificate's."),
   role: z.enum(['root', 'relay', 'edge']).describe("What this node is; must equal the certificate's role."),
@@ -225,6 +260,12 @@ export const schema = z.strictObject({
         .union([z.literal(false), listener(1979, 'the replication listener')])
         .prefault({})
         .describe('Followers, over mutual TLS; roots and relays only.'),
+      kyotoTycoon: z
+        .union([z.literal(false), ktListener])
+        .default(false)
+        .describe(
+          "Followers that are Kyoto Tycoon servers (-mhost, -mport), in that server's own replication; false for none.",
+        ),
       admin: z
         .union([z.literal(false), listener(1980, 'the admin listener')])
         .prefault({})
@@ -319,6 +360,7 @@ export const schema = z.strictObject({
     .prefault({})
     .describe('Limits. What exceeds one is refused with an error that names it.'),
   postgres: postgres.optional().describe('The Postgres feed; root only.'),
+  kyotoTycoon: kyotoTycoon.optional().describe('A Kyoto Tycoon server that this root follows; root only.'),
   logging: z
     .strictObject({
       level: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('Least severity that is logged.'),
@@ -344,5 +386,7 @@ export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits' | 'd
 export type ClientListenerConfig = z.output<typeof clientListener>;
 /** A listener for memcached's clients. */
 export type MemcachedListenerConfig = z.output<typeof memcachedListener>;
+/** What a listener proves, and asks of clients. */
+export type ListenerTls = z.output<typeof clientTls>;
 /** The `postgres` section. */
 export type PostgresSection = NonNullable<Parsed['postgres']>;
