@@ -66,13 +66,19 @@ export function repository(): string {
   return folder;
 }
 
+/** Ports given out to tests, below the range from which the system takes ports for outgoing connections. */
+const PORTS = { from: 10_240, count: 22_000, perProcess: 127 } as const;
+
+let nextPort = process.pid * PORTS.perProcess;
+
 /**
- * A port that is free now, below the range from which the system takes ports for outgoing connections: one from that
- * range could be taken by anybody's connection before the server that should have it has started.
+ * A port that is free now. One from the system's own range could be taken by anybody's connection before the server
+ * that should have it has started; one drawn at random could be drawn twice (a cluster of 33 nodes takes 99 ports).
+ * So each process counts up, and test processes that run at the same time begin far from each other.
  */
 export async function freePort(): Promise<number> {
   for (let attempt = 0; attempt < 100; attempt++) {
-    const port = 10_240 + Math.floor(Math.random() * 20_000);
+    const port = PORTS.from + (nextPort++ % PORTS.count);
     const server = createServer();
     const isFree = await new Promise<boolean>((resolve) => {
       server.once('error', () => resolve(false));
