@@ -66,7 +66,7 @@ describe('the initial copy', () => {
       .committed;
     await bench.stopFeed();
     await bench.sql.query(`DELETE FROM kv WHERE k::int % 3 = 0; UPDATE kv SET v = 'new' WHERE k = '1'`);
-    await bench.sql.query('SELECT pg_drop_replication_slot($1)', [bench.slot]);
+    await bench.dropSlot();
     const before = bench.store.log.next;
     bench.start();
     await bench.synced();
@@ -85,7 +85,7 @@ describe('the initial copy', () => {
     await bench.synced();
     await bench.stopFeed();
     await bench.sql.query(`DELETE FROM kv WHERE k::int <= 100; UPDATE kv SET v = 'new' WHERE k::int > 29900`);
-    await bench.sql.query('SELECT pg_drop_replication_slot($1)', [bench.slot]);
+    await bench.dropSlot();
     bench.start();
     await eventually('the copy is under way', () => bench.status.state === 'copying' && bench.status.rowsCopied > 0);
     await bench.stopFeed();

@@ -107,7 +107,7 @@ describe('the Postgres feed in operation', () => {
     await bench.sql.query(`INSERT INTO kv VALUES ('a', '1')`);
     await bench.synced();
     await bench.stopFeed();
-    await bench.sql.query('SELECT pg_drop_replication_slot($1)', [bench.slot]);
+    await bench.dropSlot();
     await bench.sql.query(`INSERT INTO kv VALUES ('lost', '2'); CREATE TABLE other (t text)`);
     const bytes = Number(RESERVE_BYTES) * 2;
     await bench.sql.query(

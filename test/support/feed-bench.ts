@@ -153,6 +153,20 @@ export class FeedBench {
     await this.#feed?.stop();
   }
 
+  /** Drops the slot of a feed that was stopped: Postgres notices only after a while that its connection is gone. */
+  async dropSlot(): Promise<void> {
+    const deadlineMs = performance.now() + 15_000;
+    for (;;) {
+      const { rowCount } = await this.sql.query(
+        'SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active',
+        [this.slot],
+      );
+      if (rowCount === 1) return;
+      if (performance.now() > deadlineMs) throw new Error(`slot ${this.slot} is gone or stays active`);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
   /** A new connection for `sql`, after Postgres was restarted. */
   async reconnect(): Promise<pg.Client> {
     await this.sql.end().catch(() => undefined);
