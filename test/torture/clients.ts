@@ -8,9 +8,9 @@ import { createConnection, type Socket } from 'node:net';
 import type { ConnectionOptions } from 'node:tls';
 import { connect as tlsConnect } from 'node:tls';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
-import { openSockets, privateMb } from '../support/process-facts.js';
+import { openSockets, privateMb, socketsLeft } from '../support/process-facts.js';
 import { peerOptions } from './conversations.js';
-import { BOUND_MS, HonestClient } from './honest-client.js';
+import { adminText, BOUND_MS, HonestClient } from './honest-client.js';
 import { clock, type Report, type Torture, type TortureOptions, type TortureResult } from './torture.js';
 
 /** How much of everything. */
@@ -33,8 +33,10 @@ const GRACE_MS = 3_000;
 const CROWD_MS = 4_000;
 /** All that never read are cut by then, on a machine where clients and server share two cores. */
 const DEAF_MS = 20_000;
-/** Connections that this process keeps for its next question end by then. */
+/** All that was closed at this end is closed at the other by then. */
 const SETTLE_MS = 10_000;
+/** Sockets that a failure names. */
+const MAX_NAMED = 10;
 /** As long as the TLS and admin listeners give a connection, and their own grace. */
 const HANDSHAKE_MS = 15_000;
 /** What a server may hold above its clients' share: heap that is not collected yet, answers being made. */
@@ -298,8 +300,7 @@ class Scenes {
 
   /** How many connections the server ended because they did not read, or held too much. */
   async #cuts(): Promise<number> {
-    const response = await fetch(`http://127.0.0.1:${this.#node.adminPort}/metrics`);
-    const text = await response.text();
+    const text = await adminText(this.#node, '/metrics');
     const of = (reason: string): number => {
       return Number(new RegExp(`client_cuts_total\\{reason="${reason}"\\} (\\d+)`).exec(text)?.[1] ?? 0);
     };
@@ -337,11 +338,10 @@ export async function tortureClients(
       }
     } while (goesOn());
     scenes.honest.close();
-    for (let waited = 0; openSockets(pid) > socketsBefore && waited < SETTLE_MS; waited += 50) await sleep(50);
-    const socketsEnd = openSockets(pid);
-    if (socketsEnd > socketsBefore) {
+    const left = await socketsLeft(pid, socketsBefore, SETTLE_MS);
+    if (left.length > 0) {
       scenes.failed++;
-      report.failure(`${socketsEnd} sockets are open, ${socketsBefore} at the start`);
+      report.failure(`${left.length} sockets were left open: ${left.slice(0, MAX_NAMED).join('; ')}`);
     }
     return {
       runs: scenes.runs,
@@ -351,8 +351,8 @@ export async function tortureClients(
       memoryBeforeMb,
       memoryMostMb: scenes.mostMb,
       memoryEndMb: privateMb(pid) ?? 0,
-      socketsBefore,
-      socketsEnd,
+      socketsBefore: socketsBefore.size,
+      socketsLeft: left.length,
     };
   } finally {
     await cluster.close();

@@ -9,7 +9,7 @@ import { TokaidoError } from '../../src/base/errors.js';
 import { HttpDecoder } from '../../src/protocol/http.js';
 import { BinaryDecoder } from '../../src/protocol/kt-binary.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
-import { openSockets, privateMb } from '../support/process-facts.js';
+import { openSockets, privateMb, socketsLeft } from '../support/process-facts.js';
 import { Dice } from '../support/random.js';
 import { clientHello, type End, peerOptions, speakAsPeer, speakPlain } from './conversations.js';
 import { frameInput, honestFrames } from './frames.js';
@@ -298,7 +298,8 @@ async function run({ seconds, seed, report, signal }: TortureOptions): Promise<T
     if (root.process?.pid !== pid) fuzzer.fail(`the process ended; under way was\n${fuzzer.suspects()}`);
     const end = root.process === undefined ? undefined : await settle(pid, honest, socketsBefore);
     if (end !== undefined) {
-      if (end.sockets > socketsBefore) fuzzer.fail(`${end.sockets} sockets are open, ${socketsBefore} at the start`);
+      if (end.left.length > 0)
+        fuzzer.fail(`${end.left.length} sockets were left open: ${end.left.slice(0, 10).join('; ')}`);
       if (end.mb > Math.max(warmMb, SMALL_MB) + GROWTH_MB) fuzzer.fail(`memory grew from ${warmMb} to ${end.mb} MiB`);
       if (end.problem !== undefined) fuzzer.fail(`an honest client, at the end: ${end.problem}`);
     }
@@ -317,20 +318,19 @@ async function run({ seconds, seed, report, signal }: TortureOptions): Promise<T
       memoryWarmMb: warmMb,
       memoryMostMb: mostMb,
       memoryEndMb: end?.mb ?? 'dead',
-      socketsBefore,
-      socketsEnd: end?.sockets ?? 'dead',
+      socketsBefore: socketsBefore.size,
+      socketsLeft: end?.left.length ?? 'dead',
     };
   } finally {
     await cluster.close();
   }
 }
 
-async function settle(pid: number, honest: HonestClient, sockets: number) {
+async function settle(pid: number, honest: HonestClient, before: ReadonlyMap<string, string>) {
   const problem = await honest.ask();
   honest.close();
-  const startMs = performance.now();
-  while (openSockets(pid) > sockets && performance.now() - startMs < SETTLE_MS) await sleep(50);
-  return { problem, sockets: openSockets(pid), mb: privateMb(pid) ?? 0 };
+  const left = await socketsLeft(pid, before, SETTLE_MS);
+  return { problem, left, mb: privateMb(pid) ?? 0 };
 }
 
 export const fuzz: Torture = {
