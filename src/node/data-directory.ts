@@ -8,21 +8,10 @@
  * A generation is current only once node.json says so, and node.json says so only after the generation is flushed: a
  * crash in the middle of a snapshot leaves a folder that the next start removes, and the old store as it was.
  */
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from 'node:fs';
-import { dirname, join } from 'node:path';
-import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
+import { join } from 'node:path';
+import { messageOf, TokaidoError } from '../base/errors.js';
 import type { Runtime } from '../base/runtime.js';
+import type { Disk } from './disk.js';
 
 interface NodeFile {
   readonly format: 1;
@@ -45,60 +34,9 @@ interface NodeFile {
 
 const MAX_KNOWN_FOLLOWERS = 1024;
 
-function bootId(): string {
-  try {
-    return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-  } catch {
-    return '';
-  }
-}
-
-/** Start time of a process in clock ticks since boot, so that a reused process id is not taken for the old process. */
-function processStart(pid: number): string | undefined {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
-  } catch {
-    return undefined;
-  }
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return codeOf(error) === 'EPERM';
-  }
-}
-
-/** A name is on the disk only once its folder is. Windows knows no such call, and needs none. */
-function flushFolder(folder: string): void {
-  if (process.platform === 'win32') return;
-  const handle = openSync(folder, 'r');
-  try {
-    fsyncSync(handle);
-  } finally {
-    closeSync(handle);
-  }
-}
-
-/** Writes a file so that a crash leaves either the old or the new one; the new one is on the disk when this returns. */
-function replaceFile(path: string, text: string): void {
-  const temporary = `${path}.new`;
-  const file = openSync(temporary, 'w', 0o600);
-  try {
-    writeSync(file, text);
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
-  }
-  renameSync(temporary, path);
-  flushFolder(dirname(path));
-}
-
 export interface DataDirectoryOptions {
   readonly folder: string;
+  readonly disk: Disk;
   /** The cluster that the certificate names; `undefined` for a node that stands alone, which makes one up. */
   readonly clusterId: string | undefined;
   readonly runtime: Runtime;
@@ -108,6 +46,7 @@ export interface DataDirectoryOptions {
 
 export class DataDirectory {
   readonly #folder: string;
+  readonly #disk: Disk;
   readonly #flushesCommits: boolean;
   #file: NodeFile;
   /**
@@ -121,20 +60,15 @@ export class DataDirectory {
   readonly wasDiscarded: boolean;
 
   /** Errors: `STORAGE` when it cannot be used or another process uses it, `IDENTITY` when it is another cluster's. */
-  constructor({ folder, clusterId: wanted, runtime, flushesCommits }: DataDirectoryOptions) {
+  constructor({ folder, disk, clusterId: wanted, runtime, flushesCommits }: DataDirectoryOptions) {
     this.#folder = folder;
-    try {
-      mkdirSync(folder, { recursive: true, mode: 0o700 });
-    } catch (error) {
-      throw new TokaidoError('STORAGE', `cannot create the data directory ${folder}: ${messageOf(error)}`, {
-        cause: error,
-      });
-    }
-    this.#takeLock();
+    this.#disk = disk;
+    disk.createFolder(folder);
+    disk.lock(folder);
     const before = this.#read();
     const clusterId = wanted ?? before?.clusterId ?? runtime.randomBytes(16).toString('hex');
     if (before !== undefined && before.clusterId !== clusterId) {
-      this.#releaseLock();
+      disk.unlock(folder);
       throw new TokaidoError(
         'IDENTITY',
         `${folder} holds data of cluster ${before.clusterId}, the certificate is of ${clusterId}`,
@@ -143,11 +77,8 @@ export class DataDirectory {
         },
       );
     }
-    const boot = bootId();
-    const rebooted = boot === '' || before?.bootId !== boot;
-    // LMDB_RESTORE=safe makes the engine open at the last flushed state, exactly as after a power cut.
-    const rolledBack = process.env.LMDB_RESTORE === 'safe';
-    const cutOff = before !== undefined && before.generation > 0 && !before.clean && (rebooted || rolledBack);
+    const rebooted = disk.bootId === '' || before?.bootId !== disk.bootId;
+    const cutOff = before !== undefined && before.generation > 0 && !before.clean && (rebooted || disk.rollsBack);
     this.tailMayBeLost = cutOff || before?.tailMayBeLost === true;
     const instanceId = before?.instanceId ?? runtime.randomBytes(16).toString('hex');
     this.wasDiscarded =
@@ -163,7 +94,7 @@ export class DataDirectory {
       clusterId,
       instanceId,
       generation,
-      bootId: boot,
+      bootId: disk.bootId,
       clean: false,
       flushesCommits: flushesCommits && !unflushed,
       tailMayBeLost: this.tailMayBeLost,
@@ -173,35 +104,16 @@ export class DataDirectory {
     this.#removeOthers();
   }
 
-  #takeLock(): void {
-    const path = join(this.#folder, 'lock');
-    try {
-      const [pid, start] = readFileSync(path, 'utf8').split(' ');
-      const owner = Number(pid);
-      if (owner !== process.pid && isRunning(owner) && processStart(owner) === start) {
-        throw new TokaidoError('STORAGE', `the data directory ${this.#folder} is in use by process ${owner}`, {
-          hint: 'stop that process, or give this node a directory of its own',
-        });
-      }
-    } catch (error) {
-      if (codeOf(error) !== 'ENOENT') throw error;
-    }
-    replaceFile(path, `${process.pid} ${processStart(process.pid) ?? ''}`);
-  }
-
-  #releaseLock(): void {
-    rmSync(join(this.#folder, 'lock'), { force: true });
-  }
-
   #read(): NodeFile | undefined {
     const path = join(this.#folder, 'node.json');
     try {
-      const file = JSON.parse(readFileSync(path, 'utf8')) as NodeFile;
+      const text = this.#disk.read(path);
+      if (text === undefined) return undefined;
+      const file = JSON.parse(text) as NodeFile;
       if (file.format !== 1)
         throw new TokaidoError('CORRUPT', `${path} has format ${String(file.format)}; this version knows 1`);
       return file;
     } catch (error) {
-      if (codeOf(error) === 'ENOENT') return undefined;
       if (error instanceof TokaidoError) throw error;
       throw new TokaidoError('CORRUPT', `cannot read ${path}: ${messageOf(error)}`, {
         hint: 'a follower may be started with an empty data directory: it rebuilds itself from its upstream',
@@ -210,7 +122,7 @@ export class DataDirectory {
   }
 
   #write(file: NodeFile): void {
-    replaceFile(join(this.#folder, 'node.json'), `${JSON.stringify(file, null, 2)}\n`);
+    this.#disk.replace(join(this.#folder, 'node.json'), `${JSON.stringify(file, null, 2)}\n`);
     this.#file = file;
   }
 
@@ -221,9 +133,9 @@ export class DataDirectory {
   /** Removes generations that are not the current one. */
   #removeOthers(): void {
     const current = this.#generationFolder(this.#file.generation);
-    for (const name of readdirSync(this.#folder)) {
+    for (const name of this.#disk.list(this.#folder)) {
       const path = join(this.#folder, name);
-      if (/^store-\d{6}$/.test(name) && path !== current) rmSync(path, { recursive: true, force: true });
+      if (/^store-\d{6}$/.test(name) && path !== current) this.#disk.remove(path);
     }
   }
 
@@ -258,14 +170,13 @@ export class DataDirectory {
   /** Folder for a store in the making. */
   nextStore(): string {
     const folder = this.#generationFolder(this.#file.generation + 1);
-    rmSync(folder, { recursive: true, force: true });
+    this.#disk.remove(folder);
     return folder;
   }
 
   /** The store in the making is whole and flushed: it is the current one from now on. */
   adoptNextStore(): void {
-    const folder = this.#generationFolder(this.#file.generation + 1);
-    if (existsSync(folder)) flushFolder(folder);
+    this.#disk.flushFolder(this.#generationFolder(this.#file.generation + 1));
     this.#write({ ...this.#file, generation: this.#file.generation + 1 });
   }
 
@@ -288,6 +199,6 @@ export class DataDirectory {
   /** The store is flushed and closed. */
   closeCleanly(): void {
     this.#write({ ...this.#file, clean: true });
-    this.#releaseLock();
+    this.#disk.unlock(this.#folder);
   }
 }

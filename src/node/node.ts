@@ -4,9 +4,9 @@
  * last the store is flushed and closed, so that an exit that hangs or is killed costs nothing.
  */
 import { hostname } from 'node:os';
-import { AssertionFailure, assert, messageOf, TokaidoError } from '../base/errors.js';
+import { assert, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
-import type { Runtime, Timer } from '../base/runtime.js';
+import type { Runtime } from '../base/runtime.js';
 import { Commands } from '../commands/commands.js';
 import { MessageQueues } from '../commands/message-queues.js';
 import { Recaching } from '../commands/recaching.js';
@@ -17,11 +17,9 @@ import { PostgresFeed } from '../feeds/postgres/feed.js';
 import { readKey, readPublic } from '../pki/files.js';
 import { loadNodeIdentity, type NodeIdentity } from '../pki/identity.js';
 import type { Identity } from '../pki/names.js';
-import { encodeFrame, type PathNode } from '../replication/frames.js';
-import { Heartbeats } from '../replication/heartbeats.js';
-import { ReplicationServer } from '../replication/server.js';
-import { UpstreamFollower } from '../replication/upstream-follower.js';
-import type { LocalStore } from '../store/store.js';
+import type { Heartbeats } from '../replication/heartbeats.js';
+import type { ReplicationServer } from '../replication/server.js';
+import type { Connect, UpstreamFollower } from '../replication/upstream-follower.js';
 import { ClientKeeper } from '../transport/client-keeper.js';
 import { type ClientListener, listenForClients } from '../transport/client-listener.js';
 import { listenForMemcached } from '../transport/memcached-listener.js';
@@ -33,11 +31,13 @@ import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 import { DataDirectory } from './data-directory.js';
 import { ImageKeeper } from './image-keeper.js';
 import { KtFollowers } from './kt-followers.js';
+import { MachineDisk } from './machine-disk.js';
 import { registerNodeMetrics } from './node-metrics.js';
 import { nodeStatus } from './node-status.js';
-import { Recovery } from './recovery.js';
+import type { Recovery } from './recovery.js';
+import { Replica } from './replica.js';
 import type { NodeStatus } from './status.js';
-import { StoreHolder } from './store-holder.js';
+import type { StoreHolder } from './store-holder.js';
 import { loadTextDatabase } from './text-databases.js';
 
 export interface NodeOptions {
@@ -47,12 +47,6 @@ export interface NodeOptions {
   readonly onFatal: (error: unknown) => void;
 }
 
-/** Milliseconds between two rounds of housekeeping when more is due. */
-const SWEEP_AGAIN_MS = 10;
-
-/** Milliseconds until a root whose disk refuses tries again to begin. */
-const BEGIN_AGAIN_MS = 5000;
-
 export class Node {
   readonly config: NodeConfig;
   /** Who this node is. */
@@ -60,27 +54,20 @@ export class Node {
   /** How it proves that; a root that stands alone does not. */
   readonly credentials: NodeIdentity | undefined;
   readonly directory: DataDirectory;
-  readonly stores: StoreHolder;
-  readonly heartbeats = new Heartbeats();
-  readonly recovery: Recovery;
+  readonly #replica: Replica;
   readonly metrics = new MetricsRegistry();
   readonly startedMs: number;
   readonly #options: NodeOptions;
   readonly #log: Logger;
   readonly #commands: Commands;
   readonly #signals: Signals;
-  #path: readonly PathNode[] = [];
-  #rootAddress = '';
-  #replication: ReplicationServer | undefined;
   #followers: FollowerListener | undefined;
-  #upstream: UpstreamFollower | undefined;
   readonly clientKeeper: ClientKeeper;
   readonly #clients: ClientListener[] = [];
   readonly #memcached: ClientListener[] = [];
   #admin: AdminServer | undefined;
   #feed: PostgresFeed | KyotoTycoonFeed | undefined;
   #ktFollowers: KtFollowers | undefined;
-  #sweep: Timer | undefined;
   readonly #images: ImageKeeper;
   #stopping = false;
 
@@ -93,7 +80,14 @@ export class Node {
     this.credentials = openIdentity(config, runtime);
     const known = this.credentials?.identity;
     const flushesCommits = config.store.flush === 'commits';
-    this.directory = new DataDirectory({ folder: config.data, clusterId: known?.clusterId, runtime, flushesCommits });
+    const disk = new MachineDisk();
+    this.directory = new DataDirectory({
+      folder: config.data,
+      disk,
+      clusterId: known?.clusterId,
+      runtime,
+      flushesCommits,
+    });
     const { clusterId } = this.directory;
     this.self = known ?? { clusterId, role: config.role, name: config.name ?? hostname() };
     this.#log = options.log.child({ node: this.self.name });
@@ -103,8 +97,18 @@ export class Node {
         'the machine went down while commits were not flushed (store.flush): data discarded, seeding anew',
       );
     }
-    const { onFatal } = options;
-    this.stores = new StoreHolder({ config, directory: this.directory, runtime, log: this.#log, onFatal });
+    const [clients] = config.listen.clients;
+    this.#replica = new Replica({
+      config,
+      self: this.self,
+      directory: this.directory,
+      disk,
+      runtime,
+      log: this.#log,
+      rootAddress: config.role === 'root' && clients !== undefined ? `${clients.host}:${clients.port}` : '',
+      connect: this.#connect,
+      onFatal: options.onFatal,
+    });
     this.#images = new ImageKeeper({
       ...config.memory,
       runtime,
@@ -115,53 +119,27 @@ export class Node {
         return store === undefined || folder === undefined ? undefined : { store, folder };
       },
     });
-    this.recovery = new Recovery(
-      {
-        directory: this.directory,
-        waitMs: config.replication.recoveryWaitMs,
-        runtime,
-        log: this.#log,
-        beginEpoch: async () => await this.stores.current?.beginEpoch(),
-      },
-      config.role === 'root',
-    );
     this.#signals = new Signals(runtime);
     this.clientKeeper = new ClientKeeper({ limits: config.limits, runtime, log: this.#log });
     this.#commands = new Commands({
       store: () => this.stores.current,
-      writeGate: () => this.#writeRefusal(),
+      writeGate: () => this.#replica.writeRefusal(),
       limits: config.limits,
       durability: config.durability,
-    });
-    const [clients] = config.listen.clients;
-    if (config.role === 'root' && clients !== undefined) this.#rootAddress = `${clients.host}:${clients.port}`;
-  }
-
-  #writeRefusal(): TokaidoError | undefined {
-    if (this.#stopping) return new TokaidoError('NOT_READY', 'this node is stopping');
-    if (this.config.role === 'root') return this.recovery.refusal() ?? this.stores.refusal();
-    const root = this.#path.at(-1);
-    const where = root === undefined ? 'the root' : `the root ${root.name}`;
-    const at = this.#rootAddress === '' ? '' : ` at ${this.#rootAddress}`;
-    return new TokaidoError('READ_ONLY', `this node follows others and takes no writes: write to ${where}${at}`, {
-      hint: `send writes to ${where}${at}`,
     });
   }
 
   async start(): Promise<void> {
     const { config } = this;
-    await this.#flushLeftovers();
     for (const { name, withoutEffect } of config.databases) {
       if (withoutEffect.length > 0)
         this.#log.warn({ database: name, options: withoutEffect }, 'options of a database have no effect here');
     }
-    await this.stores.restore();
+    await this.#replica.open();
     registerNodeMetrics(this);
-    this.#serveFollowers();
-    this.stores.onSwap(() => this.#serveFollowers());
     await this.#listenForFollowers();
     this.#ktFollowers = await KtFollowers.open(this, clientTlsOf, this.#log);
-    this.#follow();
+    this.#replica.follow();
     // Clients may read while a root recovers; writes wait.
     await this.#listenForClients();
     if (config.listen.admin !== false) {
@@ -173,70 +151,20 @@ export class Node {
         log: this.#log,
       });
     }
-    this.#scheduleSweep(config.store.expiryIntervalMs);
+    this.#replica.keepHouse();
     // A root that recovers is up and reachable meanwhile: its followers are what it waits for.
     this.#beginWriting().catch((error: unknown) => this.#options.onFatal(error));
   }
 
-  /** What a root does before it takes writes. A disk that refuses is asked again: reads go on meanwhile. */
   async #beginWriting(): Promise<void> {
-    while (!this.#stopping) {
-      try {
-        await this.recovery.complete();
-        await this.stores.announceLost();
-        break;
-      } catch (error) {
-        if (!(error instanceof TokaidoError) || error.code !== 'STORAGE') throw error;
-        this.#log.error({ reason: error.message, hint: error.hint }, 'cannot take writes yet: trying again');
-        await new Promise<void>((resolve) => this.#options.runtime.after(BEGIN_AGAIN_MS, resolve));
-      }
-    }
+    await this.#replica.beginWriting();
     await this.#loadTextDatabases();
     this.#startFeed();
-  }
-
-  /**
-   * What a killed process committed is visible, and may be nowhere but in memory: before anyone (Postgres, say) is told
-   * that this node has it, it goes to the disk.
-   */
-  async #flushLeftovers(): Promise<void> {
-    if (!this.directory.wasUnclean || this.config.store.flush !== 'commits') return;
-    await this.stores.current?.engine.flush();
-    this.directory.leftoversFlushed();
-  }
-
-  /** (Re)starts the upstream side on the current store. Followers reconnect and compare positions. */
-  #serveFollowers(): void {
-    const store = this.stores.current;
-    if (store === undefined || this.config.listen.replication === false) return;
-    this.#replication?.close();
-    const { config } = this;
-    this.#replication = new ReplicationServer({
-      store,
-      clusterId: this.self.clusterId,
-      runtime: this.#options.runtime,
-      log: this.#log,
-      heartbeats: this.heartbeats,
-      heartbeatMs: config.replication.heartbeatMs,
-      ringBytes: config.replication.ringBytes,
-      queueBytes: config.replication.followerQueueBytes,
-      snapshots: config.replication.snapshots,
-      path: () => [this.#self(), ...this.#path],
-      rootAddress: () => this.#rootAddress,
-      isRecovering: () => this.recovery.active,
-      onAccountedFor: (instanceId) => {
-        if (config.role === 'root') this.recovery.accountedFor(instanceId);
-      },
-    });
   }
 
   #proof(): NodeIdentity {
     assert(this.credentials !== undefined, 'a node that replicates has an identity');
     return this.credentials;
-  }
-
-  #self(): PathNode {
-    return { instanceId: this.directory.instanceId, name: this.self.name };
   }
 
   async #listenForFollowers(): Promise<void> {
@@ -249,81 +177,22 @@ export class Node {
       runtime: this.#options.runtime,
       maxConnections: this.config.replication.maxFollowers,
       onLink: (link) => {
-        const server = this.#replication;
-        const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress };
-        if (server === undefined) {
-          link.send([
-            encodeFrame({
-              type: 'refuse',
-              code: 'NOT_READY',
-              message: 'this node has no data yet: it is being seeded itself',
-            }),
-          ]);
-          link.close();
-          return { onData: () => undefined, onDrain: () => undefined, onClose: () => undefined };
-        }
-        const session = server.accept(peer, link);
-        return {
-          onData: (chunk) => session.onData(chunk),
-          onDrain: () => session.pump(),
-          onClose: () => server.closed(session),
-        };
+        return this.#replica.accept({ name: link.peer.name, role: link.peer.role, address: link.peerAddress }, link);
       },
     });
   }
 
-  #follow(): void {
-    const { config } = this;
-    if (config.role === 'root') return;
-    const { runtime } = this.#options;
-    this.#upstream = new UpstreamFollower({
-      upstreams: config.upstreams,
-      backOff: { minMs: config.replication.reconnectMinMs, maxMs: config.replication.reconnectMaxMs },
-      silenceMs: config.replication.silenceMs,
-      runtime,
+  readonly #connect: Connect = async (upstream, attach) => {
+    await connectToUpstream({
+      host: upstream.host,
+      port: upstream.port,
+      expectedName: upstream.name,
+      identity: () => this.#proof(),
       log: this.#log,
-      connect: async (upstream, attach) =>
-        await connectToUpstream({
-          host: upstream.host,
-          port: upstream.port,
-          expectedName: upstream.name,
-          identity: () => this.#proof(),
-          log: this.#log,
-          runtime,
-          onLink: (link) => attach({ name: link.peer.name, role: link.peer.role, address: link.peerAddress }, link),
-        }),
-      host: {
-        log: this.#log,
-        clusterId: this.self.clusterId,
-        self: this.#self(),
-        store: () => this.stores.current,
-        openSnapshot: async (contents) => await this.stores.openSnapshot(contents),
-        unappliedBytes: config.replication.unappliedBytes,
-        onWelcome: (welcome) => {
-          this.#path = welcome.path;
-          this.#rootAddress = welcome.rootAddress;
-        },
-        onHeartbeat: ({ origins }) => {
-          for (const beat of origins) this.heartbeats.hear(beat, this.stores.current?.position() ?? []);
-          this.#replication?.beat();
-        },
-        onLoaded: (rows) => this.#log.info({ rows }, 'the snapshot is loaded: serving the new data'),
-      },
+      runtime: this.#options.runtime,
+      onLink: (link) => attach({ name: link.peer.name, role: link.peer.role, address: link.peerAddress }, link),
     });
-    this.#watchPosition();
-  }
-
-  /** Without followers of its own nobody else tells the heartbeats how far this node is. */
-  #watchPosition(): void {
-    const watch = (store: LocalStore | undefined): void => {
-      store?.onCommit(() => this.heartbeats.reach(store.position()));
-    };
-    watch(this.stores.current);
-    this.stores.onSwap((store) => {
-      watch(store);
-      this.heartbeats.reach(store.position());
-    });
-  }
+  };
 
   async #listenForClients(): Promise<void> {
     const { runtime, onFatal } = this.#options;
@@ -377,26 +246,6 @@ export class Node {
     return new KyotoTycoonFeed({ config, sid, runtime, log: this.#log });
   }
 
-  #scheduleSweep(delayMs: number): void {
-    if (this.#stopping) return;
-    this.#sweep = this.#options.runtime.after(delayMs, () => {
-      this.#sweepOnce().then(
-        (more) => this.#scheduleSweep(more ? SWEEP_AGAIN_MS : this.config.store.expiryIntervalMs),
-        (error: unknown) => {
-          if (error instanceof AssertionFailure) this.#options.onFatal(error);
-          else this.#log.error({ reason: messageOf(error) }, 'housekeeping failed; it will be tried again');
-          this.#scheduleSweep(this.config.store.expiryIntervalMs);
-        },
-      );
-    });
-  }
-
-  async #sweepOnce(): Promise<boolean> {
-    const store = this.stores.current;
-    if (store === undefined || !store.needsSweep()) return false;
-    return await store.sweep();
-  }
-
   /** Whether clients can read here now, and why not. */
   ready(): { ready: boolean; reason?: string } {
     if (this.#stopping) return { ready: false, reason: 'stopping' };
@@ -432,11 +281,23 @@ export class Node {
   }
 
   get replication(): ReplicationServer | undefined {
-    return this.#replication;
+    return this.#replica.replication;
   }
 
   get upstream(): UpstreamFollower | undefined {
-    return this.#upstream;
+    return this.#replica.upstream;
+  }
+
+  get stores(): StoreHolder {
+    return this.#replica.stores;
+  }
+
+  get heartbeats(): Heartbeats {
+    return this.#replica.heartbeats;
+  }
+
+  get recovery(): Recovery {
+    return this.#replica.recovery;
   }
 
   get feed(): PostgresFeed | KyotoTycoonFeed | undefined {
@@ -465,17 +326,15 @@ export class Node {
   async stop(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
-    this.#sweep?.cancel();
+    this.#replica.beginStopping();
     await this.#feed?.stop();
     await Promise.all(this.clients.map(async (listener) => await listener.close()));
     this.clientKeeper.close();
-    this.#upstream?.stop();
-    this.#replication?.close();
+    this.#replica.stopReplicating();
     await this.#followers?.close();
     await this.#ktFollowers?.close();
     await this.#images.stop();
-    await this.stores.close();
-    this.directory.closeCleanly();
+    await this.#replica.close();
     await this.#admin?.close();
     this.#log.info({}, 'stopped: all data is on the disk');
   }

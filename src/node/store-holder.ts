@@ -8,7 +8,6 @@ import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import { type LocalNumber, type Sid, sid } from '../base/types.js';
 import type { Engine } from '../engine/engine.js';
-import { LmdbEngine } from '../engine/lmdb.js';
 import { TieredEngine } from '../engine/tiered.js';
 import type { SnapshotTarget } from '../replication/upstream-session.js';
 import type { MemoryImage } from '../store/restore.js';
@@ -16,11 +15,12 @@ import { type SnapshotContents, SnapshotLoader } from '../store/snapshot.js';
 import { LocalStore } from '../store/store.js';
 import type { NodeConfig } from './config/schema.js';
 import type { DataDirectory } from './data-directory.js';
-import { openImage } from './memory-image.js';
+import type { Disk } from './disk.js';
 
 export interface StoreHolderOptions {
   readonly config: NodeConfig;
   readonly directory: DataDirectory;
+  readonly disk: Disk;
   readonly runtime: Runtime;
   readonly log: Logger;
   /** Called when the disk is in a state that only a restart mends. */
@@ -53,8 +53,7 @@ export class StoreHolder {
   #openEngine(folder: string): Engine {
     const { store, limits } = this.#options.config;
     // Besides one map per database there are four of the store's own.
-    const disk = new LmdbEngine({
-      folder,
+    const disk = this.#options.disk.openEngine(folder, {
       mapSizeBytes: store.maxSizeBytes,
       maxMaps: limits.databases + 8,
       flushesCommits: store.flush === 'commits',
@@ -89,7 +88,7 @@ export class StoreHolder {
 
   async #openImage(folder: string, logNext: LocalNumber): Promise<MemoryImage | undefined> {
     try {
-      return await openImage(folder, logNext);
+      return await this.#options.disk.openImage(folder, logNext);
     } catch (error) {
       this.#options.log.error({ reason: messageOf(error) }, 'the image of the databases in memory cannot be used');
       return undefined;

@@ -1,0 +1,266 @@
+/**
+ * What holds data and replicates: the part of a node that knows neither sockets nor files. Links to peers, the disk and
+ * the clock are handed in, so that a simulation runs whole clusters of exactly this (`sim/`). `node.ts` binds it to the
+ * machine and puts clients, feeds and operation around it.
+ */
+import { AssertionFailure, messageOf, TokaidoError } from '../base/errors.js';
+import type { Logger } from '../base/logger.js';
+import type { Runtime, Timer } from '../base/runtime.js';
+import type { Identity } from '../pki/names.js';
+import { encodeFrame, type PathNode } from '../replication/frames.js';
+import { Heartbeats } from '../replication/heartbeats.js';
+import type { Peer, PeerLink } from '../replication/link.js';
+import { ReplicationServer } from '../replication/server.js';
+import { type Connect, type LinkEvents, UpstreamFollower } from '../replication/upstream-follower.js';
+import type { LocalStore } from '../store/store.js';
+import type { NodeConfig } from './config/schema.js';
+import type { DataDirectory } from './data-directory.js';
+import type { Disk } from './disk.js';
+import { Recovery } from './recovery.js';
+import { StoreHolder } from './store-holder.js';
+
+export interface ReplicaOptions {
+  readonly config: NodeConfig;
+  readonly self: Identity;
+  readonly directory: DataDirectory;
+  readonly disk: Disk;
+  readonly runtime: Runtime;
+  readonly log: Logger;
+  /** Where clients write to this node, if it is a root: `host:port`, or empty. */
+  readonly rootAddress: string;
+  /** Opens links to upstreams. */
+  readonly connect: Connect;
+  /** Called when the node cannot go on: an invariant broke, or only a restart mends the disk. */
+  readonly onFatal: (error: unknown) => void;
+}
+
+/** Milliseconds between two rounds of housekeeping when more is due. */
+const SWEEP_AGAIN_MS = 10;
+
+/** Milliseconds until a root whose disk refuses tries again to begin. */
+const BEGIN_AGAIN_MS = 5000;
+
+export class Replica {
+  readonly stores: StoreHolder;
+  readonly heartbeats = new Heartbeats();
+  readonly recovery: Recovery;
+  readonly #options: ReplicaOptions;
+  #path: readonly PathNode[] = [];
+  #rootAddress: string;
+  #replication: ReplicationServer | undefined;
+  #upstream: UpstreamFollower | undefined;
+  #sweep: Timer | undefined;
+  #stopping = false;
+
+  /** Errors: `STORAGE`, `CORRUPT`. */
+  constructor(options: ReplicaOptions) {
+    this.#options = options;
+    this.#rootAddress = options.rootAddress;
+    const { config, directory, disk, runtime, log, onFatal } = options;
+    this.stores = new StoreHolder({ config, directory, disk, runtime, log, onFatal });
+    this.recovery = new Recovery(
+      {
+        directory,
+        waitMs: config.replication.recoveryWaitMs,
+        runtime,
+        log,
+        beginEpoch: async () => await this.stores.current?.beginEpoch(),
+      },
+      config.role === 'root',
+    );
+  }
+
+  /** Brings the data back as the last run left it, and serves followers that are handed to `accept`. */
+  async open(): Promise<void> {
+    await this.#flushLeftovers();
+    await this.stores.restore();
+    this.#serveFollowers();
+    this.stores.onSwap(() => this.#serveFollowers());
+  }
+
+  /**
+   * What a killed process committed is visible, and may be nowhere but in memory: before anyone (Postgres, say) is told
+   * that this node has it, it goes to the disk.
+   */
+  async #flushLeftovers(): Promise<void> {
+    const { config, directory } = this.#options;
+    if (!directory.wasUnclean || config.store.flush !== 'commits') return;
+    await this.stores.current?.engine.flush();
+    directory.leftoversFlushed();
+  }
+
+  /** (Re)starts the upstream side on the current store. Followers reconnect and compare positions. */
+  #serveFollowers(): void {
+    const store = this.stores.current;
+    const { config, self, runtime, log } = this.#options;
+    if (store === undefined || config.listen.replication === false) return;
+    this.#replication?.close();
+    this.#replication = new ReplicationServer({
+      store,
+      clusterId: self.clusterId,
+      runtime,
+      log,
+      heartbeats: this.heartbeats,
+      heartbeatMs: config.replication.heartbeatMs,
+      ringBytes: config.replication.ringBytes,
+      queueBytes: config.replication.followerQueueBytes,
+      snapshots: config.replication.snapshots,
+      path: () => [this.#self(), ...this.#path],
+      rootAddress: () => this.#rootAddress,
+      isRecovering: () => this.recovery.active,
+      onAccountedFor: (instanceId) => {
+        if (config.role === 'root') this.recovery.accountedFor(instanceId);
+      },
+    });
+  }
+
+  #self(): PathNode {
+    return { instanceId: this.#options.directory.instanceId, name: this.#options.self.name };
+  }
+
+  /** A follower's link passed authentication. Returns who handles its events. */
+  accept(peer: Peer, link: PeerLink): LinkEvents {
+    const server = this.#replication;
+    if (server === undefined) {
+      link.send([
+        encodeFrame({
+          type: 'refuse',
+          code: 'NOT_READY',
+          message: 'this node has no data yet: it is being seeded itself',
+        }),
+      ]);
+      link.close();
+      return { onData: () => undefined, onDrain: () => undefined, onClose: () => undefined };
+    }
+    const session = server.accept(peer, link);
+    return {
+      onData: (chunk) => session.onData(chunk),
+      onDrain: () => session.pump(),
+      onClose: () => server.closed(session),
+    };
+  }
+
+  /** Keeps a link to an upstream from now on, unless this is a root. */
+  follow(): void {
+    const { config, runtime, log, self, connect } = this.#options;
+    if (config.role === 'root') return;
+    this.#upstream = new UpstreamFollower({
+      upstreams: config.upstreams,
+      backOff: { minMs: config.replication.reconnectMinMs, maxMs: config.replication.reconnectMaxMs },
+      silenceMs: config.replication.silenceMs,
+      runtime,
+      log,
+      connect,
+      host: {
+        log,
+        clusterId: self.clusterId,
+        self: this.#self(),
+        store: () => this.stores.current,
+        openSnapshot: async (contents) => await this.stores.openSnapshot(contents),
+        unappliedBytes: config.replication.unappliedBytes,
+        onWelcome: (welcome) => {
+          this.#path = welcome.path;
+          this.#rootAddress = welcome.rootAddress;
+        },
+        onHeartbeat: ({ origins }) => {
+          for (const beat of origins) this.heartbeats.hear(beat, this.stores.current?.position() ?? []);
+          this.#replication?.beat();
+        },
+        onLoaded: (rows) => log.info({ rows }, 'the snapshot is loaded: serving the new data'),
+      },
+    });
+    this.#watchPosition();
+  }
+
+  /** Without followers of its own nobody else tells the heartbeats how far this node is. */
+  #watchPosition(): void {
+    const watch = (store: LocalStore | undefined): void => {
+      store?.onCommit(() => this.heartbeats.reach(store.position()));
+    };
+    watch(this.stores.current);
+    this.stores.onSwap((store) => {
+      watch(store);
+      this.heartbeats.reach(store.position());
+    });
+  }
+
+  /** What a root does before it takes writes. A disk that refuses is asked again: reads go on meanwhile. */
+  async beginWriting(): Promise<void> {
+    const { log, runtime } = this.#options;
+    while (!this.#stopping) {
+      try {
+        await this.recovery.complete();
+        await this.stores.announceLost();
+        return;
+      } catch (error) {
+        if (!(error instanceof TokaidoError) || error.code !== 'STORAGE') throw error;
+        log.error({ reason: error.message, hint: error.hint }, 'cannot take writes yet: trying again');
+        await new Promise<void>((resolve) => runtime.after(BEGIN_AGAIN_MS, resolve));
+      }
+    }
+  }
+
+  /** Why this node takes no writes right now, or `undefined` when it does. */
+  writeRefusal(): TokaidoError | undefined {
+    if (this.#stopping) return new TokaidoError('NOT_READY', 'this node is stopping');
+    if (this.#options.config.role === 'root') return this.recovery.refusal() ?? this.stores.refusal();
+    const root = this.#path.at(-1);
+    const where = root === undefined ? 'the root' : `the root ${root.name}`;
+    const at = this.#rootAddress === '' ? '' : ` at ${this.#rootAddress}`;
+    return new TokaidoError('READ_ONLY', `this node follows others and takes no writes: write to ${where}${at}`, {
+      hint: `send writes to ${where}${at}`,
+    });
+  }
+
+  /** Does the store's housekeeping from now on: expired records, the log's retention. */
+  keepHouse(): void {
+    this.#scheduleSweep(this.#options.config.store.expiryIntervalMs);
+  }
+
+  #scheduleSweep(delayMs: number): void {
+    if (this.#stopping) return;
+    const { runtime, config, log, onFatal } = this.#options;
+    this.#sweep = runtime.after(delayMs, () => {
+      this.#sweepOnce().then(
+        (more) => this.#scheduleSweep(more ? SWEEP_AGAIN_MS : config.store.expiryIntervalMs),
+        (error: unknown) => {
+          if (error instanceof AssertionFailure) onFatal(error);
+          else log.error({ reason: messageOf(error) }, 'housekeeping failed; it will be tried again');
+          this.#scheduleSweep(config.store.expiryIntervalMs);
+        },
+      );
+    });
+  }
+
+  async #sweepOnce(): Promise<boolean> {
+    const store = this.stores.current;
+    if (store === undefined || !store.needsSweep()) return false;
+    return await store.sweep();
+  }
+
+  get replication(): ReplicationServer | undefined {
+    return this.#replication;
+  }
+
+  get upstream(): UpstreamFollower | undefined {
+    return this.#upstream;
+  }
+
+  /** From now on nothing new begins: writes are refused. */
+  beginStopping(): void {
+    this.#stopping = true;
+    this.#sweep?.cancel();
+  }
+
+  /** Ends all links in good order. */
+  stopReplicating(): void {
+    this.#upstream?.stop();
+    this.#replication?.close();
+  }
+
+  /** Flushes and closes the data. */
+  async close(): Promise<void> {
+    await this.stores.close();
+    this.#options.directory.closeCleanly();
+  }
+}
