@@ -1,13 +1,19 @@
 /** `tokaido get`, `set` and `remove`: single records over a node's client listener. */
 import { type Command, Option } from 'commander';
 import { messageOf, TokaidoError } from '../base/errors.js';
-import { TokaidoClient } from '../client/client.js';
+import { type AtLeastOptions, TokaidoClient } from '../client/client.js';
+import { parseWait } from '../protocol/at-least.js';
 import { action, printJson } from './output.js';
 
 interface Flags {
   readonly server: string;
   readonly database?: string;
   readonly json?: boolean;
+}
+
+interface GetFlags extends Flags {
+  readonly atLeast?: string;
+  readonly wait?: string;
 }
 
 interface SetFlags extends Flags {
@@ -38,6 +44,14 @@ async function withClient<T>({ server }: Flags, use: (client: TokaidoClient) => 
 
 function place({ database }: Flags): { database?: string } {
   return database === undefined ? {} : { database };
+}
+
+function atLeastOf({ atLeast, wait }: GetFlags): { atLeast?: AtLeastOptions } {
+  if (atLeast === undefined) {
+    if (wait !== undefined) throw new TokaidoError('CONFIG', '--wait says how long to wait for --at-least');
+    return {};
+  }
+  return { atLeast: { position: atLeast, ...(wait === undefined ? {} : { waitMs: parseWait(wait) }) } };
 }
 
 /** Text where it is text, Base64 where it is not. */
@@ -76,13 +90,16 @@ async function readValue(value: string | undefined, { file }: SetFlags): Promise
 
 export function registerRecords(program: Command): void {
   withServer(program.command('get').description('print the value of a record').argument('<key>', 'key'))
+    .option('--at-least <position>', 'only when the node has what Postgres had at this LSN (pg_current_wal_lsn())')
+    .option('--wait <duration>', 'how long it may take to get there: 500ms, 2s (default: 1s, at most 60s)')
     .addHelpText(
       'after',
       '\nExample:\n  tokaido get example.com/www/A --database dns --server 127.0.0.1:1978\n\nExits with 3 when there is no such record.',
     )
     .action(
-      action(async (key: string, flags: Flags) => {
-        const record = await withClient(flags, async (client) => await client.get(key, place(flags)));
+      action(async (key: string, flags: GetFlags) => {
+        const options = { ...place(flags), ...atLeastOf(flags) };
+        const record = await withClient(flags, async (client) => await client.get(key, options));
         if (record === undefined) throw new TokaidoError('NO_RECORD', `no record ${JSON.stringify(key)}`);
         const expires = record.xtMs === undefined ? {} : { expires: new Date(record.xtMs).toISOString() };
         if (flags.json) printJson({ key, ...readable(record.value), ...expires });

@@ -55,6 +55,7 @@ export function renderStatus(status: NodeStatus): string {
     ]);
   }
   rows.push(['certificate', certificateText(status.certificate)]);
+  for (const { feed, position } of status.reached) rows.push(['reached', `${feed} ${position}`]);
   if (status.feed !== undefined) rows.push(['feed', JSON.stringify(status.feed)]);
   const width = Math.max(...rows.map(([label]) => label.length));
   return rows.map(([label, text]) => `${label.padEnd(width)}  ${text}`).join('\n');

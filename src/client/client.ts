@@ -6,6 +6,7 @@
 import { connect, type Socket } from 'node:net';
 import { codeOf, type ErrorCode, messageOf, TokaidoError } from '../base/errors.js';
 import { NEVER_EXPIRES } from '../base/types.js';
+import { DEFAULT_WAIT_MS, parseFeedPosition } from '../protocol/at-least.js';
 import { ByteQueue } from '../protocol/byte-queue.js';
 import { PROTOCOL_ERRORS } from '../protocol/errors.js';
 import {
@@ -44,6 +45,14 @@ export interface RpcAnswer {
 
 export type Key = string | Buffer;
 
+/** What an answer must include at least, and how long it may be waited for. */
+export interface AtLeastOptions {
+  /** What `pg_current_wal_lsn()` said behind the commit, or `FEED:NUMBER`. */
+  readonly position: string;
+  /** Longest wait of the node for it, ms; at most a minute. Default 1000. */
+  readonly waitMs?: number;
+}
+
 interface Waiting {
   resolve(reply: ClientReply): void;
   reject(error: unknown): void;
@@ -67,6 +76,18 @@ function percent(key: Buffer): string {
     out += /[A-Za-z0-9._~-]/.test(character) ? character : `%${byte.toString(16).padStart(2, '0')}`;
   }
   return out;
+}
+
+function atLeastHeaders(atLeast: AtLeastOptions | undefined): Record<string, string> {
+  if (atLeast === undefined) return {};
+  const wait = atLeast.waitMs === undefined ? {} : { 'X-Tokaido-Wait': `${Math.round(atLeast.waitMs)}ms` };
+  // Checked here: a header must not carry more than a position.
+  parseFeedPosition(atLeast.position);
+  return { 'X-Tokaido-At-Least': atLeast.position, ...wait };
+}
+
+function waitOf(atLeast: AtLeastOptions | undefined): number {
+  return atLeast === undefined ? 0 : (atLeast.waitMs ?? DEFAULT_WAIT_MS);
 }
 
 function isErrorCode(text: string | undefined): text is ErrorCode {
@@ -95,9 +116,15 @@ export class TokaidoClient {
       throw new TokaidoError('CONFIG', `${server} is not HOST:PORT`);
   }
 
-  /** `undefined` when there is no such record. Errors: `NO_DATABASE`, `NOT_READY`, `NETWORK`, `TIMEOUT`. */
-  async get(key: Key, { database }: { readonly database?: string } = {}): Promise<ClientRecord | undefined> {
-    const reply = await this.#http('GET', key, database, {}, undefined);
+  /**
+   * `undefined` when there is no such record. With `atLeast` the node first waits until it has what the source had
+   * committed at that position. Errors: `NO_DATABASE`, `NOT_READY`, `NETWORK`, `TIMEOUT`.
+   */
+  async get(
+    key: Key,
+    { database, atLeast }: { readonly database?: string; readonly atLeast?: AtLeastOptions } = {},
+  ): Promise<ClientRecord | undefined> {
+    const reply = await this.#http('GET', key, database, atLeastHeaders(atLeast), undefined, waitOf(atLeast));
     if (reply.status === 404) return undefined;
     this.#check(reply);
     const xt = reply.headers.get('x-kt-xt');
@@ -180,6 +207,20 @@ export class TokaidoClient {
     return { status: reply.status, rows: parseRows(reply.body, reply.headers.get('content-type') ?? '') };
   }
 
+  /**
+   * Waits until the node has everything that the source had committed at a position: every read that comes after it, on
+   * this node, sees that. `database`, by name, is the one that will be read. Errors: `TIMEOUT`, `NETWORK`, `MALFORMED`.
+   */
+  async reach(atLeast: AtLeastOptions, { database }: { readonly database?: string } = {}): Promise<void> {
+    const path = `/rpc/void${database === undefined ? '' : `?DB=${percent(bytes(database))}`}`;
+    const request = encodeHttp('GET', path, `${this.#host}:${this.#port}`, atLeastHeaders(atLeast), undefined);
+    const reply = await this.#ask(request, false, waitOf(atLeast));
+    if (reply.kind !== 'http') throw new TokaidoError('MALFORMED', 'the server does not speak HTTP');
+    if (reply.status === 200) return;
+    const rows = parseRows(reply.body, reply.headers.get('content-type') ?? '');
+    throw new TokaidoError(reply.status === 503 ? 'TIMEOUT' : 'MALFORMED', rows.get('ERROR')?.toString() ?? 'refused');
+  }
+
   /** Number of connections made so far: a cursor lives no longer than the one it was made on. */
   get connections(): number {
     return this.#connections;
@@ -204,11 +245,13 @@ export class TokaidoClient {
     database: string | undefined,
     headers: Record<string, string>,
     body: Buffer | undefined,
+    extraMs = 0,
   ) {
     const path = `/${database === undefined ? '' : `${percent(bytes(database))}/`}${percent(bytes(key))}`;
     const reply = await this.#ask(
       encodeHttp(method, path, `${this.#host}:${this.#port}`, headers, body),
       method === 'HEAD',
+      extraMs,
     );
     if (reply.kind !== 'http') throw new TokaidoError('MALFORMED', 'the server does not speak HTTP');
     return reply;
@@ -226,7 +269,7 @@ export class TokaidoClient {
     throw new TokaidoError('MALFORMED', `the server answered ${status} ${message}`);
   }
 
-  async #ask(request: Buffer, isHead: boolean): Promise<ClientReply> {
+  async #ask(request: Buffer, isHead: boolean, extraMs = 0): Promise<ClientReply> {
     if (this.#closed) throw new TokaidoError('NETWORK', 'the client is closed');
     if (this.#waiting.length >= this.#maxRequests) {
       throw new TokaidoError('OVERLOADED', `${this.#maxRequests} requests are under way already`, {
@@ -234,14 +277,15 @@ export class TokaidoClient {
       });
     }
     const socket = this.#connected();
+    const limitMs = this.#timeoutMs + extraMs;
     return await new Promise<ClientReply>((resolve, reject) => {
       const deadline = setTimeout(() => {
         // Answers come in order: after a lost one none can be trusted to be the right one.
         this.#drop(
           socket,
-          new TokaidoError('TIMEOUT', `no answer from ${this.#host}:${this.#port} within ${this.#timeoutMs} ms`),
+          new TokaidoError('TIMEOUT', `no answer from ${this.#host}:${this.#port} within ${limitMs} ms`),
         );
-      }, this.#timeoutMs);
+      }, limitMs);
       this.#waiting.push({ resolve, reject, deadline });
       this.#decoder.expect(isHead);
       socket.write(request);

@@ -1,3 +1,3 @@
 /** The public API of the package: the client and its errors. */
 export { type ErrorCode, TokaidoError } from '../base/errors.js';
-export { type ClientOptions, type ClientRecord, type Key, TokaidoClient } from './client.js';
+export { type AtLeastOptions, type ClientOptions, type ClientRecord, type Key, TokaidoClient } from './client.js';

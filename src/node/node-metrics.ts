@@ -44,6 +44,12 @@ export function registerNodeMetrics(node: Node): void {
   metrics.gauge('client_connections', 'Open client connections.', () => {
     return node.clients.reduce((sum, { connections }) => sum + connections, 0);
   });
+  metrics.gauge('feed_waiting_readers', 'Readers that wait for a position of a feed.', () => {
+    return node.progress.waits.waiting;
+  });
+  metrics.counter('feed_wait_timeouts_total', 'Readers whose position of a feed did not come in time.', () => {
+    return node.progress.waits.timeouts;
+  });
   metrics.gauge('client_held_bytes', 'Memory held for clients.', () => node.clientKeeper.heldBytes);
   metrics.counter('client_cuts_total', 'Client connections ended by a limit, by reason.', () => {
     return [...node.clientKeeper.cuts].map(([reason, count]) => [{ reason }, count] as const);

@@ -1,5 +1,6 @@
 /** Gathers a node's status from its parts. */
 import { VERSION } from '../base/version.js';
+import { formatFeedPosition, POSITIONED_FEEDS } from '../protocol/at-least.js';
 import type { Node } from './node.js';
 import type { NodeStatus } from './status.js';
 
@@ -51,6 +52,10 @@ export function nodeStatus(node: Node): NodeStatus {
             expiresInMs: credentials.notAfterMs - nowMs,
             fingerprint: credentials.fingerprint,
           },
+    reached: POSITIONED_FEEDS.flatMap((feed) => {
+      const position = node.progress.position(feed);
+      return position === undefined ? [] : [{ feed, position: formatFeedPosition(feed, position) }];
+    }),
     feed: node.feed?.status(),
   };
 }

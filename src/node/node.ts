@@ -29,6 +29,7 @@ import { type AdminServer, startAdmin } from './admin/admin.js';
 import { MetricsRegistry } from './admin/metrics.js';
 import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 import { DataDirectory } from './data-directory.js';
+import type { FeedProgress } from './feed-progress.js';
 import { ImageKeeper } from './image-keeper.js';
 import { KtFollowers } from './kt-followers.js';
 import { MachineDisk } from './machine-disk.js';
@@ -106,6 +107,7 @@ export class Node {
       runtime,
       log: this.#log,
       rootAddress: config.role === 'root' && clients !== undefined ? `${clients.host}:${clients.port}` : '',
+      feedReached: () => (this.#feed instanceof PostgresFeed ? this.#feed.reached : undefined),
       connect: this.#connect,
       onFatal: options.onFatal,
     });
@@ -198,13 +200,14 @@ export class Node {
     const { runtime, onFatal } = this.#options;
     const commands = this.#commands;
     const signals = this.#signals;
+    const feedWaits = this.progress.waits;
     const maxConnections = this.config.limits.connections;
     const shared = { commands, runtime, log: this.#log, maxConnections, keeper: this.clientKeeper, onFatal };
     const updateLog = () => this.#ktFollowers?.log();
     for (const listener of this.config.listen.clients) {
       const { host, port } = listener;
       this.#clients.push(
-        await listenForClients({ ...shared, host, port, tls: clientTlsOf(listener), signals, updateLog }),
+        await listenForClients({ ...shared, host, port, tls: clientTlsOf(listener), signals, feedWaits, updateLog }),
       );
     }
     const queues = new MessageQueues({ commands, signals, slices: new Slices(runtime), runtime });
@@ -240,7 +243,9 @@ export class Node {
   #makeFeed(): PostgresFeed | KyotoTycoonFeed | undefined {
     const { postgres, kyotoTycoon, sid, limits } = this.config;
     const { runtime } = this.#options;
-    if (postgres !== undefined) return new PostgresFeed({ config: postgres, runtime, log: this.#log });
+    if (postgres !== undefined) {
+      return new PostgresFeed({ config: postgres, runtime, log: this.#log, onReached: () => this.progress.ownMoved() });
+    }
     if (kyotoTycoon === undefined || sid === undefined) return undefined;
     const config = { ...kyotoTycoon, keyBytes: limits.keyBytes };
     return new KyotoTycoonFeed({ config, sid, runtime, log: this.#log });
@@ -290,6 +295,10 @@ export class Node {
 
   get stores(): StoreHolder {
     return this.#replica.stores;
+  }
+
+  get progress(): FeedProgress {
+    return this.#replica.progress;
   }
 
   get heartbeats(): Heartbeats {

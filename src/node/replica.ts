@@ -12,10 +12,11 @@ import { Heartbeats } from '../replication/heartbeats.js';
 import type { Peer, PeerLink } from '../replication/link.js';
 import { ReplicationServer } from '../replication/server.js';
 import { type Connect, type LinkEvents, UpstreamFollower } from '../replication/upstream-follower.js';
-import type { LocalStore } from '../store/store.js';
+import type { FeedPosition } from '../store/types.js';
 import type { NodeConfig } from './config/schema.js';
 import type { DataDirectory } from './data-directory.js';
 import type { Disk } from './disk.js';
+import { FeedProgress } from './feed-progress.js';
 import { Recovery } from './recovery.js';
 import { StoreHolder } from './store-holder.js';
 
@@ -28,6 +29,8 @@ export interface ReplicaOptions {
   readonly log: Logger;
   /** Where clients write to this node, if it is a root: `host:port`, or empty. */
   readonly rootAddress: string;
+  /** How far this node's own feed is, beyond the last transaction of it. */
+  readonly feedReached?: () => FeedPosition | undefined;
   /** Opens links to upstreams. */
   readonly connect: Connect;
   /** Called when the node cannot go on: an invariant broke, or only a restart mends the disk. */
@@ -44,6 +47,7 @@ export class Replica {
   readonly stores: StoreHolder;
   readonly heartbeats = new Heartbeats();
   readonly recovery: Recovery;
+  readonly progress: FeedProgress;
   readonly #options: ReplicaOptions;
   #path: readonly PathNode[] = [];
   #rootAddress: string;
@@ -58,6 +62,13 @@ export class Replica {
     this.#rootAddress = options.rootAddress;
     const { config, directory, disk, runtime, log, onFatal } = options;
     this.stores = new StoreHolder({ config, directory, disk, runtime, log, onFatal });
+    this.progress = new FeedProgress({
+      runtime,
+      heartbeats: this.heartbeats,
+      store: () => this.stores.current,
+      own: options.feedReached ?? (() => undefined),
+      beat: () => this.#replication?.beat(),
+    });
     this.recovery = new Recovery(
       {
         directory,
@@ -76,6 +87,8 @@ export class Replica {
     await this.stores.restore();
     this.#serveFollowers();
     this.stores.onSwap(() => this.#serveFollowers());
+    if (this.stores.current !== undefined) this.progress.watch(this.stores.current);
+    this.stores.onSwap((store) => this.progress.watch(store));
   }
 
   /**
@@ -105,6 +118,7 @@ export class Replica {
       ringBytes: config.replication.ringBytes,
       queueBytes: config.replication.followerQueueBytes,
       snapshots: config.replication.snapshots,
+      reached: () => this.progress.forFollowers(),
       path: () => [this.#self(), ...this.#path],
       rootAddress: () => this.#rootAddress,
       isRecovering: () => this.recovery.active,
@@ -165,22 +179,10 @@ export class Replica {
         onHeartbeat: ({ origins }) => {
           for (const beat of origins) this.heartbeats.hear(beat, this.stores.current?.position() ?? []);
           this.#replication?.beat();
+          this.progress.heard();
         },
         onLoaded: (rows) => log.info({ rows }, 'the snapshot is loaded: serving the new data'),
       },
-    });
-    this.#watchPosition();
-  }
-
-  /** Without followers of its own nobody else tells the heartbeats how far this node is. */
-  #watchPosition(): void {
-    const watch = (store: LocalStore | undefined): void => {
-      store?.onCommit(() => this.heartbeats.reach(store.position()));
-    };
-    watch(this.stores.current);
-    this.stores.onSwap((store) => {
-      watch(store);
-      this.heartbeats.reach(store.position());
     });
   }
 
@@ -250,6 +252,7 @@ export class Replica {
   beginStopping(): void {
     this.#stopping = true;
     this.#sweep?.cancel();
+    this.progress.close();
   }
 
   /** Ends all links in good order. */

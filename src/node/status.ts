@@ -49,5 +49,7 @@ export interface NodeStatus {
   readonly certificate:
     | { readonly notAfter: string; readonly expiresInMs: number; readonly fingerprint: string }
     | undefined;
+  /** How far this node is in each feed, as its source writes positions. */
+  readonly reached: readonly { readonly feed: string; readonly position: string }[];
   readonly feed: object | undefined;
 }

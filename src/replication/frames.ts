@@ -80,9 +80,14 @@ export interface BatchFrame {
   readonly payload: Buffer;
 }
 
-/** What an origin said last: its position then, and its clock then (ms since 1970). */
+/** What an origin said last: its position then, its clock then (ms since 1970), and how far its feeds were. */
 export interface OriginBeat extends OriginPosition {
   readonly timeMs: number;
+  /**
+   * Positions of feeds before which nothing of the source is missing in this position. They may lie beyond those of the
+   * transactions: what a source does elsewhere moves it, and changes nothing here.
+   */
+  readonly reached: readonly FeedPosition[];
 }
 
 export interface Heartbeat {
@@ -200,7 +205,8 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       writer.varint(frame.origins.length);
       for (const origin of frame.origins) {
         encodeOrigin(writer, origin);
-        writer.u48(origin.timeMs);
+        writer.u48(origin.timeMs).varint(origin.reached.length);
+        for (const feed of origin.reached) writer.text(feed.feed).u64(feed.position);
       }
       return;
     case 'ack':
@@ -250,6 +256,10 @@ function list<T>(reader: ByteReader, most: number, item: () => T): T[] {
   return Array.from({ length: count }, item);
 }
 
+function readFeeds(reader: ByteReader): FeedPosition[] {
+  return list(reader, 1024, () => ({ feed: reader.text(), position: reader.u64() }));
+}
+
 function decodePayload(type: number, payload: Buffer): Frame {
   const reader = new ByteReader(payload);
   switch (type) {
@@ -274,7 +284,9 @@ function decodePayload(type: number, payload: Buffer): Frame {
     case TYPE.batch:
       return { type: 'batch', payload };
     case TYPE.heartbeat: {
-      const origins = list(reader, MAX_ORIGINS, () => ({ ...readOrigin(reader), timeMs: reader.u48() }));
+      const origins = list(reader, MAX_ORIGINS, () => {
+        return { ...readOrigin(reader), timeMs: reader.u48(), reached: readFeeds(reader) };
+      });
       return ended(reader, { type: 'heartbeat', origins });
     }
     case TYPE.ack:
@@ -282,7 +294,7 @@ function decodePayload(type: number, payload: Buffer): Frame {
     case TYPE.snapshotBegin: {
       const position = decodePosition(reader);
       const lastVersionNs = versionNs(reader.u64());
-      const feeds = list(reader, 1024, () => ({ feed: reader.text(), position: reader.u64() }));
+      const feeds = readFeeds(reader);
       const databases = list(reader, 65_535, () => ({ name: reader.text(), records: reader.varint() }));
       // The receiver keeps the prefixes: they are copies, not views of a frame.
       const clears = list(reader, reader.remaining, () => ({

@@ -14,6 +14,8 @@ interface Known {
   awaited: OriginBeat | undefined;
   /** Time of the newest beat covered, ms since 1970. */
   coveredMs: number | undefined;
+  /** How far the feeds were then. */
+  reached: OriginBeat['reached'];
 }
 
 function isCovered(beat: OriginBeat, position: Position): boolean {
@@ -27,7 +29,7 @@ export class Heartbeats {
 
   /** A beat arrived (or, at an origin, was made) while this node stood at `position`. */
   hear(beat: OriginBeat, position: Position): void {
-    const known = this.#known.get(beat.sid) ?? { heard: beat, awaited: undefined, coveredMs: undefined };
+    const known = this.#known.get(beat.sid) ?? { heard: beat, awaited: undefined, coveredMs: undefined, reached: [] };
     if (beat.timeMs >= known.heard.timeMs) known.heard = beat;
     known.awaited ??= beat;
     this.#known.set(beat.sid, known);
@@ -42,10 +44,30 @@ export class Heartbeats {
   #advance(known: Known, position: Position): void {
     if (isCovered(known.heard, position)) {
       known.coveredMs = Math.max(known.coveredMs ?? 0, known.heard.timeMs);
+      known.reached = known.heard.reached;
       known.awaited = undefined;
     } else if (known.awaited !== undefined && isCovered(known.awaited, position)) {
       known.coveredMs = Math.max(known.coveredMs ?? 0, known.awaited.timeMs);
+      known.reached = known.awaited.reached;
       known.awaited = known.heard;
+    }
+  }
+
+  /** How far a feed was at the newest beat covered; `undefined` when no beat said so. */
+  reachedOf(feed: string): bigint | undefined {
+    for (const { reached } of this.#known.values()) {
+      const found = reached.find((position) => position.feed === feed);
+      if (found !== undefined) return found.position;
+    }
+    return undefined;
+  }
+
+  /** A feed began anew: what the beats up to now said of it means nothing any more. */
+  forgetReached(): void {
+    for (const known of this.#known.values()) {
+      known.reached = [];
+      known.heard = { ...known.heard, reached: [] };
+      if (known.awaited !== undefined) known.awaited = { ...known.awaited, reached: [] };
     }
   }
 

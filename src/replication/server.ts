@@ -8,7 +8,7 @@ import { type Epoch, type LocalNumber, localNumber, type Position } from '../bas
 import type { LogBatch } from '../log/update-log.js';
 import type { LocalStore } from '../store/store.js';
 import { FollowerSession, type FollowerState, type SessionHost } from './follower-session.js';
-import { encodeFrame, type PathNode } from './frames.js';
+import { encodeFrame, type OriginBeat, type PathNode } from './frames.js';
 import type { Heartbeats } from './heartbeats.js';
 import type { Peer, PeerLink } from './link.js';
 
@@ -25,6 +25,8 @@ export interface ReplicationServerOptions {
   readonly queueBytes: number;
   /** Snapshots sent at the same time; more followers wait their turn. */
   readonly snapshots: number;
+  /** How far this origin's feeds are; see `OriginBeat`. */
+  readonly reached?: () => OriginBeat['reached'];
   path(): readonly PathNode[];
   rootAddress(): string;
   isRecovering(): boolean;
@@ -181,11 +183,11 @@ export class ReplicationServer {
   beat(): void {
     if (this.#closed) return;
     this.#beatMs = this.#options.runtime.monotonicMs();
-    const { store, heartbeats, runtime } = this.#options;
+    const { store, heartbeats, runtime, reached = () => [] } = this.#options;
     const { sid } = store;
     if (sid !== undefined) {
       const own = store.ownPosition() ?? { sid, epoch: store.epoch, sequence: 0 as never, versionNs: 0n as never };
-      heartbeats.hear({ ...own, timeMs: runtime.nowMs() }, store.position());
+      heartbeats.hear({ ...own, timeMs: runtime.nowMs(), reached: reached() }, store.position());
     }
     const frame = encodeFrame({ type: 'heartbeat', origins: heartbeats.latest() });
     for (const session of this.#sessions.keys()) {

@@ -4,9 +4,10 @@
  */
 import type { Socket } from 'node:net';
 import { TokaidoError } from '../base/errors.js';
+import { type AtLeast, atLeastOf } from '../protocol/at-least.js';
 import { CONTINUE, HttpDecoder, type HttpReply, type HttpRequest, renderHttp } from '../protocol/http.js';
 import { BINARY_ERROR, BinaryDecoder, type BinaryRequest } from '../protocol/kt-binary.js';
-import { errorReply } from '../protocol/rest.js';
+import { errorReply, parseRest } from '../protocol/rest.js';
 import { isRpc, parseRpc, type RpcCall, rpcError } from '../protocol/tsv.js';
 import { answerBinary, binaryOrder } from './client-binary.js';
 import { answerRest, restOrder } from './client-http.js';
@@ -89,11 +90,26 @@ export class ClientConnection extends PipelinedConnection {
 
   #startRest(request: HttpRequest, bytes: number): void {
     const { commands } = this.#context;
-    const order = restOrder(request.method);
+    const last = !request.keepAlive;
     const render = (reply: HttpReply): Answer => renderHttp(reply, this.#context.date(), request.keepAlive);
     const failed = (error: TokaidoError): Answer => render(errorReply(error, request.method === 'HEAD'));
-    const work: Work = { bytes, order, last: !request.keepAlive };
-    this.start(order, () => this.run(() => answerRest(request, commands), render, failed, work));
+    let atLeast: AtLeast | undefined;
+    try {
+      atLeast = atLeastOf(request);
+    } catch (error) {
+      this.push(failed(this.known(error)), last);
+      return;
+    }
+    const answer = (): HttpReply | Promise<HttpReply> => answerRest(request, commands);
+    const order = atLeast === undefined ? restOrder(request.method) : 'alone';
+    const work = atLeast === undefined ? answer : () => this.#notBefore(atLeast, databaseOf(request), answer);
+    this.start(order, () => this.run(work, render, failed, { bytes, order, last }));
+  }
+
+  /** Answers once this node has what the client knows to be there. */
+  #notBefore<R>(atLeast: AtLeast, database: string, answer: () => R | Promise<R>): R | Promise<R> {
+    const reached = this.#session.reach(atLeast, database);
+    return reached === undefined ? answer() : reached.then(answer);
   }
 
   #startRpc(request: HttpRequest, bytes: number): void {
@@ -103,16 +119,21 @@ export class ClientConnection extends PipelinedConnection {
     };
     const failed = (error: TokaidoError): Answer => render(rpcError(error));
     let call: RpcCall;
+    let atLeast: AtLeast | undefined;
     try {
       call = parseRpc(request) as RpcCall;
+      atLeast = atLeastOf(request);
     } catch (error) {
       // The table is malformed, not the request: the connection goes on.
       this.push(failed(this.known(error)), !keepAlive);
       return;
     }
-    const order = orderOf(call);
+    const order = atLeast === undefined ? orderOf(call) : 'alone';
     const work: Work = { bytes: bytes + call.input.size * RECORD_BYTES, order, last: !keepAlive };
-    this.start(order, () => this.run(() => answerRpc(call, this.#session), render, failed, work));
+    const answer = (): HttpReply | Promise<HttpReply> => answerRpc(call, this.#session);
+    const database = call.input.get('DB')?.toString('utf8') ?? '';
+    const run = atLeast === undefined ? answer : () => this.#notBefore(atLeast, database, answer);
+    this.start(order, () => this.run(run, render, failed, work));
   }
 
   #nextBinary(bytes: Buffer): boolean {
@@ -136,6 +157,11 @@ export class ClientConnection extends PipelinedConnection {
       work,
     );
   }
+}
+
+function databaseOf(request: HttpRequest): string {
+  const rest = parseRest(request);
+  return rest.kind === 'unknown' ? '' : (rest.database ?? '');
 }
 
 function recordsOf(request: BinaryRequest): number {

@@ -2,6 +2,7 @@
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import type { Commands } from '../commands/commands.js';
+import type { FeedWaits } from '../commands/feed-waits.js';
 import type { Signals } from '../commands/signals.js';
 import { Slices } from '../commands/slices.js';
 import { ClientConnection } from './client-connection.js';
@@ -16,6 +17,8 @@ export interface ClientListenerOptions {
   readonly commands: Commands;
   /** Shared by all listeners of a node: a client may wait on one and be signalled through another. */
   readonly signals: Signals;
+  /** Likewise. */
+  readonly feedWaits: FeedWaits;
   readonly runtime: Runtime;
   readonly log: Logger;
   readonly maxConnections: number;
@@ -44,6 +47,7 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
     commands,
     slices: new Slices(runtime),
     signals: options.signals,
+    feedWaits: options.feedWaits,
     log,
     nowMs: () => runtime.nowMs(),
     uptimeMs: () => runtime.monotonicMs() - openedMs,

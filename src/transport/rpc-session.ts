@@ -2,8 +2,10 @@
 import { TokaidoError } from '../base/errors.js';
 import type { Commands } from '../commands/commands.js';
 import { Cursor } from '../commands/cursors.js';
+import type { FeedWait, FeedWaits } from '../commands/feed-waits.js';
 import type { Signals, Wait } from '../commands/signals.js';
 import type { Slices } from '../commands/slices.js';
+import type { AtLeast } from '../protocol/at-least.js';
 import type { Database } from '../store/types.js';
 
 /** Most cursors of one connection. */
@@ -14,6 +16,7 @@ export interface RpcHost {
   readonly commands: Commands;
   readonly slices: Slices;
   readonly signals: Signals;
+  readonly feedWaits: FeedWaits;
   nowMs(): number;
   /** Milliseconds since the listener was opened. */
   uptimeMs(): number;
@@ -27,6 +30,7 @@ export class RpcSession {
   readonly host: RpcHost;
   readonly #cursors = new Map<number, Cursor>();
   #wait: Wait | undefined;
+  #feedWait: FeedWait | undefined;
   /** The client says no more. */
   #ended = false;
   #closed = false;
@@ -61,12 +65,28 @@ export class RpcSession {
   /** Whether the signal came in time. Errors: `OVERLOADED`, `TOO_LARGE`. */
   async waitFor(name: string, timeoutMs: number): Promise<boolean> {
     if (this.#ended) return false;
-    this.#wait = this.host.signals.wait(name, timeoutMs);
+    const wait = this.host.signals.wait(name, timeoutMs);
+    this.#wait = wait;
     try {
-      return await this.#wait.woken;
+      return await wait.woken;
     } finally {
       this.#wait = undefined;
     }
+  }
+
+  /**
+   * Waits until this node has what the client asks for; `undefined` when it has it already. Errors: `TIMEOUT`,
+   * `OVERLOADED`, `NO_DATABASE`.
+   */
+  reach({ feed, position, waitMs }: AtLeast, database: string): Promise<void> | undefined {
+    const { commands, feedWaits } = this.host;
+    const { name } = commands.database(database === '' ? 0 : database);
+    const wait = feedWaits.wait({ feed, position, database: name }, waitMs);
+    if (wait === undefined) return undefined;
+    this.#feedWait = wait;
+    return wait.done.finally(() => {
+      this.#feedWait = undefined;
+    });
   }
 
   /** The client says no more: whoever waits for a signal is probably gone. So are the waits it asked for before that. */
@@ -78,6 +98,7 @@ export class RpcSession {
   close(): void {
     this.#closed = true;
     this.end();
+    this.#feedWait?.cancel();
     this.#cursors.clear();
   }
 }

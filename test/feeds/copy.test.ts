@@ -90,8 +90,10 @@ describe('the initial copy', () => {
     await eventually('the copy is under way', () => bench.status.state === 'copying' && bench.status.rowsCopied > 0);
     await bench.stopFeed();
     assert.ok(bench.status.rowsCopied < 29_900, 'it was interrupted in time');
+    assert.equal(bench.store.feedPosition('postgres copying default'), 1n, 'readers cannot rely on positions');
     bench.start();
     await bench.synced();
+    await eventually('they can again', () => bench.store.feedPosition('postgres copying default') === 0n);
     assert.deepEqual(bench.records(), await rows());
   });
 

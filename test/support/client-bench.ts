@@ -5,6 +5,7 @@ import { silentLogger } from '../../src/base/logger.js';
 import type { Runtime } from '../../src/base/runtime.js';
 import { ClientDecoder, type ClientReply } from '../../src/client/wire.js';
 import { Commands } from '../../src/commands/commands.js';
+import { FeedWaits } from '../../src/commands/feed-waits.js';
 import { Signals } from '../../src/commands/signals.js';
 import { TieredEngine } from '../../src/engine/tiered.js';
 import { decodeColumn, encodeColumn } from '../../src/protocol/kt-rpc/columns.js';
@@ -166,6 +167,7 @@ export class ClientBench {
 
   async listen(): Promise<void> {
     this.#listener = await listenForClients({
+      feedWaits: new FeedWaits({ runtime: this.runtime, reached: () => 'nothing', describe: String }),
       host: '127.0.0.1',
       port: 0,
       tls: undefined,

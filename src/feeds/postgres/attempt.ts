@@ -22,13 +22,11 @@ import { checkServer, ensurePublication, findRows, loadTypes, quoteIdentifier } 
 import type { SlotWatch } from './slot-watch.js';
 import { createSlot, dropSlot, findSlot, type Moment, releaseSlot, type SlotState } from './slots.js';
 import { FeedStream, RowsMissing, type StreamCounters } from './stream.js';
-import { CopiedTables, describeTables, type PublishedTable, TablesChanged } from './tables.js';
+import { CopiedTables, describeTables, FEED_NAME, type PublishedTable, TablesChanged } from './tables.js';
 import type { TypeCatalog } from './values.js';
 
 type Sql = Awaited<ReturnType<typeof connectSql>>;
 
-/** Name of the feed in the store. */
-export const FEED_NAME = 'postgres';
 /** Position while there is no slot to go on from. */
 const NOTHING: Lsn = 0n;
 /** How often slot and catalog are looked at when heartbeats are off, ms. */
@@ -52,6 +50,7 @@ export interface AttemptOptions {
   /** Copy everything again, whatever the store has. */
   readonly copyAll: boolean;
   readonly onState: (state: AttemptState) => void;
+  readonly onReached: () => void;
 }
 
 /** What an attempt works with once it is connected. */
@@ -80,6 +79,11 @@ export class Attempt {
 
   get positions(): FeedStream['positions'] | undefined {
     return this.#stream?.positions;
+  }
+
+  /** See `FeedStream.reached`; `undefined` before the stream. */
+  get reached(): Lsn | undefined {
+    return this.#stream?.reached;
   }
 
   /** Runs until something fails, or until `stop`. Errors: why. */
@@ -131,6 +135,7 @@ export class Attempt {
       return await this.#streamFrom(moment.lsn, source, undefined, []);
     }
     const stale = tables.filter((table) => !this.#whole.isWhole(table));
+    if (stale.length === 0) await this.#whole.noteCopying([]);
     if (stale.length === 0) return await this.#streamFrom(resumeAt, source, undefined, []);
     const isBeside = !this.#options.copyFirst && store.feedPosition(FEED_NAME) !== NOTHING;
     const overtaken = isBeside ? new Overtaken() : undefined;
@@ -203,6 +208,7 @@ export class Attempt {
     overtaken: Overtaken | undefined,
   ): Promise<TableCopy> {
     const { config, runtime, store, log, counters, progress } = this.#options;
+    await this.#whole.noteCopying(tables.map(({ mapping }) => mapping.database));
     Object.assign(progress, { rows: 0, expectedRows: 0, tablesDone: 0, tables: tables.length });
     this.#copy = await prepareCopy(
       {
@@ -249,7 +255,9 @@ export class Attempt {
 
   async #copyOut(copy: TableCopy): Promise<boolean> {
     this.#options.onState('copying');
-    return await copy.run();
+    const isWhole = await copy.run();
+    if (isWhole) await this.#whole.noteCopying([]);
+    return isWhole;
   }
 
   async #streamFrom(
@@ -291,6 +299,7 @@ export class Attempt {
       reserve: async (lsn) => await notes.reserve(lsn),
       onPressure: (tooMuch) => (tooMuch ? replication.pause() : replication.resume()),
       onConfirm: confirm,
+      onReached: this.#options.onReached,
       onCut: () => {
         const { maxTransactionBytes, maxTransactionChanges } = config;
         log.warn(
@@ -332,9 +341,12 @@ export class Attempt {
         }
       });
       if (copy !== undefined) {
-        copy.run().then((isWhole) => {
-          if (isWhole) this.#copy = undefined;
-        }, fail);
+        const done = copy.run().then(async (isWhole) => {
+          if (!isWhole) return;
+          this.#copy = undefined;
+          await this.#whole.noteCopying([]);
+        });
+        done.catch(fail);
       }
       await Promise.race([streaming, failed]);
     } finally {

@@ -9,9 +9,9 @@
 import { codeOf, messageOf, TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
-import type { Store } from '../../store/types.js';
+import type { FeedPosition, Store } from '../../store/types.js';
 import type { Feed } from '../feed.js';
-import { Attempt, FEED_NAME } from './attempt.js';
+import { Attempt } from './attempt.js';
 import { type ConnectionConfig, describeTarget } from './connection.js';
 import type { CopyProgress } from './copy.js';
 import { checkMappings, type MissingRow } from './mapping.js';
@@ -21,7 +21,7 @@ import { formatLsn } from './pgoutput.js';
 import type { SetupConfig } from './setup.js';
 import { type SlotFigures, type SlotLimits, SlotWatch } from './slot-watch.js';
 import { RowsMissing, type StreamLimits } from './stream.js';
-import { CopiedTables, TablesChanged } from './tables.js';
+import { CopiedTables, FEED_NAME, TablesChanged } from './tables.js';
 
 export interface PostgresFeedConfig extends ConnectionConfig, SetupConfig, StreamLimits, SlotLimits {
   /** How often Postgres is told what is safe, ms. */
@@ -38,6 +38,8 @@ export interface PostgresFeedOptions {
   readonly config: PostgresFeedConfig;
   readonly runtime: Runtime;
   readonly log: Logger;
+  /** `reached` moved on, and no transaction of the store says so. */
+  readonly onReached?: () => void;
 }
 
 export type FeedState = 'stopped' | 'connecting' | 'copying' | 'streaming' | 'waiting';
@@ -158,6 +160,7 @@ export class PostgresFeed implements Feed {
       watch: this.#watch,
       notes,
       ...lesson,
+      onReached: this.#options.onReached ?? (() => undefined),
       onState: (state) => {
         this.#state = state;
         if (state === 'streaming') this.#lastError = undefined;
@@ -210,6 +213,11 @@ export class PostgresFeed implements Feed {
         resolve();
       };
     });
+  }
+
+  get reached(): FeedPosition | undefined {
+    const position = this.#attempt?.reached;
+    return position === undefined ? undefined : { feed: FEED_NAME, position };
   }
 
   status(): PostgresFeedStatus {

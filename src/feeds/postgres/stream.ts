@@ -48,6 +48,8 @@ export interface StreamOptions {
   readonly reserve: (lsn: Lsn) => Promise<void>;
   /** Too much is under way, or no longer. */
   readonly onPressure: (tooMuch: boolean) => void;
+  /** `reached` moved on without a transaction of ours. */
+  readonly onReached: () => void;
   /** More has become safe, or Postgres asked. */
   readonly onConfirm: () => void;
   /** A transaction exceeds the limits: it becomes visible in parts. */
@@ -102,6 +104,8 @@ export class FeedStream {
   #commitLsn: Lsn = 0n;
   #cut = false;
   #unapplied = 0;
+  /** Transactions, or parts, that readers cannot see yet; and those that are not on the disk. */
+  #uncommitted = 0;
   #unflushed = 0;
   #pressed = false;
   #reserving = false;
@@ -121,6 +125,12 @@ export class FeedStream {
     return { received: this.#received, committed: this.#committed, confirmed: this.#confirmed };
   }
 
+  /** Everything that Postgres committed before this position is visible here. */
+  get reached(): Lsn {
+    const isIdle = !this.#inTransaction && this.#uncommitted === 0 && !this.#failed;
+    return isIdle && this.#received > this.#committed ? this.#received : this.#committed;
+  }
+
   /** Postgres is made to wait because too much is under way. */
   get isPressed(): boolean {
     return this.#pressed;
@@ -132,6 +142,7 @@ export class FeedStream {
     const envelope = decodeEnvelope(chunk);
     if (envelope.walEnd > this.#received) this.#received = envelope.walEnd;
     if (envelope.kind === 'keepalive') {
+      if (this.reached > this.#committed) this.#options.onReached();
       this.#advanceWhenIdle();
       if (envelope.replyWanted) this.#options.onConfirm();
       return;
@@ -284,6 +295,7 @@ export class FeedStream {
       found.forgetUsed();
     };
     this.#press(bytes);
+    this.#uncommitted++;
     this.#unflushed++;
     let written: ReturnType<typeof store.write<void>>;
     try {
@@ -294,7 +306,9 @@ export class FeedStream {
     }
     written.committed.then(() => {
       this.#press(-bytes);
+      this.#uncommitted--;
       if (endLsn !== undefined) this.#committed = endLsn;
+      if (this.reached > this.#committed) this.#options.onReached();
     }, fail);
     written.flushed.then(() => {
       this.#unflushed--;

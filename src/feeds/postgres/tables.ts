@@ -11,6 +11,7 @@ import { createHash } from 'node:crypto';
 import type pg from 'pg';
 import { TokaidoError } from '../../base/errors.js';
 import type { Store } from '../../store/types.js';
+import { copyingNote } from '../feed.js';
 import { splitTable, type TableMapping } from './mapping.js';
 import type { Column, Lsn } from './pgoutput.js';
 
@@ -30,6 +31,9 @@ export interface PublishedTable {
 const NOT_COPIED = 0n;
 const NAME = 'postgres table';
 const AT = 'postgres copied';
+/** Name of the feed in the store. */
+export const FEED_NAME = 'postgres';
+const COPYING = copyingNote(FEED_NAME, '');
 
 interface TableRow {
   readonly oid: string;
@@ -122,7 +126,6 @@ export function hasColumns(table: PublishedTable, columns: readonly Column[]): b
   });
 }
 
-/** Which tables are whole in the store, and since when: kept there as feed positions beside that of the stream. */
 /** What the store holds of a table is not (any more) what Postgres has: it is copied again. */
 export class TablesChanged extends TokaidoError {
   readonly mappings: readonly TableMapping[];
@@ -133,6 +136,7 @@ export class TablesChanged extends TokaidoError {
   }
 }
 
+/** Which tables are whole in the store, and since when: kept there as feed positions beside that of the stream. */
 export class CopiedTables {
   readonly #store: Store;
 
@@ -157,6 +161,16 @@ export class CopiedTables {
   async setWhole({ mapping, fingerprint }: PublishedTable, lsn: Lsn): Promise<void> {
     await this.#store.mark({ feed: this.#nameOf(mapping, AT), position: lsn }).committed;
     await this.#store.mark({ feed: this.#nameOf(mapping), position: fingerprint }).flushed;
+  }
+
+  /** Tables of these databases, and of no other, are being copied. Every node knows it from its replicated state. */
+  async noteCopying(databases: readonly string[]): Promise<void> {
+    const copying = new Set(databases.map((database) => copyingNote(FEED_NAME, database)));
+    const noted = this.#store.feeds().filter(({ feed, position }) => feed.startsWith(COPYING) && position !== 0n);
+    for (const { feed } of noted) if (!copying.has(feed)) await this.#store.mark({ feed, position: 0n }).flushed;
+    for (const feed of copying) {
+      if ((this.#store.feedPosition(feed) ?? 0n) === 0n) await this.#store.mark({ feed, position: 1n }).flushed;
+    }
   }
 
   /** It has to be copied again. */

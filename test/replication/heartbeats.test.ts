@@ -1,0 +1,45 @@
+/** What travels with a beat: how far an origin's feeds were, believed only once the beat's position is applied. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { epoch, sequence, sid, versionNs } from '../../src/base/types.js';
+import { encodeFrame, FRAME_HEADER_BYTES, FrameDecoder } from '../../src/replication/frames.js';
+import { Heartbeats } from '../../src/replication/heartbeats.js';
+
+const at = (number: number) => ({ sid: sid(1), epoch: epoch(1), sequence: sequence(number), versionNs: versionNs(9n) });
+const beat = (number: number, timeMs: number, reached: bigint) => {
+  return { ...at(number), timeMs, reached: [{ feed: 'postgres', position: reached }] };
+};
+
+describe('beats and feeds', () => {
+  it('a beat has these bytes', () => {
+    const bytes = encodeFrame({ type: 'heartbeat', origins: [beat(300, 5, 0x16_b3748n)] });
+    assert.equal(
+      bytes.toString('hex', FRAME_HEADER_BYTES),
+      '01' + // origins
+        '010101ac020000000000000009' + // its position: count, sid, epoch, sequence, version
+        '000000000005' + // its clock
+        '01' + // feeds
+        '08706f737467726573' +
+        '00000000016b3748',
+    );
+    const [frame] = [...new FrameDecoder().push(bytes)];
+    assert.deepEqual(frame, { type: 'heartbeat', origins: [beat(300, 5, 0x16_b3748n)] });
+  });
+
+  it('a feed is as far as the newest beat that this node has reached', () => {
+    const beats = new Heartbeats();
+    assert.equal(beats.reachedOf('postgres'), undefined);
+    beats.hear(beat(5, 100, 50n), [at(4)]);
+    assert.equal(beats.reachedOf('postgres'), undefined, 'its position is not applied');
+    beats.hear(beat(7, 200, 70n), [at(4)]);
+    beats.reach([at(6)]);
+    assert.equal(beats.reachedOf('postgres'), 50n);
+    beats.reach([at(7)]);
+    assert.equal(beats.reachedOf('postgres'), 70n);
+    beats.hear(beat(7, 300, 90n), [at(7)]);
+    assert.equal(beats.reachedOf('postgres'), 90n, 'the source moved on, the data did not');
+    beats.forgetReached();
+    assert.equal(beats.reachedOf('postgres'), undefined);
+    assert.deepEqual(beats.latest()[0]?.reached, [], 'and followers are not told any more');
+  });
+});
