@@ -18,7 +18,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   replication: ['base', 'protocol', 'log', 'store'],
   feeds: ['base', 'protocol', 'store', 'client'],
   client: ['base', 'protocol'],
-  node: ['base', 'engine', 'log', 'store', 'commands', 'pki', 'transport', 'replication', 'feeds'],
+  node: ['base', 'protocol', 'engine', 'log', 'store', 'commands', 'pki', 'transport', 'replication', 'feeds'],
   cli: ['base', 'protocol', 'client', 'pki', 'feeds', 'node'],
 };
 
