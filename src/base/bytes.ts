@@ -204,3 +204,22 @@ export class ByteReader {
     if (this.remaining !== 0) throw new TokaidoError('CORRUPT', `${this.remaining} stray bytes after ${what}`);
   }
 }
+
+export function startsWith(bytes: Buffer, prefix: Buffer): boolean {
+  const { length } = prefix;
+  return bytes.length >= length && (length === 0 || prefix.compare(bytes, 0, length) === 0);
+}
+
+/** The smallest bytes above all that begin with `prefix`; `undefined` when there are none. */
+export function afterPrefix(prefix: Buffer): Buffer | undefined {
+  const at = prefix.findLastIndex((byte) => byte < 0xff);
+  if (at < 0) return undefined;
+  const end = Buffer.from(prefix.subarray(0, at + 1));
+  end[at] = (end[at] as number) + 1;
+  return end;
+}
+
+/** The smallest bytes above `key`. */
+export function afterKey(key: Buffer): Buffer {
+  return Buffer.concat([key, Buffer.of(0)]);
+}

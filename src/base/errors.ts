@@ -23,6 +23,10 @@ export type ErrorCode =
   | 'NOT_IMPLEMENTED'
   /** A write reached a node that follows another; the message names the root. */
   | 'READ_ONLY'
+  /** The policy of the listener, or of the node, does not let this client or peer do this. */
+  | 'FORBIDDEN'
+  /** Who asks is not known here: no token, or none that is valid. */
+  | 'UNAUTHENTICATED'
   /** The node has no usable data yet (it is being seeded), or is recovering or stopping. */
   | 'NOT_READY'
   /** A bounded queue is full; the caller may try again. */

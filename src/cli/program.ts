@@ -2,6 +2,7 @@
 import { Command, type CommanderError } from 'commander';
 import { VERSION } from '../base/version.js';
 import { registerCa } from './ca.js';
+import { registerClientToken } from './client-token.js';
 import { registerConfig } from './config.js';
 import { registerPg } from './pg.js';
 import { registerRecords } from './records.js';
@@ -32,6 +33,7 @@ export function createProgram(onExit?: (error: CommanderError) => never): Comman
   registerRecords(program);
   registerTransfer(program);
   registerCa(program);
+  registerClientToken(program);
   registerPg(program);
   registerConfig(program);
   return program;

@@ -69,10 +69,16 @@ export interface CommandsOptions {
 export class Commands {
   readonly #options: CommandsOptions;
   /** What was asked for since the start. */
-  readonly counts = new OperationCounts();
+  readonly counts: OperationCounts;
 
-  constructor(options: CommandsOptions) {
+  constructor(options: CommandsOptions, counts = new OperationCounts()) {
     this.#options = options;
+    this.counts = counts;
+  }
+
+  /** What these are made of, for others on the same store. */
+  get options(): CommandsOptions {
+    return this.#options;
   }
 
   get limits(): CommandLimits {
@@ -99,6 +105,14 @@ export class Commands {
   /** For what is of no use where nothing can be written. Errors: why this node takes no writes now. */
   checkWritable(): void {
     this.#writable();
+  }
+
+  /**
+   * For what concerns a whole database, or with none the whole server, and is no operation here. Errors: `FORBIDDEN` for
+   * who may not administer it.
+   */
+  checkAdmin(_database?: Database): void {
+    // Whoever has these commands may do everything: see `RestrictedCommands`.
   }
 
   async #acknowledged<T>(written: Written<T>): Promise<T> {

@@ -6,6 +6,7 @@
  * in the reference, and a dot means a line feed too.
  */
 import { RE2JS } from 're2js';
+import { afterPrefix } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
 import type { Database } from '../store/types.js';
 import { type Commands, LONGEST_KEY_BYTES } from './commands.js';
@@ -95,15 +96,6 @@ function collect(
     start = Buffer.concat([last, Buffer.of(0)]);
     return undefined;
   }, isWanted);
-}
-
-/** The smallest key above all that begin with `prefix`; `undefined` when there is none. */
-function afterPrefix(prefix: Buffer): Buffer | undefined {
-  const at = prefix.findLastIndex((byte) => byte < 0xff);
-  if (at < 0) return undefined;
-  const end = Buffer.from(prefix.subarray(0, at + 1));
-  end[at] = (end[at] as number) + 1;
-  return end;
 }
 
 /** The matches so far: the first ones, or the nearest. */

@@ -33,7 +33,6 @@ const NUMBERS = 10_000;
 const MAX_TRIES = 4;
 
 export interface MessageQueuesOptions {
-  readonly commands: Commands;
   readonly signals: Signals;
   readonly slices: Slices;
   readonly runtime: Pick<Runtime, 'nowMs' | 'monotonicMs'>;
@@ -58,11 +57,16 @@ interface Head {
   readonly wholeMs: number;
 }
 
-/** Who takes messages: one connection, say. Made and ended through `MessageQueues`. */
+/** Who puts and takes messages: one connection, say, with what it may do. Ended through `MessageQueues`. */
 export class Consumer {
+  readonly commands: Commands;
   readonly claims: Claim[] = [];
   wait: Wait | undefined;
   ended = false;
+
+  constructor(commands: Commands) {
+    this.commands = commands;
+  }
 
   /** Ends a wait: nobody is there any more to take a message. */
   end(): void {
@@ -92,8 +96,8 @@ export class MessageQueues {
   }
 
   /** Errors: those of `Commands.set`. */
-  async put({ database, name }: QueueRef, { value, xtMs }: RecordCopy): Promise<void> {
-    const { commands, signals } = this.#options;
+  async put({ database, name }: QueueRef, { value, xtMs }: RecordCopy, { commands }: Consumer): Promise<void> {
+    const { signals } = this.#options;
     for (let tries = 1; ; tries++) {
       const key = Buffer.concat([name, this.#nextPlace()]);
       try {
@@ -125,7 +129,8 @@ export class MessageQueues {
    * Errors: `OVERLOADED`, and why this node takes no writes: a message taken there could not be acknowledged.
    */
   async take(ref: QueueRef, consumer: Consumer, timeoutMs: number): Promise<RecordCopy | undefined> {
-    const { runtime, commands, signals } = this.#options;
+    const { runtime, signals } = this.#options;
+    const { commands } = consumer;
     const endMs = runtime.monotonicMs() + timeoutMs;
     for (;;) {
       commands.checkWritable();
@@ -145,7 +150,8 @@ export class MessageQueues {
   }
 
   #search({ database, name }: QueueRef, consumer: Consumer): RecordCopy | 'none' | Promise<RecordCopy | 'none'> {
-    const { commands, slices, runtime } = this.#options;
+    const { slices, runtime } = this.#options;
+    const { commands } = consumer;
     const queue = idOf(database, name);
     const first = Buffer.concat([name, Buffer.from(' ')]);
     const end = Buffer.concat([name, Buffer.from('!')]);
@@ -192,7 +198,7 @@ export class MessageQueues {
     if (at < 0) return false;
     const [claim] = consumer.claims.splice(at, 1) as [Claim];
     try {
-      await this.#options.commands.remove(claim);
+      await consumer.commands.remove(claim);
     } catch (error) {
       // It expired meanwhile, or somebody removed it: either way it is done.
       if (!(error instanceof TokaidoError) || error.code !== 'NO_RECORD') {

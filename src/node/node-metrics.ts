@@ -54,6 +54,11 @@ export function registerNodeMetrics(node: Node): void {
   metrics.counter('client_cuts_total', 'Client connections ended by a limit, by reason.', () => {
     return [...node.clientKeeper.cuts].map(([reason, count]) => [{ reason }, count] as const);
   });
+  metrics.counter(
+    'client_refusals_total',
+    'Client requests that a policy refused.',
+    () => node.clientPolicies.refusals,
+  );
   metrics.counter('client_requests_total', 'Client requests, by protocol.', () => {
     const totals = new Map<string, number>();
     for (const { requests } of node.clients) {

@@ -27,6 +27,7 @@ import type { ClientTls } from '../transport/stream-server.js';
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../transport/tls-link.js';
 import { type AdminServer, startAdmin } from './admin/admin.js';
 import { MetricsRegistry } from './admin/metrics.js';
+import { ClientPolicies } from './client-policies.js';
 import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 import { DataDirectory } from './data-directory.js';
 import type { FeedProgress } from './feed-progress.js';
@@ -64,6 +65,7 @@ export class Node {
   readonly #signals: Signals;
   #followers: FollowerListener | undefined;
   readonly clientKeeper: ClientKeeper;
+  readonly clientPolicies: ClientPolicies;
   readonly #clients: ClientListener[] = [];
   readonly #memcached: ClientListener[] = [];
   #admin: AdminServer | undefined;
@@ -123,6 +125,7 @@ export class Node {
     });
     this.#signals = new Signals(runtime);
     this.clientKeeper = new ClientKeeper({ limits: config.limits, runtime, log: this.#log });
+    this.clientPolicies = new ClientPolicies({ runtime, log: this.#log });
     this.#commands = new Commands({
       store: () => this.stores.current,
       writeGate: () => this.#replica.writeRefusal(),
@@ -206,16 +209,18 @@ export class Node {
     const updateLog = () => this.#ktFollowers?.log();
     for (const listener of this.config.listen.clients) {
       const { host, port } = listener;
-      this.#clients.push(
-        await listenForClients({ ...shared, host, port, tls: clientTlsOf(listener), signals, feedWaits, updateLog }),
-      );
+      const policy = this.clientPolicies.of(listener.policy, listener.tokens);
+      const own = { host, port, tls: clientTlsOf(listener), policy };
+      this.#clients.push(await listenForClients({ ...shared, ...own, signals, feedWaits, updateLog }));
     }
-    const queues = new MessageQueues({ commands, signals, slices: new Slices(runtime), runtime });
+    const queues = new MessageQueues({ signals, slices: new Slices(runtime), runtime });
     const recaching = new Recaching();
     for (const listener of this.config.listen.memcached) {
       const tls = clientTlsOf(listener);
       const { database } = listener;
-      this.#memcached.push(await listenForMemcached({ ...shared, ...listener, database, tls, queues, recaching }));
+      const policy = this.clientPolicies.of(listener.policy);
+      const own = { ...listener, database, tls, policy };
+      this.#memcached.push(await listenForMemcached({ ...shared, ...own, queues, recaching }));
     }
   }
 
@@ -339,6 +344,7 @@ export class Node {
     await this.#feed?.stop();
     await Promise.all(this.clients.map(async (listener) => await listener.close()));
     this.clientKeeper.close();
+    this.clientPolicies.close();
     this.#replica.stopReplicating();
     await this.#followers?.close();
     await this.#ktFollowers?.close();

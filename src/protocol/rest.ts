@@ -103,5 +103,6 @@ export function errorReply(error: TokaidoError, isHead = false): HttpReply {
     'X-Tokaido-Error': error.code,
   };
   if (http === 503) headers['Retry-After'] = '1';
+  if (http === 401) headers['WWW-Authenticate'] = 'Bearer';
   return isHead ? { status: http, headers, announcedBytes: body.length } : { status: http, headers, body };
 }

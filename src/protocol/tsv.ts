@@ -143,5 +143,6 @@ export function rpcError(error: TokaidoError, others: readonly Row[] = []): Http
   const status = error.code === 'NO_RECORD' ? 450 : PROTOCOL_ERRORS[error.code].http;
   const reply = rpcReply(status, [errorRow(error), ...others]);
   if (SHARED.has(error.code)) return reply;
-  return { ...reply, headers: { ...reply.headers, 'X-Tokaido-Error': error.code } };
+  const challenge = status === 401 ? { 'WWW-Authenticate': 'Bearer' } : {};
+  return { ...reply, headers: { ...reply.headers, 'X-Tokaido-Error': error.code, ...challenge } };
 }

@@ -9,6 +9,7 @@ import { CONTINUE, HttpDecoder, type HttpReply, type HttpRequest, renderHttp } f
 import { BINARY_ERROR, BinaryDecoder, type BinaryRequest } from '../protocol/kt-binary.js';
 import { errorReply, parseRest } from '../protocol/rest.js';
 import { isRpc, parseRpc, type RpcCall, rpcError } from '../protocol/tsv.js';
+import type { ClientAccess } from './client-access.js';
 import { answerBinary, binaryOrder } from './client-binary.js';
 import { answerRest, restOrder } from './client-http.js';
 import { type Answer, type PipelineContext, PipelinedConnection, type Work } from './pipelined-connection.js';
@@ -34,14 +35,18 @@ const FIRST_BINARY = 0x80;
 
 export class ClientConnection extends PipelinedConnection {
   readonly #context: ConnectionContext;
-  readonly #session: RpcSession;
+  /** Where a policy is: what a request may do may depend on its token. */
+  readonly #access: ClientAccess | undefined;
+  #session: RpcSession;
   readonly #http: HttpDecoder;
   readonly #binary = new BinaryDecoder({ records: BINARY_RECORDS, requestBytes: BINARY_BYTES });
   #continued = false;
 
-  constructor(socket: Socket, context: ConnectionContext) {
+  /** With `access`, the context's commands are those of a client without a token. */
+  constructor(socket: Socket, context: ConnectionContext, access?: ClientAccess) {
     super(socket, context);
     this.#context = context;
+    this.#access = access;
     this.#session = new RpcSession(context);
     const bodyBytes = context.commands.limits.valueBytes + BODY_EXTRA_BYTES;
     this.#http = new HttpDecoder({ headBytes: HEAD_BYTES, bodyBytes });
@@ -88,8 +93,22 @@ export class ClientConnection extends PipelinedConnection {
     return true;
   }
 
+  /**
+   * The session that a request of HTTP, or of the binary protocol (`undefined`), belongs to. Cursors belong to whoever made them: a request with another token begins a
+   * session of its own. Called when the request starts, not while others that need theirs are under way. Errors:
+   * `UNAUTHENTICATED`, `FORBIDDEN`.
+   */
+  #sessionOf(request: HttpRequest | undefined): RpcSession {
+    if (this.#access === undefined) return this.#session;
+    const commands = this.#access.authorized(request?.headers.get('authorization'));
+    if (commands !== this.#session.host.commands) {
+      this.#session.close();
+      this.#session = new RpcSession({ ...this.#context, commands });
+    }
+    return this.#session;
+  }
+
   #startRest(request: HttpRequest, bytes: number): void {
-    const { commands } = this.#context;
     const last = !request.keepAlive;
     const render = (reply: HttpReply): Answer => renderHttp(reply, this.#context.date(), request.keepAlive);
     const failed = (error: TokaidoError): Answer => render(errorReply(error, request.method === 'HEAD'));
@@ -100,16 +119,13 @@ export class ClientConnection extends PipelinedConnection {
       this.push(failed(this.known(error)), last);
       return;
     }
-    const answer = (): HttpReply | Promise<HttpReply> => answerRest(request, commands);
+    const answer = ({ host }: RpcSession): HttpReply | Promise<HttpReply> => answerRest(request, host.commands);
     const order = atLeast === undefined ? restOrder(request.method) : 'alone';
-    const work = atLeast === undefined ? answer : () => this.#notBefore(atLeast, databaseOf(request), answer);
-    this.start(order, () => this.run(work, render, failed, { bytes, order, last }));
-  }
-
-  /** Answers once this node has what the client knows to be there. */
-  #notBefore<R>(atLeast: AtLeast, database: string, answer: () => R | Promise<R>): R | Promise<R> {
-    const reached = this.#session.reach(atLeast, database);
-    return reached === undefined ? answer() : reached.then(answer);
+    const run = (): HttpReply | Promise<HttpReply> => {
+      const session = this.#sessionOf(request);
+      return atLeast === undefined ? answer(session) : notBefore(session, atLeast, databaseOf(request), answer);
+    };
+    this.start(order, () => this.run(run, render, failed, { bytes, order, last }));
   }
 
   #startRpc(request: HttpRequest, bytes: number): void {
@@ -130,9 +146,12 @@ export class ClientConnection extends PipelinedConnection {
     }
     const order = atLeast === undefined ? orderOf(call) : 'alone';
     const work: Work = { bytes: bytes + call.input.size * RECORD_BYTES, order, last: !keepAlive };
-    const answer = (): HttpReply | Promise<HttpReply> => answerRpc(call, this.#session);
+    const answer = (session: RpcSession): HttpReply | Promise<HttpReply> => answerRpc(call, session);
     const database = call.input.get('DB')?.toString('utf8') ?? '';
-    const run = atLeast === undefined ? answer : () => this.#notBefore(atLeast, database, answer);
+    const run = (): HttpReply | Promise<HttpReply> => {
+      const session = this.#sessionOf(request);
+      return atLeast === undefined ? answer(session) : notBefore(session, atLeast, database, answer);
+    };
     this.start(order, () => this.run(run, render, failed, work));
   }
 
@@ -151,7 +170,7 @@ export class ClientConnection extends PipelinedConnection {
   #runBinary(request: BinaryRequest, work: Work): void {
     const quiet = (answer: Answer): Answer => (request.reply ? answer : undefined);
     this.run(
-      () => answerBinary(request, this.#session),
+      () => answerBinary(request, this.#sessionOf(undefined)),
       (answer) => quiet([answer]),
       () => quiet([BINARY_ERROR]),
       work,
@@ -171,4 +190,15 @@ function recordsOf(request: BinaryRequest): number {
 
 function withoutBody({ status, headers = {}, body }: HttpReply): HttpReply {
   return { status, headers, announcedBytes: body?.length ?? 0 };
+}
+
+/** Answers once this node has what the client knows to be there. */
+function notBefore<R>(
+  session: RpcSession,
+  atLeast: AtLeast,
+  database: string,
+  answer: (session: RpcSession) => R | Promise<R>,
+): R | Promise<R> {
+  const reached = session.reach(atLeast, database);
+  return reached === undefined ? answer(session) : reached.then(() => answer(session));
 }

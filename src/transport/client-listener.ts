@@ -5,10 +5,11 @@ import type { Commands } from '../commands/commands.js';
 import type { FeedWaits } from '../commands/feed-waits.js';
 import type { Signals } from '../commands/signals.js';
 import { Slices } from '../commands/slices.js';
+import { ClientAccess, type ListenerPolicy, refusalBy } from './client-access.js';
 import { ClientConnection } from './client-connection.js';
 import type { ClientKeeper } from './client-keeper.js';
 import type { RpcHost } from './rpc-session.js';
-import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
+import { type ClientTls, listenForStreams, type StreamServer, type StreamServerOptions } from './stream-server.js';
 
 export interface ClientListenerOptions {
   readonly host: string;
@@ -23,6 +24,8 @@ export interface ClientListenerOptions {
   readonly log: Logger;
   readonly maxConnections: number;
   readonly keeper: ClientKeeper;
+  /** What which client may do; everything without one. */
+  readonly policy?: ListenerPolicy | undefined;
   /** See `RpcHost`. */
   readonly updateLog?: RpcHost['updateLog'];
   onFatal(error: unknown): void;
@@ -35,7 +38,7 @@ export interface ClientListener extends StreamServer {
 
 /** Errors: `NETWORK` when the address cannot be used. */
 export async function listenForClients(options: ClientListenerOptions): Promise<ClientListener> {
-  const { runtime, log, commands } = options;
+  const { runtime, log, commands, policy } = options;
   const requests = new Map<string, number>([
     ['http', 0],
     ['binary', 0],
@@ -66,8 +69,13 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
   };
   const server: StreamServer = await listenForStreams({
     ...options,
+    ...policed(policy),
     applicationProtocols: ['http/1.1'],
-    onConnection: (socket) => new ClientConnection(socket, context),
+    onConnection: (socket, names) => {
+      if (policy === undefined) return new ClientConnection(socket, context);
+      const access = new ClientAccess(policy, commands, names);
+      return new ClientConnection(socket, { ...context, commands: access.commands }, access);
+    },
   });
   return {
     port: server.port,
@@ -76,5 +84,16 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
     },
     requests,
     close: async () => await server.close(),
+  };
+}
+
+/** What a policy asks of the listener's TLS, and whom it turns away at once. */
+export function policed(
+  policy: ListenerPolicy | undefined,
+): Pick<StreamServerOptions, 'certificateOptional' | 'refusal'> {
+  if (policy === undefined) return {};
+  return {
+    certificateOptional: policy.policy.admitsWithoutCertificate,
+    refusal: (names) => refusalBy(policy, names),
   };
 }

@@ -211,6 +211,7 @@ async function flush({ delay }: Request<'flush'>, session: MemcachedSession): Pr
   const { host } = session;
   const delayMs = delay <= 0 ? 0 : xtFromExptime(delay, host.nowMs()) - host.nowMs();
   if (delayMs > MAX_FLUSH_DELAY_MS) return BAD_EXPTIME;
+  host.commands.checkAdmin(session.database());
   host.counts.flush++;
   if (delayMs <= 0) await host.commands.clear(session.database());
   else {
@@ -221,13 +222,14 @@ async function flush({ delay }: Request<'flush'>, session: MemcachedSession): Pr
 }
 
 function stats(what: string, session: MemcachedSession): Reply {
+  session.host.commands.checkAdmin(session.database());
   switch (what) {
     case '':
       return renderStats(generalStats(session));
     case 'settings':
       return renderStats(settingsStats(session.host));
     case 'reset':
-      session.host.counts = new MemcachedCounts();
+      Object.assign(session.host.counts, new MemcachedCounts());
       return RESET;
     case 'items':
     case 'slabs':
@@ -245,7 +247,7 @@ async function putMessage(request: StoreRequest, session: MemcachedSession): Pro
   host.counts.set++;
   const value = encodeItem(host, request.value, request.flags);
   const xtMs = xtFromExptime(request.exptime, host.nowMs());
-  await host.queues.put({ database: session.database(), name: request.key }, { value, xtMs });
+  await host.queues.put({ database: session.database(), name: request.key }, { value, xtMs }, session.consumer);
   return STORED;
 }
 

@@ -6,8 +6,9 @@ import type { Commands } from '../commands/commands.js';
 import type { MessageQueues } from '../commands/message-queues.js';
 import type { Recaching } from '../commands/recaching.js';
 import { Slices } from '../commands/slices.js';
+import { ClientAccess, type ListenerPolicy } from './client-access.js';
 import type { ClientKeeper } from './client-keeper.js';
-import type { ClientListener } from './client-listener.js';
+import { type ClientListener, policed } from './client-listener.js';
 import { MemcachedConnection, type MemcachedContext } from './memcached-connection.js';
 import { MemcachedCounts, type MemcachedOptions } from './memcached-session.js';
 import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
@@ -24,12 +25,14 @@ export interface MemcachedListenerOptions extends MemcachedOptions {
   readonly log: Logger;
   readonly maxConnections: number;
   readonly keeper: ClientKeeper;
+  /** What which client may do; everything without one. There are no tokens in this protocol. */
+  readonly policy?: ListenerPolicy | undefined;
   onFatal(error: unknown): void;
 }
 
 /** Errors: `NETWORK` when the address cannot be used. */
 export async function listenForMemcached(options: MemcachedListenerOptions): Promise<ClientListener> {
-  const { runtime, log, commands, queues, recaching } = options;
+  const { runtime, log, commands, queues, recaching, policy } = options;
   const openedMs = runtime.monotonicMs();
   const requests = new Map([['memcached', 0]]);
   let flushTimer: Timer | undefined;
@@ -60,8 +63,15 @@ export async function listenForMemcached(options: MemcachedListenerOptions): Pro
   };
   const server: StreamServer = await listenForStreams({
     ...options,
+    ...policed(policy),
     applicationProtocols: ['memcached'],
-    onConnection: (socket) => new MemcachedConnection(socket, context),
+    onConnection: (socket, names) => {
+      if (policy === undefined) return new MemcachedConnection(socket, context);
+      return new MemcachedConnection(socket, {
+        ...context,
+        commands: new ClientAccess(policy, commands, names).commands,
+      });
+    },
   });
   return {
     port: server.port,

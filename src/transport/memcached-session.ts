@@ -45,7 +45,7 @@ export interface MemcachedHost {
   readonly options: MemcachedOptions;
   readonly limits: { readonly connections: number };
   /** Counts since the start, or since a client said `stats reset`. */
-  counts: MemcachedCounts;
+  readonly counts: MemcachedCounts;
   nowMs(): number;
   uptimeMs(): number;
   connections(): number;
@@ -55,11 +55,12 @@ export interface MemcachedHost {
 
 export class MemcachedSession {
   readonly host: MemcachedHost;
-  readonly consumer = new Consumer();
+  readonly consumer: Consumer;
   #closed = false;
 
   constructor(host: MemcachedHost) {
     this.host = host;
+    this.consumer = new Consumer(host.commands);
   }
 
   /** Whether somebody still waits for answers. Bound: it is handed to whoever works in slices. */

@@ -23,6 +23,7 @@ function kindOf({ storage, ordered }: DatabaseSpec): number {
 /** What a database says of itself, in the reference's words. */
 export function statusRows(database: Database, commands: Commands): Rows {
   const { spec, name } = database;
+  commands.checkAdmin(database);
   commands.counts.misc++;
   return [
     row('count', commands.count(database)),
@@ -53,6 +54,7 @@ function operationRows({ counts }: Commands): Rows {
 
 function report(host: RpcHost): Rows {
   const { commands } = host;
+  commands.checkAdmin();
   const sizeBytes = commands.sizeBytes();
   const databases = commands.databases();
   const counts = databases.map((database) => commands.count(database));
@@ -113,6 +115,7 @@ function refusal(code: 'NOT_IMPLEMENTED' | 'MALFORMED', message: string): Proced
  * not in files, so it is one.
  */
 function updateLogRows(host: RpcHost): Rows {
+  host.commands.checkAdmin();
   const log = host.updateLog();
   if (log === undefined) throw new TokaidoError('MALFORMED', 'no update log allows no replication');
   return [row('tokaido.ulog', `${log.bytes}:${log.timestampNs}`)];

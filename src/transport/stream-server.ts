@@ -17,6 +17,9 @@ export interface ClientTls {
   readonly names: readonly string[];
 }
 
+/** Names in the verified certificate of a client; none when it presented none. */
+export type ClientNames = readonly string[];
+
 export interface StreamServerOptions {
   readonly host: string;
   readonly port: number;
@@ -29,8 +32,12 @@ export interface StreamServerOptions {
   readonly maxConnections: number;
   /** Ends connections that cost more than they may; shared by all client listeners of a node. */
   readonly keeper: ClientKeeper;
+  /** With `clientCa`: clients may present no certificate. They are served as what they are: strangers. */
+  readonly certificateOptional?: boolean;
+  /** Why a client of these names may not speak at all. */
+  refusal?(names: ClientNames): string | undefined;
   /** A connection that may speak. */
-  onConnection(socket: Socket): Conversation;
+  onConnection(socket: Socket, names: ClientNames): Conversation;
 }
 
 export interface StreamServer {
@@ -61,10 +68,19 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
   const sockets = new Set<Socket>();
   const refuse = refusals(options);
 
-  const converse = (socket: Socket): void => {
-    options.keeper.watch(socket, options.onConnection(socket));
+  const converse = (socket: Socket, names: ClientNames): void => {
+    const refusal = options.refusal?.(names);
+    if (refusal === undefined) {
+      options.keeper.watch(socket, options.onConnection(socket, names));
+      return;
+    }
+    refuse(refusal, socket);
+    socket.destroy();
   };
-  const server = tls === undefined ? createServer(SOCKET, converse) : secureServer(options, tls, converse, refuse);
+  const server =
+    tls === undefined
+      ? createServer(SOCKET, (socket) => converse(socket, []))
+      : secureServer(options, tls, converse, refuse);
   server.on('connection', (socket: Socket) => {
     sockets.add(socket);
     socket.on('error', (error) => log.debug({ reason: messageOf(error) }, 'a client connection broke'));
@@ -97,9 +113,9 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
 type Refuse = (reason: string, socket: Socket | undefined) => void;
 
 function secureServer(
-  { applicationProtocols }: StreamServerOptions,
+  { applicationProtocols, certificateOptional = false }: StreamServerOptions,
   tls: ClientTls,
-  converse: (socket: Socket) => void,
+  converse: (socket: Socket, names: ClientNames) => void,
   refuse: Refuse,
 ): Server {
   const asksCertificate = tls.clientCaPem !== undefined;
@@ -121,9 +137,10 @@ function secureServer(
   });
   server.on('secureConnection', (socket) => {
     socket.on('error', () => undefined);
-    const refusal = asksCertificate ? refusalOf(socket, tls.names) : undefined;
+    const isStranger = !asksCertificate || (certificateOptional && !hasCertificate(socket));
+    const refusal = isStranger ? undefined : refusalOf(socket, tls.names);
     if (refusal === undefined) {
-      converse(socket);
+      converse(socket, isStranger ? [] : namesOf(socket));
       return;
     }
     refuse(refusal, socket);
@@ -132,8 +149,12 @@ function secureServer(
   return server;
 }
 
+function hasCertificate(socket: TLSSocket): boolean {
+  return Object.keys(socket.getPeerCertificate() ?? {}).length > 0;
+}
+
 function refusalOf(socket: TLSSocket, allowed: readonly string[]): string | undefined {
-  if (Object.keys(socket.getPeerCertificate() ?? {}).length === 0) return 'it presented no certificate';
+  if (!hasCertificate(socket)) return 'it presented no certificate';
   if (!socket.authorized) return `its certificate does not verify: ${String(socket.authorizationError)}`;
   const names = namesOf(socket);
   if (allowed.length === 0 || names.some((name) => allowed.includes(name))) return undefined;

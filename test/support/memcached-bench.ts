@@ -91,8 +91,8 @@ export class MemcachedBench {
     this.server = new ClientBench(databases, overrides);
     // Versions as large as they are in life: a small number is never a unique id by chance.
     this.server.bench.clock.ns = BigInt(this.server.bench.clock.ms) * 1_000_000n;
-    const { commands, signals, runtime } = this.server;
-    this.queues = new MessageQueues({ commands, signals, slices: new Slices(runtime), runtime });
+    const { signals, runtime } = this.server;
+    this.queues = new MessageQueues({ signals, slices: new Slices(runtime), runtime });
   }
 
   /** Opens a listener; returns its number. */

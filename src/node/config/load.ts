@@ -197,7 +197,10 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
       ...parsed.listen,
       // An edge has no followers, and without an identity there can be none.
       replication: parsed.role === 'edge' || identity === false ? false : parsed.listen.replication,
-      clients: (clients === false ? [] : [clients].flat()).map((listener) => withPaths(listener, path)),
+      clients: (clients === false ? [] : [clients].flat()).map((listener) => {
+        const { tokens, ...rest } = withPaths(listener, path);
+        return tokens === undefined ? rest : { ...rest, tokens: path(tokens) };
+      }),
       memcached: (memcached === false ? [] : [memcached].flat()).map((listener) => withPaths(listener, path)),
       kyotoTycoon: kyotoTycoon === false ? false : withPaths(kyotoTycoon, path),
     },
@@ -228,6 +231,12 @@ function* checkListeners({ listen, role, databases }: NodeConfig): Generator<Pro
         yield { keys: ['listen', kind], message: 'tls.names needs tls.clientCa: without it clients present no name' };
     }
   }
+  for (const listener of listen.clients) yield* checkPolicy(listener, ['listen', 'clients']);
+  for (const listener of listen.memcached) {
+    yield* checkPolicy(listener, ['listen', 'memcached']);
+    if (listener.policy?.some(({ tokens }) => tokens.length > 0) === true)
+      yield { keys: ['listen', 'memcached'], message: 'memcached has no tokens: name certificates, or anonymous' };
+  }
   for (const { database, queue, readOnly } of listen.memcached) {
     const isKnown = databases.some(({ name }, index) => database === name || database === String(index));
     // A follower gets databases that its own configuration does not name.
@@ -236,6 +245,28 @@ function* checkListeners({ listen, role, databases }: NodeConfig): Generator<Pro
     if (queue && readOnly)
       yield { keys: ['listen', 'memcached'], message: 'a queue cannot be readOnly: to take a message is to change it' };
   }
+}
+
+const LOOPBACK = /^(127\.|::1$|localhost$)/;
+
+function* checkPolicy(
+  { host, tls, policy, tokens }: Pick<ClientListenerConfig, 'host' | 'tls' | 'policy' | 'tokens'>,
+  keys: readonly string[],
+): Generator<Problem> {
+  const certificates = policy?.some((rule) => rule.certificates.length > 0) === true;
+  const named = policy?.some((rule) => rule.tokens.length > 0) === true;
+  if (certificates && (tls === false || tls.clientCa === undefined))
+    yield { keys, message: 'a policy that names certificates needs tls.clientCa: without it clients present none' };
+  if (named !== (tokens !== undefined))
+    yield {
+      keys,
+      message: 'a policy that names tokens needs the file they are in (tokens), and the file such a policy',
+    };
+  if (named && tls === false && !LOOPBACK.test(host))
+    yield {
+      keys,
+      message: 'tokens would cross the network in plaintext: give the listener tls, or bind it to loopback',
+    };
 }
 
 /** What the schema cannot say: rules between keys. */

@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { messageOf } from '../../base/errors.js';
 import { LONGEST_KEY_BYTES } from '../../commands/commands.js';
 import { type DatabaseSpec, parseDatabase } from '../../store/database-spec.js';
+import { policy } from './policy-schema.js';
 
 const SIZE_UNITS: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
 const TIME_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -73,10 +74,18 @@ const tls = z
   .default(false)
   .describe('TLS 1.2 or newer on this listener.');
 
-const clientListener = listener(1978, 'the client listener').extend({ tls });
+const clientListener = listener(1978, 'the client listener').extend({
+  tls,
+  policy: policy.optional(),
+  tokens: z
+    .string()
+    .optional()
+    .describe('File of the tokens that the policy names (`tokaido client-token`), readable by its owner only.'),
+});
 
 const memcachedListener = listener(11_211, 'the memcached listener').extend({
   tls,
+  policy: policy.optional(),
   database: z.string().optional().describe('Database it works on, by name or number; the first one when absent.'),
   flags: z
     .boolean()
