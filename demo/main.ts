@@ -163,20 +163,22 @@ class Demo {
     this.#cluster = cluster;
     this.#goOn();
     const config = { databases: DATABASES };
-    // Thirty data files on one disk: an edge can fetch its data again, so it need not flush every commit.
-    const edgeConfig = { ...config, store: { flush: 'at-stop' } };
+    // Thirty-two data files on one disk: who follows can fetch its data again, so it need not flush every commit.
+    const followerConfig = { ...config, store: { flush: 'at-stop' } };
     const root = await cluster.add({
       name: 'root',
       role: 'root',
       // Every commit of the root costs one in each of the other nodes, and here they all share two cores.
       config: {
         ...config,
-        store: { commitIntervalMs: 14 },
+        store: { commitIntervalMs: 20 },
         postgres: { connection: this.#postgres.url, tables: TABLES },
       },
     });
     for (let i = 1; i <= relays; i++) {
-      this.#relays.push(await cluster.add({ name: `relay-${i}`, role: 'relay', upstreams: [root], config }));
+      this.#relays.push(
+        await cluster.add({ name: `relay-${i}`, role: 'relay', upstreams: [root], config: followerConfig }),
+      );
     }
     for (let i = 1; i <= edges; i++) {
       this.#goOn();
@@ -187,7 +189,7 @@ class Demo {
           role: 'edge',
           upstreams,
           niceness: EDGE_NICENESS,
-          config: edgeConfig,
+          config: followerConfig,
         }),
       );
     }

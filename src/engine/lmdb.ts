@@ -163,6 +163,7 @@ export class LmdbEngine implements Engine {
   readonly #folder: string;
   readonly #onBroken: (error: TokaidoError) => void;
   readonly #environment: RootDatabase<Buffer, Buffer>;
+  readonly #pageBytes: number;
   readonly #maps: Map[] = [];
   readonly #names: string[] = [];
   readonly #snapshots = new Set<Snapshot>();
@@ -193,6 +194,7 @@ export class LmdbEngine implements Engine {
         cause: error,
       });
     }
+    this.#pageBytes = (this.#environment.getStats() as { pageSize: number }).pageSize;
     this.#listenIn();
   }
 
@@ -353,9 +355,9 @@ export class LmdbEngine implements Engine {
     return bytes;
   }
 
+  /** Asked with every commit, so not through the library's statistics, which walk the list of free pages. */
   sizeBytes(): number {
-    const stats = this.#environment.getStats() as { lastPageNumber: number; pageSize: number };
-    return (stats.lastPageNumber + 1) * stats.pageSize;
+    return (this.#native.info().lastPageNumber + 1) * this.#pageBytes;
   }
 
   async close(): Promise<void> {
