@@ -136,7 +136,8 @@ Examples:
   tokaido serve --data ./data --port 1978 --db ':' --db casket.kct
   tokaido serve --data ./data --db ':' --memcached 11211 --memcached-options 'opts=f'
 
-SIGTERM and SIGINT stop it in good order; a second one at once.`,
+SIGTERM and SIGINT stop it in good order; a second one at once. SIGHUP reads certificates, keys, CA certificates and
+revocation lists again at once; changed files are noticed without it, too.`,
     )
     .action(
       action(async (flags: ServeFlags) => {
@@ -179,6 +180,10 @@ SIGTERM and SIGINT stop it in good order; a second one at once.`,
         };
         process.on('SIGTERM', stop);
         process.on('SIGINT', stop);
+        process.on('SIGHUP', () => {
+          log.info({}, 'SIGHUP: reading certificates and revocation lists again');
+          node.reload();
+        });
         await new Promise<never>(() => {
           // Listeners keep the process alive; it ends in `leave`.
         });

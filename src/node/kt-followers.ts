@@ -4,8 +4,7 @@ import { newestVersion } from '../log/position.js';
 import { KtReplicationServer } from '../replication/kt-server.js';
 import type { FollowerStatus } from '../replication/server.js';
 import { listenForKtFollowers } from '../transport/kt-listener.js';
-import type { ClientTls, StreamServer } from '../transport/stream-server.js';
-import type { ListenerTls } from './config/schema.js';
+import type { StreamServer } from '../transport/stream-server.js';
 import type { Node } from './node.js';
 
 /** As long as these servers themselves wait for an upstream. */
@@ -23,11 +22,7 @@ export class KtFollowers {
   }
 
   /** `undefined` when the configuration opens no such listener. Errors: `NETWORK`, `IDENTITY`. */
-  static async open(
-    node: Node,
-    tls: (listener: { readonly tls: false | ListenerTls }) => ClientTls | undefined,
-    log: Logger,
-  ): Promise<KtFollowers | undefined> {
+  static async open(node: Node, log: Logger): Promise<KtFollowers | undefined> {
     const { kyotoTycoon: listener } = node.config.listen;
     if (listener === false) return undefined;
     const followers = new KtFollowers(node, log);
@@ -39,7 +34,7 @@ export class KtFollowers {
       host: listener.host,
       port: listener.port,
       allow: listener.allow,
-      tls: tls(listener),
+      tls: node.certificates.clientTls(listener),
       keeper: node.clientKeeper,
       runtime: node.runtime,
       log,

@@ -67,7 +67,7 @@ export function registerNodeMetrics(node: Node): void {
     return [...totals].map(([protocol, count]) => [{ protocol }, count] as const);
   });
   metrics.gauge('certificate_expiry_seconds', 'Time until the certificate ends.', () => {
-    const { credentials } = node;
+    const credentials = node.certificates.identity?.current;
     return credentials === undefined ? undefined : (credentials.notAfterMs - runtime.nowMs()) / 1000;
   });
   metrics.gauge('feed_lag_bytes', 'WAL that Postgres has sent and that is not safe here yet.', () => {

@@ -5,7 +5,8 @@ import type { Node } from './node.js';
 import type { NodeStatus } from './status.js';
 
 export function nodeStatus(node: Node): NodeStatus {
-  const { runtime, directory, self, credentials } = node;
+  const { runtime, directory, self } = node;
+  const credentials = node.certificates.identity?.current;
   const store = node.stores.current;
   const { ready, reason } = node.ready();
   const statistics = store?.statistics();

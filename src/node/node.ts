@@ -4,7 +4,7 @@
  * last the store is flushed and closed, so that an exit that hangs or is killed costs nothing.
  */
 import { hostname } from 'node:os';
-import { assert, messageOf, TokaidoError } from '../base/errors.js';
+import { assert, messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import { Commands } from '../commands/commands.js';
@@ -14,8 +14,8 @@ import { Signals } from '../commands/signals.js';
 import { Slices } from '../commands/slices.js';
 import { KyotoTycoonFeed } from '../feeds/kyoto-tycoon/feed.js';
 import { PostgresFeed } from '../feeds/postgres/feed.js';
-import { readKey, readPublic } from '../pki/files.js';
-import { loadNodeIdentity, type NodeIdentity } from '../pki/identity.js';
+import type { NodeIdentity } from '../pki/identity.js';
+import type { Live } from '../pki/live.js';
 import type { Identity } from '../pki/names.js';
 import type { Heartbeats } from '../replication/heartbeats.js';
 import type { ReplicationServer } from '../replication/server.js';
@@ -23,10 +23,10 @@ import type { Connect, UpstreamFollower } from '../replication/upstream-follower
 import { ClientKeeper } from '../transport/client-keeper.js';
 import { type ClientListener, listenForClients } from '../transport/client-listener.js';
 import { listenForMemcached } from '../transport/memcached-listener.js';
-import type { ClientTls } from '../transport/stream-server.js';
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../transport/tls-link.js';
 import { type AdminServer, startAdmin } from './admin/admin.js';
 import { MetricsRegistry } from './admin/metrics.js';
+import { NodeCertificates } from './certificates.js';
 import { ClientPolicies } from './client-policies.js';
 import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 import { DataDirectory } from './data-directory.js';
@@ -53,8 +53,7 @@ export class Node {
   readonly config: NodeConfig;
   /** Who this node is. */
   readonly self: Identity;
-  /** How it proves that; a root that stands alone does not. */
-  readonly credentials: NodeIdentity | undefined;
+  readonly certificates: NodeCertificates;
   readonly directory: DataDirectory;
   readonly #replica: Replica;
   readonly metrics = new MetricsRegistry();
@@ -80,8 +79,8 @@ export class Node {
     this.config = config;
     this.#options = options;
     this.startedMs = runtime.monotonicMs();
-    this.credentials = openIdentity(config, runtime);
-    const known = this.credentials?.identity;
+    this.certificates = new NodeCertificates({ config, runtime, log: options.log });
+    const known = this.certificates.identity?.current.identity;
     const flushesCommits = config.store.flush === 'commits';
     const disk = new MachineDisk();
     this.directory = new DataDirectory({
@@ -143,7 +142,7 @@ export class Node {
     await this.#replica.open();
     registerNodeMetrics(this);
     await this.#listenForFollowers();
-    this.#ktFollowers = await KtFollowers.open(this, clientTlsOf, this.#log);
+    this.#ktFollowers = await KtFollowers.open(this, this.#log);
     this.#replica.follow();
     // Clients may read while a root recovers; writes wait.
     await this.#listenForClients();
@@ -167,9 +166,15 @@ export class Node {
     this.#startFeed();
   }
 
-  #proof(): NodeIdentity {
-    assert(this.credentials !== undefined, 'a node that replicates has an identity');
-    return this.credentials;
+  #proof(): Live<NodeIdentity> {
+    const { identity } = this.certificates;
+    assert(identity !== undefined, 'a node that replicates has an identity');
+    return identity;
+  }
+
+  /** Reads certificates, keys, CA bundles and revocation lists again at once. */
+  reload(): void {
+    this.certificates.reload();
   }
 
   async #listenForFollowers(): Promise<void> {
@@ -177,7 +182,7 @@ export class Node {
     if (replication === false) return;
     this.#followers = await listenForFollowers({
       ...replication,
-      identity: () => this.#proof(),
+      identity: this.#proof(),
       log: this.#log,
       runtime: this.#options.runtime,
       maxConnections: this.config.replication.maxFollowers,
@@ -192,7 +197,7 @@ export class Node {
       host: upstream.host,
       port: upstream.port,
       expectedName: upstream.name,
-      identity: () => this.#proof(),
+      identity: this.#proof(),
       log: this.#log,
       runtime: this.#options.runtime,
       onLink: (link) => attach({ name: link.peer.name, role: link.peer.role, address: link.peerAddress }, link),
@@ -210,13 +215,13 @@ export class Node {
     for (const listener of this.config.listen.clients) {
       const { host, port } = listener;
       const policy = this.clientPolicies.of(listener.policy, listener.tokens);
-      const own = { host, port, tls: clientTlsOf(listener), policy };
+      const own = { host, port, tls: this.certificates.clientTls(listener), policy };
       this.#clients.push(await listenForClients({ ...shared, ...own, signals, feedWaits, updateLog }));
     }
     const queues = new MessageQueues({ signals, slices: new Slices(runtime), runtime });
     const recaching = new Recaching();
     for (const listener of this.config.listen.memcached) {
-      const tls = clientTlsOf(listener);
+      const tls = this.certificates.clientTls(listener);
       const { database } = listener;
       const policy = this.clientPolicies.of(listener.policy);
       const own = { ...listener, database, tls, policy };
@@ -341,6 +346,7 @@ export class Node {
     if (this.#stopping) return;
     this.#stopping = true;
     this.#replica.beginStopping();
+    this.certificates.close();
     await this.#feed?.stop();
     await Promise.all(this.clients.map(async (listener) => await listener.close()));
     this.clientKeeper.close();
@@ -353,33 +359,6 @@ export class Node {
     await this.#admin?.close();
     this.#log.info({}, 'stopped: all data is on the disk');
   }
-}
-
-/** Certificate and key of a node that replicates, checked against its configuration. Errors: `IDENTITY`, `CONFIG`. */
-function openIdentity(config: NodeConfig, runtime: Runtime): NodeIdentity | undefined {
-  if (config.identity === false) return undefined;
-  const credentials = loadNodeIdentity(config.identity, runtime.nowMs());
-  const { name, role } = credentials.identity;
-  if (role !== config.role) {
-    throw new TokaidoError('CONFIG', `the configuration says role ${config.role}, the certificate says ${role}`, {
-      hint: 'issue a certificate for the role this node plays, or correct role',
-    });
-  }
-  if (config.name !== undefined && config.name !== name) {
-    throw new TokaidoError('CONFIG', `the configuration says name ${config.name}, the certificate says ${name}`);
-  }
-  return credentials;
-}
-
-/** Errors: `IDENTITY` when a file cannot be read, or a key can be read by others. */
-function clientTlsOf({ tls }: Pick<ClientListenerConfig, 'tls'>): ClientTls | undefined {
-  if (tls === false) return undefined;
-  return {
-    certificatePem: readPublic(tls.certificate, 'certificate of a client listener'),
-    keyPem: readKey(tls.key, 'key of a client listener'),
-    clientCaPem: tls.clientCa === undefined ? undefined : readPublic(tls.clientCa, 'CA certificate for clients'),
-    names: tls.names,
-  };
 }
 
 /** Opens and starts a node; resolves when its listeners are open. */

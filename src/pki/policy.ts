@@ -1,6 +1,7 @@
 /** Who may be whose upstream or follower: a pure decision on facts, so that every case can be tested without a socket. */
 import { unreachable } from '../base/errors.js';
 import { type Identity, identityOf } from './names.js';
+import type { ChainFault } from './trust.js';
 
 /** What transport learned about the peer from TLS. */
 export interface PeerFacts {
@@ -8,15 +9,15 @@ export interface PeerFacts {
   readonly presented: boolean;
   /** OpenSSL's verdict on chain and dates: `undefined` when it verified to our CA. */
   readonly verifyError: string | undefined;
+  /** Our own verdict on the chain, revocation lists included; `undefined` when nothing is wrong. */
+  readonly chainFault: ChainFault | undefined;
   readonly subjectAltName: string | undefined;
 }
 
 /** Stable reasons of a refusal, for logs and metrics. */
 export type RefusalReason =
   | 'no-certificate'
-  | 'untrusted-ca'
-  | 'expired'
-  | 'not-yet-valid'
+  | ChainFault
   | 'not-verified'
   | 'no-identity'
   | 'wrong-cluster'
@@ -48,6 +49,7 @@ const MESSAGES: Readonly<Partial<Record<RefusalReason, string>>> = {
   expired: 'its certificate has expired',
   'not-yet-valid': 'its certificate is not valid yet (compare the clocks)',
   'untrusted-ca': 'its certificate is not from the CA of this cluster',
+  revoked: 'its certificate is revoked',
 };
 
 function refused(reason: RefusalReason, message: string): Verdict {
@@ -72,6 +74,8 @@ export function checkPeer(facts: PeerFacts, self: Identity, side: PeerSide, expe
     const reason = VERIFY_REASONS[facts.verifyError] ?? 'not-verified';
     return refused(reason, MESSAGES[reason] ?? `its certificate does not verify: ${facts.verifyError}`);
   }
+  const { chainFault } = facts;
+  if (chainFault !== undefined) return refused(chainFault, MESSAGES[chainFault] ?? chainFault);
   const identity = identityOf(facts.subjectAltName);
   if (identity === undefined)
     return refused('no-identity', 'its certificate does not carry exactly one tokaido:// name');

@@ -5,6 +5,7 @@ import type { Commands } from '../commands/commands.js';
 import type { FeedWaits } from '../commands/feed-waits.js';
 import type { Signals } from '../commands/signals.js';
 import { Slices } from '../commands/slices.js';
+import type { Live } from '../pki/live.js';
 import { ClientAccess, type ListenerPolicy, refusalBy } from './client-access.js';
 import { ClientConnection } from './client-connection.js';
 import type { ClientKeeper } from './client-keeper.js';
@@ -14,7 +15,7 @@ import { type ClientTls, listenForStreams, type StreamServer, type StreamServerO
 export interface ClientListenerOptions {
   readonly host: string;
   readonly port: number;
-  readonly tls: ClientTls | undefined;
+  readonly tls: Live<ClientTls> | undefined;
   readonly commands: Commands;
   /** Shared by all listeners of a node: a client may wait on one and be signalled through another. */
   readonly signals: Signals;

@@ -5,6 +5,7 @@
 import { isIPv4, type Socket } from 'node:net';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
+import type { Live } from '../pki/live.js';
 import type { ClientKeeper } from './client-keeper.js';
 import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
 
@@ -68,7 +69,7 @@ export class KtLink {
 export interface KtListenerOptions {
   readonly host: string;
   readonly port: number;
-  readonly tls: ClientTls | undefined;
+  readonly tls: Live<ClientTls> | undefined;
   /** Addresses that may connect; any when empty, which only a listener that asks for certificates may say. */
   readonly allow: readonly string[];
   readonly runtime: Runtime;

@@ -6,6 +6,7 @@ import type { Commands } from '../commands/commands.js';
 import type { MessageQueues } from '../commands/message-queues.js';
 import type { Recaching } from '../commands/recaching.js';
 import { Slices } from '../commands/slices.js';
+import type { Live } from '../pki/live.js';
 import { ClientAccess, type ListenerPolicy } from './client-access.js';
 import type { ClientKeeper } from './client-keeper.js';
 import { type ClientListener, policed } from './client-listener.js';
@@ -16,7 +17,7 @@ import { type ClientTls, listenForStreams, type StreamServer } from './stream-se
 export interface MemcachedListenerOptions extends MemcachedOptions {
   readonly host: string;
   readonly port: number;
-  readonly tls: ClientTls | undefined;
+  readonly tls: Live<ClientTls> | undefined;
   readonly commands: Commands;
   /** Shared by all listeners of a node: a message is taken by one consumer, whichever listener it came through. */
   readonly queues: MessageQueues;

@@ -1,11 +1,14 @@
 /** A listener for clients of any protocol, over TCP or TLS: accepts within limits, and names what it refuses. */
+import { constants } from 'node:crypto';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer, type TLSSocket } from 'node:tls';
 import { messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
+import type { Live } from '../pki/live.js';
+import type { Trust } from '../pki/trust.js';
 import type { ClientKeeper, Conversation } from './client-keeper.js';
-import { cannotListen } from './tls-link.js';
+import { cannotListen, chainOf } from './tls-link.js';
 
 /** What a TLS listener for clients proves, and asks of them. */
 export interface ClientTls {
@@ -13,6 +16,8 @@ export interface ClientTls {
   readonly keyPem: string;
   /** Whose client certificates are accepted; without it clients need none. */
   readonly clientCaPem: string | undefined;
+  /** The same CAs with the revocation lists that hold for their certificates. */
+  readonly clientTrust: Trust | undefined;
   /** Names, any of which a client's certificate must carry (common name, DNS or URI); empty for any certificate. */
   readonly names: readonly string[];
 }
@@ -23,7 +28,8 @@ export type ClientNames = readonly string[];
 export interface StreamServerOptions {
   readonly host: string;
   readonly port: number;
-  readonly tls: ClientTls | undefined;
+  /** What changes while it listens holds for new connections at once, and open ones are judged again. */
+  readonly tls: Live<ClientTls> | undefined;
   /** What TLS clients may ask for by ALPN; those that ask for nothing are served too. */
   readonly applicationProtocols: readonly string[];
   readonly runtime: Runtime;
@@ -44,6 +50,12 @@ export interface StreamServer {
   readonly port: number;
   readonly connections: number;
   close(): Promise<void>;
+}
+
+/** A TLS listener's part that has to end with it. */
+interface Secured {
+  readonly server: Server;
+  readonly unsubscribe: () => void;
 }
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
@@ -77,9 +89,9 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
     refuse(refusal, socket);
     socket.destroy();
   };
-  const server =
+  const { server, unsubscribe }: Secured =
     tls === undefined
-      ? createServer(SOCKET, (socket) => converse(socket, []))
+      ? { server: createServer(SOCKET, (socket) => converse(socket, [])), unsubscribe: () => undefined }
       : secureServer(options, tls, converse, refuse);
   server.on('connection', (socket: Socket) => {
     sockets.add(socket);
@@ -99,6 +111,7 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
       return sockets.size;
     },
     close: async () => {
+      unsubscribe();
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       for (const socket of sockets) socket.end();
       const timer = runtime.after(CLOSE_TIMEOUT_MS, () => {
@@ -112,25 +125,31 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
 
 type Refuse = (reason: string, socket: Socket | undefined) => void;
 
+function contextOf(tls: ClientTls): object {
+  const { certificatePem: cert, keyPem: key, clientCaPem: ca } = tls;
+  // A resumed session would carry the verdict of an earlier handshake: who must prove something does so each time.
+  const secureOptions = ca === undefined ? 0 : constants.SSL_OP_NO_TICKET;
+  return { cert, key, ...(ca === undefined ? {} : { ca }), minVersion: 'TLSv1.2', secureOptions };
+}
+
 function secureServer(
-  { applicationProtocols, certificateOptional = false }: StreamServerOptions,
-  tls: ClientTls,
+  { applicationProtocols, runtime, certificateOptional = false }: StreamServerOptions,
+  tls: Live<ClientTls>,
   converse: (socket: Socket, names: ClientNames) => void,
   refuse: Refuse,
-): Server {
-  const asksCertificate = tls.clientCaPem !== undefined;
+): Secured {
+  const asksCertificate = tls.current.clientCaPem !== undefined;
   const server = createTlsServer({
     ...SOCKET,
-    cert: tls.certificatePem,
-    key: tls.keyPem,
-    ...(asksCertificate ? { ca: tls.clientCaPem } : {}),
+    ...contextOf(tls.current),
     requestCert: asksCertificate,
     // The verdict is taken below, where its reason can be logged.
     rejectUnauthorized: false,
-    minVersion: 'TLSv1.2',
     ...(applicationProtocols.length === 0 ? {} : { ALPNProtocols: [...applicationProtocols] }),
     handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
   });
+  /** How each open connection is judged. */
+  const judges = new Map<TLSSocket, () => string | undefined>();
   server.on('tlsClientError', (error, socket) => {
     refuse(messageOf(error), socket);
     socket.destroy();
@@ -138,27 +157,54 @@ function secureServer(
   server.on('secureConnection', (socket) => {
     socket.on('error', () => undefined);
     const isStranger = !asksCertificate || (certificateOptional && !hasCertificate(socket));
-    const refusal = isStranger ? undefined : refusalOf(socket, tls.names);
+    const judge = isStranger ? () => undefined : judgeOf(socket, tls, runtime);
+    const refusal = judge();
     if (refusal === undefined) {
+      if (!isStranger) judges.set(socket, judge);
+      socket.on('close', () => judges.delete(socket));
       converse(socket, isStranger ? [] : namesOf(socket));
       return;
     }
     refuse(refusal, socket);
     socket.destroy();
   });
-  return server;
+  const unsubscribe = tls.onChange(() => {
+    server.setSecureContext(contextOf(tls.current));
+    for (const [socket, judge] of [...judges]) {
+      const refusal = judge();
+      if (refusal === undefined) continue;
+      refuse(refusal, socket);
+      socket.destroy();
+    }
+  });
+  return { server, unsubscribe };
 }
 
 function hasCertificate(socket: TLSSocket): boolean {
   return Object.keys(socket.getPeerCertificate() ?? {}).length > 0;
 }
 
-function refusalOf(socket: TLSSocket, allowed: readonly string[]): string | undefined {
-  if (!hasCertificate(socket)) return 'it presented no certificate';
-  if (!socket.authorized) return `its certificate does not verify: ${String(socket.authorizationError)}`;
+const FAULTS: Readonly<Record<string, string>> = {
+  'untrusted-ca': 'it is not from a CA that this listener accepts',
+  expired: 'it has expired',
+  'not-yet-valid': 'it is not valid yet (compare the clocks)',
+  revoked: 'it is revoked',
+};
+
+/** Why a client is refused, by what it presented at its handshake and by what is trusted now. */
+function judgeOf(socket: TLSSocket, tls: Live<ClientTls>, runtime: Runtime): () => string | undefined {
+  if (!hasCertificate(socket)) return () => 'it presented no certificate';
+  const { authorized, authorizationError } = socket;
+  const chain = chainOf(socket);
   const names = namesOf(socket);
-  if (allowed.length === 0 || names.some((name) => allowed.includes(name))) return undefined;
-  return `its certificate is for ${names.join(', ')}, which this listener does not allow`;
+  return () => {
+    if (!authorized) return `its certificate does not verify: ${String(authorizationError)}`;
+    const { clientTrust, names: allowed } = tls.current;
+    const fault = clientTrust?.fault(chain, runtime.nowMs());
+    if (fault !== undefined) return `its certificate does not verify: ${FAULTS[fault]}`;
+    if (allowed.length === 0 || names.some((name) => allowed.includes(name))) return undefined;
+    return `its certificate is for ${names.join(', ')}, which this listener does not allow`;
+  };
 }
 
 /** Logs refusals without letting a stranger fill the disk. */

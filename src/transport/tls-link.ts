@@ -2,20 +2,30 @@
  * Links over mutually authenticated TLS 1.3, for both ends. Nothing of ours is read from or written to a peer before its
  * certificate was verified against the cluster's CA and its identity passed the policy (invariant 7).
  *
+ * Certificate, CAs and revocation lists may change at any moment: the next handshake uses the new ones, and each open
+ * link is judged again and ends if it would be refused now.
+ *
  * Two choices that need a reason. The server takes the verdict on the client's certificate itself
  * (`rejectUnauthorized: false` and a check before the first byte) because the runtime would otherwise close the socket
  * without telling anybody why, and an operator at night needs to know. And no sessions are resumed: a resumed session
  * carries the verdict of an earlier one.
  */
-import { constants } from 'node:crypto';
+import { constants, X509Certificate } from 'node:crypto';
 import type { AddressInfo, Socket } from 'node:net';
-import { createServer, type PeerCertificate, type TLSSocket, connect as tlsConnect } from 'node:tls';
+import {
+  createServer,
+  type DetailedPeerCertificate,
+  type PeerCertificate,
+  type TLSSocket,
+  connect as tlsConnect,
+} from 'node:tls';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import type { NodeIdentity } from '../pki/identity.js';
+import type { Live } from '../pki/live.js';
 import type { Identity } from '../pki/names.js';
-import { checkPeer, type PeerFacts, type RefusalReason } from '../pki/policy.js';
+import { checkPeer, type PeerFacts, type Refusal, type RefusalReason, type Verdict } from '../pki/policy.js';
 import type { Link, LinkHandlers } from './link.js';
 
 const PROTOCOL = 'tokaido/1';
@@ -49,7 +59,38 @@ function certificateOf(socket: TLSSocket): Partial<PeerCertificate> {
   return (socket.getPeerCertificate() as PeerCertificate | null) ?? {};
 }
 
-function factsOf(socket: TLSSocket): PeerFacts {
+/** Most certificates of a chain that a peer presents. */
+const MAX_CHAIN = 8;
+
+/** The peer's certificate and those above it, as far as it presented them or we have them; empty without any. */
+export function chainOf(socket: TLSSocket): X509Certificate[] {
+  const chain: X509Certificate[] = [];
+  let certificate: Partial<DetailedPeerCertificate> | null | undefined = socket.getPeerCertificate(true);
+  while (certificate?.raw !== undefined && chain.length < MAX_CHAIN) {
+    chain.push(new X509Certificate(certificate.raw));
+    // A root is its own issuer.
+    if (certificate.issuerCertificate === certificate) break;
+    certificate = certificate.issuerCertificate;
+  }
+  return chain;
+}
+
+/** Judges a peer by what it presented at its handshake; again whenever what we trust has changed. */
+function judgeOf(
+  socket: TLSSocket,
+  { identity: own, runtime }: { readonly identity: Live<NodeIdentity>; readonly runtime: Runtime },
+  side: 'upstream' | 'follower',
+  expectedName?: string,
+): () => Verdict {
+  const facts = factsOf(socket);
+  const chain = chainOf(socket);
+  return () => {
+    const { identity, trust } = own.current;
+    return checkPeer({ ...facts, chainFault: trust.fault(chain, runtime.nowMs()) }, identity, side, expectedName);
+  };
+}
+
+function factsOf(socket: TLSSocket): Omit<PeerFacts, 'chainFault'> {
   const certificate = certificateOf(socket);
   const presented = Object.keys(certificate).length > 0;
   // Node gives an Error on one side and a code on the other.
@@ -102,10 +143,22 @@ class TlsLink implements Link {
     this.#runtime = runtime;
   }
 
-  /** Hands events over; from here on bytes flow. */
-  attach(handlers: LinkHandlers): void {
+  /**
+   * Hands events over; from here on bytes flow, until `judge` says otherwise after a change of what we trust.
+   * `onRefused` is told why.
+   */
+  attach(
+    handlers: LinkHandlers,
+    { trust, judge, onRefused }: { trust: Live<unknown>; judge: () => Verdict; onRefused: (refusal: Refusal) => void },
+  ): void {
     const socket = this.#socket;
     const cancelExpiry = this.#closeAtExpiry();
+    const unsubscribe = trust.onChange(() => {
+      const verdict = judge();
+      if (!('refused' in verdict) || socket.destroyed) return;
+      onRefused(verdict.refused);
+      this.destroy(`the peer is no longer allowed: ${verdict.refused.message}`);
+    });
     socket.on('data', (chunk: Buffer) => handlers.onData(chunk));
     socket.on('drain', () => handlers.onDrain());
     socket.on('error', (error) => {
@@ -113,6 +166,7 @@ class TlsLink implements Link {
     });
     socket.on('close', () => {
       cancelExpiry();
+      unsubscribe();
       handlers.onClose(this.#reason ?? 'the peer closed the link');
     });
   }
@@ -169,8 +223,8 @@ class TlsLink implements Link {
 export interface FollowerListenerOptions {
   readonly host: string;
   readonly port: number;
-  /** The identity to prove; asked at every handshake, so that it can be replaced while running. */
-  readonly identity: () => NodeIdentity;
+  /** The identity to prove, and whom to trust. */
+  readonly identity: Live<NodeIdentity>;
   readonly log: Logger;
   readonly runtime: Runtime;
   /** Most connections at a time, those in the handshake included. */
@@ -183,8 +237,6 @@ export interface FollowerListener {
   readonly port: number;
   /** Refusals since the start, by reason; for metrics. */
   readonly refusals: ReadonlyMap<string, number>;
-  /** Uses the current identity for new connections. */
-  reload(): void;
   close(): Promise<void>;
 }
 
@@ -218,7 +270,7 @@ export async function listenForFollowers(options: FollowerListenerOptions): Prom
   const sockets = new Set<Socket>();
   const server = createServer({
     ...COMMON,
-    ...credentials(identity()),
+    ...credentials(identity.current),
     requestCert: true,
     rejectUnauthorized: false,
     handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
@@ -253,25 +305,28 @@ export async function listenForFollowers(options: FollowerListenerOptions): Prom
       socket.destroy();
       return;
     }
-    const verdict = checkPeer(factsOf(socket), identity().identity, 'follower');
+    const judge = judgeOf(socket, options, 'follower');
+    const verdict = judge();
     if ('refused' in verdict) {
       refusals.refuse(socket, verdict.refused.reason, verdict.refused.message, details);
       socket.destroy();
       return;
     }
     const link = new TlsLink(socket, verdict.identity, runtime);
-    link.attach(options.onLink(link));
+    const onRefused = ({ reason, message }: Refusal): void => refusals.refuse(socket, reason, message, details);
+    link.attach(options.onLink(link), { trust: identity, judge, onRefused });
   });
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => reject(cannotListen(options, error)));
     server.listen(options.port, options.host, resolve);
   });
   server.on('error', (error) => log.error({ reason: messageOf(error) }, 'the replication listener failed'));
+  const unsubscribe = identity.onChange(() => server.setSecureContext({ ...COMMON, ...credentials(identity.current) }));
   return {
     port: (server.address() as AddressInfo).port,
     refusals: refusals.counts,
-    reload: () => server.setSecureContext({ ...COMMON, ...credentials(identity()) }),
     close: async () => {
+      unsubscribe();
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       // Links that are closing in good order get their moment; the rest is cut.
       const timer = runtime.after(CLOSE_TIMEOUT_MS, () => {
@@ -302,7 +357,7 @@ export interface ConnectOptions {
   readonly port: number;
   /** The name the upstream's certificate must carry; any root or relay of the cluster when absent. */
   readonly expectedName: string | undefined;
-  readonly identity: () => NodeIdentity;
+  readonly identity: Live<NodeIdentity>;
   readonly log: Logger;
   readonly runtime: Runtime;
   onLink(link: Link): LinkHandlers;
@@ -310,11 +365,11 @@ export interface ConnectOptions {
 
 /** Connects to an upstream; resolves once the link is handed over. Errors: `NETWORK`, `IDENTITY`. */
 export async function connectToUpstream(options: ConnectOptions): Promise<void> {
-  const { host, port, identity, runtime } = options;
+  const { host, port, identity, log, runtime } = options;
   await new Promise<void>((resolve, reject) => {
     const socket = tlsConnect({
       ...COMMON,
-      ...credentials(identity()),
+      ...credentials(identity.current),
       host,
       port,
       // Without a name to verify, Node would fall back to the address; identity is the URI name, checked below.
@@ -336,7 +391,8 @@ export async function connectToUpstream(options: ConnectOptions): Promise<void> 
     socket.once('error', failed);
     socket.once('close', closed);
     socket.once('secureConnect', () => {
-      const verdict = checkPeer(factsOf(socket), identity().identity, 'upstream', options.expectedName);
+      const judge = judgeOf(socket, options, 'upstream', options.expectedName);
+      const verdict = judge();
       if ('refused' in verdict) {
         failed(new TokaidoError('IDENTITY', `refused the upstream: ${verdict.refused.message}`));
         return;
@@ -345,7 +401,10 @@ export async function connectToUpstream(options: ConnectOptions): Promise<void> 
       socket.off('error', failed);
       socket.off('close', closed);
       const link = new TlsLink(socket, verdict.identity, runtime);
-      link.attach(options.onLink(link));
+      const onRefused = ({ reason, message }: Refusal): void => {
+        log.warn({ address: addressOf(socket), reason }, `replication peer refused: ${message}`);
+      };
+      link.attach(options.onLink(link), { trust: identity, judge, onRefused });
       resolve();
     });
   });

@@ -8,6 +8,9 @@ import { type ConnectionOptions, connect } from 'node:tls';
 import type { Logger } from '../../src/base/logger.js';
 import { silentLogger } from '../../src/base/logger.js';
 import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import { LiveValue } from '../../src/pki/live.js';
+import { certificatesOf } from '../../src/pki/pem.js';
+import { Trust } from '../../src/pki/trust.js';
 import { ClientKeeper } from '../../src/transport/client-keeper.js';
 import { type ClientTls, listenForStreams, type StreamServer } from '../../src/transport/stream-server.js';
 import { PATIENT } from '../support/client-bench.js';
@@ -53,13 +56,14 @@ describe('a client listener over TLS', () => {
     server = await listenForStreams({
       host: '127.0.0.1',
       port: 0,
-      tls: {
+      tls: new LiveValue({
         certificatePem: pem('server/node.crt'),
         keyPem: pem('server/node.key'),
         clientCaPem: undefined,
+        clientTrust: tls.clientCaPem === undefined ? undefined : new Trust(certificatesOf(tls.clientCaPem, 'ca.crt')),
         names: [],
         ...tls,
-      },
+      }),
       applicationProtocols: ['http/1.1'],
       runtime: localRuntime(),
       log,

@@ -1,7 +1,7 @@
 /** Who may link to whom, over real sockets: everything else is refused, and the log says why (invariant 7). */
 import assert from 'node:assert/strict';
-import { generateKeyPairSync } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { generateKeyPairSync, type X509Certificate } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect as tcpConnect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,11 +9,14 @@ import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
 import { type ConnectionOptions, connect as tlsConnect } from 'node:tls';
 import { type Logger, silentLogger } from '../../src/base/logger.js';
 import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import { crlsOf } from '../../src/pki/crl.js';
 import { loadNodeIdentity, type NodeIdentity } from '../../src/pki/identity.js';
+import { type Live, LiveValue } from '../../src/pki/live.js';
 import type { Role } from '../../src/pki/names.js';
 import type { Link, LinkHandlers } from '../../src/transport/link.js';
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../../src/transport/tls-link.js';
 import { eventually, localRuntime } from '../support/local-runtime.js';
+import { OpensslCa } from '../support/openssl.js';
 
 const DAY_MS = 86_400_000;
 
@@ -59,11 +62,11 @@ describe('a link between nodes', () => {
   });
   after(() => rmSync(folder, { recursive: true, force: true }));
 
-  const listen = async (identity: NodeIdentity): Promise<FollowerListener> =>
+  const listen = async (identity: NodeIdentity | Live<NodeIdentity>): Promise<FollowerListener> =>
     await listenForFollowers({
       host: '127.0.0.1',
       port: 0,
-      identity: () => identity,
+      identity: 'current' in identity ? identity : new LiveValue(identity),
       log,
       runtime,
       maxConnections: 16,
@@ -90,7 +93,7 @@ describe('a link between nodes', () => {
         host: '127.0.0.1',
         port,
         expectedName,
-        identity: () => identity,
+        identity: new LiveValue(identity),
         log,
         runtime,
         onLink: (link) => {
@@ -198,10 +201,79 @@ describe('a link between nodes', () => {
     await impostor.close();
   });
 
+  /** Trust in the cluster's CA, with a list that revokes these certificates. */
+  const revoking = (own: NodeIdentity, ...revoked: NodeIdentity[]): NodeIdentity => {
+    const ca = { certificate: join(folder, 'ours', 'ca.crt'), key: join(folder, 'ours', 'ca.key') };
+    const lists = OpensslCa.of(join(folder, 'lists'), ca);
+    for (const { chain } of revoked) {
+      const path = join(folder, 'lists', 'revoked.crt');
+      writeFileSync(path, (chain[0] as X509Certificate).toString());
+      lists.revoke(path);
+    }
+    return { ...own, trust: own.trust.with(crlsOf(lists.crl(), 'list')) };
+  };
+
+  it('a revoked certificate is refused, at both ends, and the log says why', async () => {
+    const gone = await issue('ours', 'edge-gone', 'edge');
+    const strict = await listen(revoking(relay, gone));
+    await connect(gone, undefined, strict.port).catch(() => undefined);
+    await refusedWith(/its certificate is revoked/);
+    assert.equal(strict.refusals.get('revoked'), 1);
+    await connect(edge, undefined, strict.port);
+    for (const link of accepted) link.destroy('end of test');
+    await strict.close();
+    const relayGone = await issue('ours', 'relay-gone', 'relay');
+    const revokedUpstream = await listen(relayGone);
+    await assert.rejects(connect(revoking(edge, relayGone), undefined, revokedUpstream.port), /certificate is revoked/);
+    await revokedUpstream.close();
+  });
+
+  it('a link that is open ends when its peer is revoked, at both ends, and others stay', async () => {
+    const own = new LiveValue(relay);
+    const open = await listen(own);
+    const closed: string[] = [];
+    const linkTo = async (identity: Live<NodeIdentity>, name: string): Promise<void> => {
+      await connectToUpstream({
+        host: '127.0.0.1',
+        port: open.port,
+        expectedName: undefined,
+        identity,
+        log,
+        runtime,
+        onLink: () => ({ ...handlers, onClose: (reason) => closed.push(`${name}: ${reason}`) }),
+      });
+    };
+    const leaving = await issue('ours', 'edge-leaving', 'edge');
+    const staying = new LiveValue(edge);
+    await linkTo(new LiveValue(leaving), 'leaving');
+    await linkTo(staying, 'staying');
+    own.set(revoking(relay, leaving));
+    await eventually('the link of the revoked edge ends', () => closed.length > 0, 1000);
+    assert.deepEqual(closed, ['leaving: the peer closed the link']);
+    assert.equal(open.refusals.get('revoked'), 1);
+    staying.set(revoking(edge, relay));
+    await eventually('the link to the revoked relay ends', () => closed.length > 1, 1000);
+    assert.match(closed[1] as string, /staying: the peer is no longer allowed: its certificate is revoked/);
+    await open.close();
+  });
+
+  it('a new certificate is shown to the next peer, and open links stay', async () => {
+    const own = new LiveValue(relay);
+    const open = await listen(own);
+    const before = await connect(edge, undefined, open.port);
+    const renewed = await issue('ours', 'relay-2', 'relay');
+    own.set(renewed);
+    const after = await connect(edge, undefined, open.port);
+    assert.deepEqual([before.peer.name, after.peer.name], ['relay-1', 'relay-2']);
+    before.send([Buffer.from('still there')]);
+    await eventually('the old link carries bytes', () => received === 11);
+    for (const link of accepted) link.destroy('end of test');
+    await open.close();
+  });
+
   it('a key that does not belong to the certificate is found before anything listens', async () => {
     const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
     const path = join(folder, 'ours-relay-1', 'wrong.key');
-    const { writeFileSync } = await import('node:fs');
     writeFileSync(path, privateKey.export({ type: 'pkcs8', format: 'pem' }), { mode: 0o600 });
     const files = {
       certificate: join(folder, 'ours-relay-1', 'node.crt'),

@@ -187,10 +187,7 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
     ...parsed,
     data: path(parsed.data),
     databases: parseDatabases(parsed.databases),
-    identity:
-      identity === false
-        ? false
-        : { certificate: path(identity.certificate), key: path(identity.key), ca: path(identity.ca) },
+    identity: identity === false ? false : mapFiles(identity, path),
     upstreams: parsed.upstreams.map(({ address, name }) => ({ ...address, name })),
     durability: parsed.durability ?? (parsed.role === 'root' ? 'flushed' : 'committed'),
     listen: {
@@ -217,9 +214,14 @@ function withPaths<L extends { readonly tls: false | TlsConfig }>(listener: L, p
 }
 
 function absoluteTls(tls: TlsConfig, path: (file: string) => string): TlsConfig {
-  const { certificate, key, clientCa, ...rest } = tls;
-  const files = { certificate: path(certificate), key: path(key) };
-  return { ...rest, ...files, ...(clientCa === undefined ? {} : { clientCa: path(clientCa) }) };
+  const { names, ...files } = tls;
+  return { names, ...mapFiles(files, path) };
+}
+
+/** Every path of a section made absolute; what was not given stays absent. */
+function mapFiles<F extends Readonly<Record<string, string | undefined>>>(files: F, path: (file: string) => string): F {
+  const entries = Object.entries(files).filter(([, file]) => file !== undefined);
+  return Object.fromEntries(entries.map(([key, file]) => [key, path(file as string)])) as F;
 }
 
 type Problem = { readonly keys: readonly string[]; readonly message: string };

@@ -62,7 +62,11 @@ const clientTls = z.strictObject({
   clientCa: z
     .string()
     .optional()
-    .describe('CA certificate (PEM): clients must present a certificate of this CA. Without it they need none.'),
+    .describe('CA certificates (PEM): clients must present a certificate of one of them. Without it they need none.'),
+  crl: z
+    .string()
+    .optional()
+    .describe("Revocation lists (PEM, any number in one file) that hold here besides the node's own (identity.crl)."),
   names: z
     .array(z.string())
     .default([])
@@ -248,9 +252,19 @@ export const schema = z.strictObject({
     .union([
       z.literal(false),
       z.strictObject({
-        certificate: z.string().default('node.crt').describe("The node's certificate (PEM)."),
+        certificate: z
+          .string()
+          .default('node.crt')
+          .describe("The node's certificate (PEM); those of CAs between it and the root CA behind it."),
         key: z.string().default('node.key').describe('Its private key (PEM), readable by its owner only.'),
-        ca: z.string().default('ca.crt').describe("The cluster's CA certificate (PEM)."),
+        ca: z
+          .string()
+          .default('ca.crt')
+          .describe("The cluster's CA certificate (PEM); several in one file are all believed."),
+        crl: z
+          .string()
+          .optional()
+          .describe('Revocation lists (PEM, any number in one file), for other nodes and for clients.'),
       }),
     ])
     .prefault({})

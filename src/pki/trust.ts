@@ -1,0 +1,84 @@
+/**
+ * Whom we trust: CA certificates and revocation lists, and the verdict on a chain of certificates. At a handshake OpenSSL
+ * has verified the chain already; this verdict is taken in addition, because it knows every revocation list, and again on
+ * links that are open when certificates or lists change.
+ */
+import type { X509Certificate } from 'node:crypto';
+import type { RevocationList } from './crl.js';
+
+/** What is wrong with a chain. */
+export type ChainFault = 'untrusted-ca' | 'expired' | 'not-yet-valid' | 'revoked';
+
+/** Most certificates from a leaf up to its root. */
+const MAX_CHAIN = 6;
+
+function dateFault(certificate: X509Certificate, nowMs: number): ChainFault | undefined {
+  if (Date.parse(certificate.validTo) <= nowMs) return 'expired';
+  return Date.parse(certificate.validFrom) > nowMs ? 'not-yet-valid' : undefined;
+}
+
+export function isIssuedBy(certificate: X509Certificate, issuer: X509Certificate): boolean {
+  return issuer.ca && certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey);
+}
+
+export class Trust {
+  /** CA certificates that end a chain. */
+  readonly authorities: readonly X509Certificate[];
+  readonly lists: readonly RevocationList[];
+  /** The lists that a CA has signed, by the fingerprint of its certificate: each signature is verified once. */
+  readonly #signed = new Map<string, readonly RevocationList[]>();
+
+  constructor(authorities: readonly X509Certificate[], lists: readonly RevocationList[] = []) {
+    this.authorities = authorities;
+    this.lists = lists;
+  }
+
+  /** The same authorities with these lists. */
+  with(lists: readonly RevocationList[]): Trust {
+    return new Trust(this.authorities, lists);
+  }
+
+  /**
+   * What is wrong with `chain` (a leaf, and whatever else its holder presented), or `undefined` when a path leads from
+   * it to one of the authorities, every certificate on it is in date, and none is revoked by its issuer.
+   */
+  fault(chain: readonly X509Certificate[], nowMs: number): ChainFault | undefined {
+    const [leaf, ...others] = chain;
+    return leaf === undefined ? 'untrusted-ca' : this.#fault(leaf, others, nowMs, MAX_CHAIN);
+  }
+
+  #fault(
+    certificate: X509Certificate,
+    others: readonly X509Certificate[],
+    nowMs: number,
+    depth: number,
+  ): ChainFault | undefined {
+    // One that we trust by itself needs no issuer, but it must be in date.
+    const isAnchor = this.authorities.some(({ fingerprint256 }) => fingerprint256 === certificate.fingerprint256);
+    if (isAnchor) return dateFault(certificate, nowMs);
+    if (depth === 1) return 'untrusted-ca';
+    let fault: ChainFault = 'untrusted-ca';
+    for (const issuer of [...this.authorities, ...others]) {
+      if (issuer === certificate || !isIssuedBy(certificate, issuer)) continue;
+      const above = this.#fault(issuer, others, nowMs, depth - 1);
+      if (above === 'untrusted-ca') continue;
+      const found = this.#isRevoked(certificate, issuer) ? 'revoked' : (above ?? dateFault(certificate, nowMs));
+      if (found === undefined) return undefined;
+      fault = found;
+    }
+    return fault;
+  }
+
+  #isRevoked({ serialNumber }: X509Certificate, issuer: X509Certificate): boolean {
+    return this.#listsOf(issuer).some(({ serials }) => serials.has(serialNumber));
+  }
+
+  #listsOf(issuer: X509Certificate): readonly RevocationList[] {
+    const known = this.#signed.get(issuer.fingerprint256);
+    if (known !== undefined) return known;
+    const signed = this.lists.filter((list) => list.isSignedBy(issuer.publicKey));
+    // Only what leads to an authority comes here often; strangers cannot make this grow, because CAs are few.
+    this.#signed.set(issuer.fingerprint256, signed);
+    return signed;
+  }
+}
