@@ -32,6 +32,7 @@ interface ServeFlags {
   readonly durability?: string;
   readonly saveInterval?: string;
   readonly saveCompress?: boolean;
+  readonly commands?: string;
   readonly logLevel?: string;
 }
 
@@ -49,6 +50,7 @@ function settingsFrom(flags: ServeFlags, memcachedSettings: (options: string) =>
       durability: flags.durability,
       listen,
       memory: defined({ saveIntervalMs: flags.saveInterval, compress: flags.saveCompress }),
+      backup: defined({ commands: flags.commands }),
       logging: defined({ level: flags.logLevel }),
     }) ?? {}
   );
@@ -124,6 +126,7 @@ export function registerServe(program: Command): void {
     .option('--durability <level>', 'flushed or committed (durability)')
     .option('--save-interval <time>', 'how often databases in memory are saved (memory.saveIntervalMs)')
     .option('--save-compress', 'compress what is saved of them (memory.compress)')
+    .option('--commands <folder>', 'programs that clients may have run on a copy of a database (backup.commands)')
     .option('--log-level <level>', 'debug, info, warn or error (logging.level)')
     .addHelpText(
       'after',

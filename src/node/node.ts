@@ -4,7 +4,8 @@
  * last the store is flushed and closed, so that an exit that hangs or is killed costs nothing.
  */
 import { hostname } from 'node:os';
-import { assert, messageOf } from '../base/errors.js';
+import { join } from 'node:path';
+import { assert, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import { Commands } from '../commands/commands.js';
@@ -23,9 +24,11 @@ import type { Connect, UpstreamFollower } from '../replication/upstream-follower
 import { ClientKeeper } from '../transport/client-keeper.js';
 import { type ClientListener, listenForClients } from '../transport/client-listener.js';
 import { listenForMemcached } from '../transport/memcached-listener.js';
+import type { KtUpstreamChange, NodeServices } from '../transport/rpc-session.js';
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../transport/tls-link.js';
 import { type AdminServer, startAdmin } from './admin/admin.js';
 import { MetricsRegistry } from './admin/metrics.js';
+import { BackupCommands } from './backup-commands.js';
 import { NodeCertificates } from './certificates.js';
 import { ClientPolicies } from './client-policies.js';
 import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
@@ -71,6 +74,7 @@ export class Node {
   #feed: PostgresFeed | KyotoTycoonFeed | undefined;
   #ktFollowers: KtFollowers | undefined;
   readonly #images: ImageKeeper;
+  readonly #backups: BackupCommands | undefined;
   #stopping = false;
 
   /** Opens identity and data. Errors: `IDENTITY`, `STORAGE`, `CORRUPT`, `CONFIG`. */
@@ -122,6 +126,11 @@ export class Node {
         return store === undefined || folder === undefined ? undefined : { store, folder };
       },
     });
+    const { commands, timeLimitMs } = config.backup;
+    if (commands !== undefined) {
+      const scratch = join(config.data, 'backup');
+      this.#backups = new BackupCommands({ commands, timeLimitMs, scratch, runtime, log: this.#log });
+    }
     this.#signals = new Signals(runtime);
     this.clientKeeper = new ClientKeeper({ limits: config.limits, runtime, log: this.#log });
     this.clientPolicies = new ClientPolicies({ runtime, log: this.#log });
@@ -211,12 +220,12 @@ export class Node {
     const feedWaits = this.progress.waits;
     const maxConnections = this.config.limits.connections;
     const shared = { commands, runtime, log: this.#log, maxConnections, keeper: this.clientKeeper, onFatal };
-    const updateLog = () => this.#ktFollowers?.log();
+    const services = this.#services();
     for (const listener of this.config.listen.clients) {
       const { host, port } = listener;
       const policy = this.clientPolicies.of(listener.policy, listener.tokens);
       const own = { host, port, tls: this.certificates.clientTls(listener), policy };
-      this.#clients.push(await listenForClients({ ...shared, ...own, signals, feedWaits, updateLog }));
+      this.#clients.push(await listenForClients({ ...shared, ...own, signals, feedWaits, services }));
     }
     const queues = new MessageQueues({ signals, slices: new Slices(runtime), runtime });
     const recaching = new Recaching();
@@ -227,6 +236,32 @@ export class Node {
       const own = { ...listener, database, tls, policy };
       this.#memcached.push(await listenForMemcached({ ...shared, ...own, queues, recaching }));
     }
+  }
+
+  /** What remote procedures may ask of this node. */
+  #services(): NodeServices {
+    const { kyotoTycoon } = this.config;
+    const backups = this.#backups;
+    return {
+      updateLog: () => this.#ktFollowers?.log(),
+      ...(kyotoTycoon === undefined ? {} : { follow: (change) => this.#followKyotoTycoon(change) }),
+      ...(backups === undefined
+        ? {}
+        : {
+            runCommand: async ({ name }, command) => {
+              const store = this.stores.current;
+              return store !== undefined && (await backups.run(store, name, command));
+            },
+          }),
+    };
+  }
+
+  #followKyotoTycoon(change: KtUpstreamChange): void {
+    if (this.config.kyotoTycoon?.tunable !== true)
+      throw new TokaidoError('NOT_IMPLEMENTED', 'kyotoTycoon.tunable does not let clients say who is followed');
+    if (!(this.#feed instanceof KyotoTycoonFeed))
+      throw new TokaidoError('NOT_READY', 'this root does not follow anybody yet');
+    this.#feed.follow(change);
   }
 
   async #loadTextDatabases(): Promise<void> {
@@ -354,6 +389,7 @@ export class Node {
     this.#replica.stopReplicating();
     await this.#followers?.close();
     await this.#ktFollowers?.close();
+    await this.#backups?.stop();
     await this.#images.stop();
     await this.#replica.close();
     await this.#admin?.close();

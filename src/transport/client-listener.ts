@@ -9,7 +9,7 @@ import type { Live } from '../pki/live.js';
 import { ClientAccess, type ListenerPolicy, refusalBy } from './client-access.js';
 import { ClientConnection } from './client-connection.js';
 import type { ClientKeeper } from './client-keeper.js';
-import type { RpcHost } from './rpc-session.js';
+import type { NodeServices } from './rpc-session.js';
 import { type ClientTls, listenForStreams, type StreamServer, type StreamServerOptions } from './stream-server.js';
 
 export interface ClientListenerOptions {
@@ -27,8 +27,7 @@ export interface ClientListenerOptions {
   readonly keeper: ClientKeeper;
   /** What which client may do; everything without one. */
   readonly policy?: ListenerPolicy | undefined;
-  /** See `RpcHost`. */
-  readonly updateLog?: RpcHost['updateLog'];
+  readonly services?: NodeServices;
   onFatal(error: unknown): void;
 }
 
@@ -56,7 +55,7 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
     nowMs: () => runtime.nowMs(),
     uptimeMs: () => runtime.monotonicMs() - openedMs,
     connections: () => server.connections,
-    updateLog: options.updateLog ?? (() => undefined),
+    services: options.services ?? {},
     date: () => {
       const second = Math.floor(runtime.nowMs() / 1000);
       if (second !== dateSecond) {

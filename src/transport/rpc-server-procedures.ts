@@ -87,19 +87,45 @@ function report(host: RpcHost): Rows {
 }
 
 /**
- * Acknowledged writes are on the disk already (or survive what the durability promises); this waits for the rest. The
- * reference can run a program of the operator's on each data file then: ours are not files that could be copied so, and
- * no request starts a program here.
+ * Acknowledged writes are on the disk already (or survive what the durability promises); this waits for the rest, and
+ * then runs a program of the operator's on the database, when it is asked to and the node has such programs.
  */
-async function synchronize({ input, host: { commands } }: Call): Promise<Rows | HttpReply> {
-  databaseOf(input, commands);
-  const command = input.get('command');
-  if (command !== undefined && command.length > 0) {
-    return rpcReply(500, [row('ERROR', 'DB: 8: logical inconsistency: postprocessing failed')]);
-  }
+async function synchronize({ input, host: { commands, services } }: Call): Promise<Rows | HttpReply> {
+  const database = databaseOf(input, commands);
+  const command = input.get('command')?.toString('utf8') ?? '';
   await commands.flush();
+  if (command === '') return NOTHING;
+  commands.checkAdmin(database);
+  const done = (await services.runCommand?.(database, command)) ?? false;
+  return done ? NOTHING : rpcReply(500, [row('ERROR', 'DB: 8: logical inconsistency: postprocessing failed')]);
+}
+
+/** Port of a Kyoto Tycoon server that none is given for. */
+const KT_PORT = 1978;
+
+/** `host` (none: follow nobody), `port`, `ts` (ns, or `now`). Which server is followed is forgotten at a restart. */
+function tuneReplication({ input, host: { commands, services }, nowMs }: Call): Rows {
+  commands.checkAdmin();
+  const { follow } = services;
+  if (follow === undefined) throw new TokaidoError('NOT_IMPLEMENTED', 'the RTS file is not set');
+  const text = (name: string): string => input.get(name)?.toString('utf8') ?? '';
+  const host = text('host');
+  const given = Number.parseInt(text('port'), 10);
+  const port = given >= 1 ? given : KT_PORT;
+  if (port > 65_535) throw new TokaidoError('MALFORMED', `there is no port ${port}`);
+  const upstream = host === '' ? undefined : { host, port };
+  follow({ upstream, timestampNs: input.has('ts') ? timestampOf(text('ts'), nowMs) : undefined });
   return NOTHING;
 }
+
+/** As the reference reads it: digits as far as there are any. */
+function timestampOf(text: string, nowMs: number): bigint {
+  if (text === 'now') return BigInt(Math.floor(nowMs)) * 1_000_000n;
+  const stamp = BigInt(/^\s*(\d{1,20})/.exec(text)?.[1] ?? '0');
+  return stamp < LARGEST_STAMP ? stamp : LARGEST_STAMP;
+}
+
+const LARGEST_STAMP = 2n ** 63n - 1n;
 
 function refusal(code: 'NOT_IMPLEMENTED' | 'MALFORMED', message: string): Procedure {
   return {
@@ -116,7 +142,7 @@ function refusal(code: 'NOT_IMPLEMENTED' | 'MALFORMED', message: string): Proced
  */
 function updateLogRows(host: RpcHost): Rows {
   host.commands.checkAdmin();
-  const log = host.updateLog();
+  const log = host.services.updateLog?.();
   if (log === undefined) throw new TokaidoError('MALFORMED', 'no update log allows no replication');
   return [row('tokaido.ulog', `${log.bytes}:${log.timestampNs}`)];
 }
@@ -132,7 +158,7 @@ export const SERVER_PROCEDURES: Readonly<Record<string, Procedure>> = {
   echo: { order: 'read', run: ({ input }) => [...input] },
   report: { order: 'read', run: ({ host }) => report(host) },
   play_script: refusal('NOT_IMPLEMENTED', 'the scripting extention is disabled'),
-  tune_replication: refusal('NOT_IMPLEMENTED', 'the RTS file is not set'),
+  tune_replication: { order: 'read', run: tuneReplication },
   ulog_list: { order: 'read', run: ({ host }) => updateLogRows(host) },
   ulog_remove: { order: 'read', run: ({ host }) => removeUpdateLog(host) },
   status: { order: 'read', run: ({ input, host: { commands } }) => statusRows(databaseOf(input, commands), commands) },

@@ -11,6 +11,24 @@ import type { Database } from '../store/types.js';
 /** Most cursors of one connection. */
 const MAX_CURSORS = 256;
 
+/** Another server to follow: what `tune_replication` is called with. */
+export interface KtUpstreamChange {
+  /** `undefined`: none any more. */
+  readonly upstream: { readonly host: string; readonly port: number } | undefined;
+  /** Where to go on, ns; `undefined`: at the change that is here already. */
+  readonly timestampNs: bigint | undefined;
+}
+
+/** What remote procedures ask of the node behind the listener; what it does not have is absent. */
+export interface NodeServices {
+  /** The update log, when Kyoto Tycoon followers are served from it: its size, and the stamp of its newest change. */
+  updateLog?(): { readonly bytes: number; readonly timestampNs: bigint } | undefined;
+  /** Runs a program of the operator's on a copy of a database; whether it ended well. */
+  runCommand?(database: Database, command: string): Promise<boolean>;
+  /** Has the Kyoto Tycoon feed follow another server. Errors: `NOT_IMPLEMENTED`, `NOT_READY`. */
+  follow?(change: KtUpstreamChange): void;
+}
+
 /** What all connections of a listener share. */
 export interface RpcHost {
   readonly commands: Commands;
@@ -21,8 +39,7 @@ export interface RpcHost {
   /** Milliseconds since the listener was opened. */
   uptimeMs(): number;
   connections(): number;
-  /** The update log, when this node serves Kyoto Tycoon followers from it: its size, and the stamp of its newest change. */
-  updateLog(): { readonly bytes: number; readonly timestampNs: bigint } | undefined;
+  readonly services: NodeServices;
 }
 
 /** One connection's cursors and wait. */

@@ -201,7 +201,7 @@ describe('a policy on a listener for HTTP and the binary protocol', () => {
     assert.doesNotMatch(matched.body, /secret/);
     assert.match((await rpc('match_regex', 'regex\t.*')).body, /num\t2\n/, 'its own, and what everybody may read');
     assert.equal((await rpc('cur_jump', 'CUR\t1\nkey\tsecret')).status, 450);
-    for (const name of ['status', 'clear', 'report', 'vacuum', 'synchronize', 'ulog_list']) {
+    for (const name of ['status', 'clear', 'report', 'vacuum', 'synchronize', 'ulog_list', 'tune_replication']) {
       assert.equal((await rpc(name, '')).status, 403, name);
     }
     assert.equal((await rpc('status', 'DB\ttwo', { token })).status, 200);

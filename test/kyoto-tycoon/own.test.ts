@@ -150,6 +150,37 @@ describe("Kyoto Tycoon's replication between two of ours", () => {
     assert.ok(transactions <= own, `${transactions} transactions of ${own}`);
   });
 
+  it('follows another server from a time stamp on, then nobody, when it is told to', async () => {
+    const [first, second, follower] = [store(1), store(3), store(2)];
+    const write = async (to: LocalStore, key: string): Promise<void> => {
+      await to.write((transaction) => transaction.set('default', text(key), text('1'), 0)).committed;
+    };
+    const has = (key: string): boolean => follower.get('default', text(key)) !== undefined;
+    const one = await serve(first);
+    const two = await serve(second);
+    await write(second, 'too old');
+    const timestampNs = second.position()[0]?.versionNs ?? 0n;
+    await write(second, 'of the second');
+    const feed = follow(follower, one.listener.port, 2);
+    await write(first, 'of the first');
+    await eventually('it follows the first', () => has('of the first'));
+
+    feed.follow({ upstream: { host: '127.0.0.1', port: two.listener.port }, timestampNs });
+    await eventually('it follows the second', () => has('of the second'));
+    assert.equal(has('too old'), false);
+    assert.equal(feed.status().source, `127.0.0.1:${two.listener.port}`);
+    await write(first, 'of nobody');
+
+    feed.follow({ upstream: undefined, timestampNs: undefined });
+    await eventually('it follows nobody', () => two.server.followers().length === 0);
+    await write(second, 'meanwhile');
+    assert.deepEqual([feed.status().source, feed.status().failures], ['nobody', 0]);
+
+    feed.follow({ upstream: { host: '127.0.0.1', port: two.listener.port }, timestampNs: undefined });
+    await eventually('it goes on where it was', () => has('meanwhile'));
+    assert.equal(has('of nobody'), false);
+  });
+
   /** A follower by hand. */
   async function raw(port: number, request: Parameters<typeof encodeFollowRequest>[0], answers = true) {
     const socket = connect({ host: '127.0.0.1', port });

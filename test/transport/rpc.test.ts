@@ -288,6 +288,13 @@ describe('remote procedures', () => {
     assert.deepEqual(await call('synchronize', { hard: '' }), [200, {}]);
   });
 
+  it('a client that says whom to follow is told that there is no such feed', async () => {
+    assert.deepEqual(await call('tune_replication', { host: '127.0.0.1' }), [
+      501,
+      { ERROR: 'the RTS file is not set' },
+    ]);
+  });
+
   it('a vacuum collects what has expired', async () => {
     await call('set', { key: 'k', value: 'v', xt: '1' });
     server.bench.clock.ms += 2000;

@@ -22,9 +22,22 @@ import type { Feed } from '../feed.js';
 import { KtApplier, type KtApplyLimits } from './applier.js';
 import { KtConnection } from './connection.js';
 
+export interface KtAddress {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** Another server to follow. */
+export interface KtUpstreamChange {
+  /** `undefined`: nobody, until the next change. */
+  readonly upstream: KtAddress | undefined;
+  /** Time stamp to go on from, ns; `undefined`: that of the last change applied here. */
+  readonly timestampNs: bigint | undefined;
+}
+
 export interface KyotoTycoonFeedConfig extends KtApplyLimits {
   /** Its port for clients, which is also the one for followers. */
-  readonly upstream: { readonly host: string; readonly port: number };
+  readonly upstream: KtAddress;
   /** Databases of this node, in the order of the server's numbers; absent: this node's own order. */
   readonly databases?: readonly string[] | undefined;
   /** Copy all records before following, when there is no position to go on from. */
@@ -61,7 +74,7 @@ export interface KyotoTycoonFeedStatus {
 }
 
 /** Name of the feed in the store. */
-const FEED_NAME = 'kyoto-tycoon';
+export const KT_FEED = 'kyoto-tycoon';
 /** Position of a copy that is not complete: nothing can be resumed from it. */
 const NOTHING = 0n;
 /** The log is read from this long before the server's time at the beginning of a copy, ns. */
@@ -77,7 +90,10 @@ const PROBE_MS = 5_000;
 export class KyotoTycoonFeed implements Feed {
   readonly #options: KyotoTycoonFeedOptions;
   readonly #log: Logger;
-  readonly #source: string;
+  /** Whom it follows; nobody when absent. */
+  #upstream: KtAddress | undefined;
+  /** Whom it is to follow from the next attempt on. */
+  #change: KtUpstreamChange | undefined;
   readonly #counters = { changes: 0, skipped: 0 };
   #state: KyotoTycoonFeedState = 'stopped';
   #recordsCopied = 0;
@@ -92,10 +108,9 @@ export class KyotoTycoonFeed implements Feed {
   #wake: (() => void) | undefined;
 
   constructor(options: KyotoTycoonFeedOptions) {
-    const { host, port } = options.config.upstream;
     this.#options = options;
-    this.#source = `${host}:${port}`;
-    this.#log = options.log.child({ feed: FEED_NAME, source: this.#source });
+    this.#upstream = options.config.upstream;
+    this.#log = options.log.child({ feed: KT_FEED });
   }
 
   start(store: Store): void {
@@ -107,20 +122,74 @@ export class KyotoTycoonFeed implements Feed {
     const { runtime } = this.#options;
     for (let failures = 0; !this.#stopped; ) {
       const startedMs = runtime.monotonicMs();
+      const change = this.#change;
+      // One that cannot be adopted is a failure like others, and waits for the next try.
+      const isInterrupted = (): boolean => this.#change !== undefined && this.#change !== change;
       try {
-        await this.#attempt(store);
+        await this.#adopt(store);
+        if (this.#upstream === undefined) await this.#pause();
+        else await this.#attempt(store, this.#upstream);
       } catch (error) {
         if (this.#stopped) return;
+        if (isInterrupted()) {
+          failures = 0;
+          continue;
+        }
         this.#failures++;
         this.#lastError = messageOf(error);
         const hint = error instanceof TokaidoError ? error.hint : undefined;
-        this.#log.warn({ reason: this.#lastError, hint }, 'the feed lost its Kyoto Tycoon server: trying again');
+        this.#log.warn(
+          { source: this.#source, reason: this.#lastError, hint },
+          'the feed lost its Kyoto Tycoon server: trying again',
+        );
       }
+      if (isInterrupted()) continue;
       // An attempt that lasted is no failure in a row.
       failures = runtime.monotonicMs() - startedMs > BACK_OFF_MAX_MS ? 0 : failures + 1;
       const ceilingMs = Math.min(BACK_OFF_MAX_MS, BACK_OFF_MIN_MS * 2 ** failures);
       await this.#sleep(ceilingMs * (0.5 + runtime.random() / 2));
     }
+  }
+
+  /** Follows another server from now on, or nobody. What was taken from the one before stays. */
+  follow(change: KtUpstreamChange): void {
+    const { upstream, timestampNs } = change;
+    this.#log.info(
+      { source: describe(upstream), timestampNs: timestampNs === undefined ? undefined : String(timestampNs) },
+      'a client says whom to follow',
+    );
+    this.#change = change;
+    this.#caughtUpMs = undefined;
+    this.#endAttempt(new TokaidoError('FEED', 'another server is followed from now on'));
+  }
+
+  #endAttempt(reason: TokaidoError): void {
+    this.#wake?.();
+    this.#client?.close();
+    this.#connection?.end(reason);
+  }
+
+  /** What is to change changes between two attempts: nothing of the one before is on its way to the store then. */
+  async #adopt(store: Store): Promise<void> {
+    const change = this.#change;
+    if (change === undefined) return;
+    const { upstream, timestampNs } = change;
+    if (timestampNs !== undefined) {
+      // From the beginning of the server's log; without a position everything would be copied.
+      const position = timestampNs === NOTHING ? 1n : timestampNs;
+      await store.mark(at(position)).committed;
+    }
+    this.#upstream = upstream;
+    if (this.#change === change) this.#change = undefined;
+  }
+
+  /** Until there is somebody to follow. */
+  async #pause(): Promise<void> {
+    if (this.#stopped || this.#change !== undefined) return;
+    this.#state = 'waiting';
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+    });
   }
 
   async #sleep(ms: number): Promise<void> {
@@ -136,10 +205,9 @@ export class KyotoTycoonFeed implements Feed {
   }
 
   /** One try: everything from connecting to the loss of the connection. */
-  async #attempt(store: Store): Promise<void> {
+  async #attempt(store: Store, upstream: KtAddress): Promise<void> {
     this.#state = 'connecting';
-    const { host, port } = this.#options.config.upstream;
-    const client = new TokaidoClient({ server: `${host}:${port}`, timeoutMs: CALL_TIMEOUT_MS });
+    const client = new TokaidoClient({ server: describe(upstream), timeoutMs: CALL_TIMEOUT_MS });
     this.#client = client;
     let position: bigint | undefined;
     try {
@@ -148,12 +216,21 @@ export class KyotoTycoonFeed implements Feed {
       client.close();
       this.#client = undefined;
     }
-    if (position !== undefined && !this.#stopped) await this.#stream(position, store);
+    if (position !== undefined && !this.#isOver) await this.#stream(position, store);
+  }
+
+  /** Nobody wants what this attempt brings. */
+  get #isOver(): boolean {
+    return this.#stopped || this.#change !== undefined;
+  }
+
+  get #source(): string {
+    return describe(this.#upstream);
   }
 
   /** Where to go on, or `undefined` when everything has to be copied (again). */
   async #resumePoint(client: TokaidoClient, store: Store): Promise<bigint | undefined> {
-    const position = store.feedPosition(FEED_NAME);
+    const position = store.feedPosition(KT_FEED);
     const { copy } = this.#options.config;
     if (position === undefined || position === NOTHING) return copy ? undefined : NOTHING;
     if (!(await this.#hasGap(client, position))) return position;
@@ -206,14 +283,14 @@ export class KyotoTycoonFeed implements Feed {
     this.#recordsCopied = 0;
     const startNs = await serverTimeNs(client);
     const names = this.#databases(store);
-    this.#log.info({ databases: names }, 'copying all records');
+    this.#log.info({ source: this.#source, databases: names }, 'copying all records');
     await store.write((transaction) => {
       for (const name of names) transaction.clear(name);
     }, at(NOTHING)).committed;
     const { keyBytes } = this.#options.config;
     for (const [index, name] of names.entries()) {
       for await (const records of walkRecords(client, String(index))) {
-        if (this.#stopped) return undefined;
+        if (this.#isOver) return undefined;
         const fitting = records.filter(({ key }) => key.length <= keyBytes);
         this.#counters.skipped += records.length - fitting.length;
         await store.write((transaction) => {
@@ -234,14 +311,15 @@ export class KyotoTycoonFeed implements Feed {
   #connect(timestampNs: bigint, onEvents: (events: readonly KtEvent[]) => void): KtConnection {
     const { config, sid, runtime } = this.#options;
     const messageBytes = config.maxTransactionBytes;
-    const options = { ...config.upstream, runtime, silenceMs: config.silenceMs, messageBytes, onEvents };
+    const upstream = this.#upstream ?? config.upstream;
+    const options = { ...upstream, runtime, silenceMs: config.silenceMs, messageBytes, onEvents };
     return new KtConnection({ timestampNs, sid, onlySid: false }, options);
   }
 
   async #stream(position: bigint, store: Store): Promise<void> {
     const { config, runtime } = this.#options;
     const applier = new KtApplier({
-      feed: FEED_NAME,
+      feed: KT_FEED,
       store,
       databases: this.#databases(store),
       limits: config,
@@ -272,7 +350,7 @@ export class KyotoTycoonFeed implements Feed {
   #onAccepted(position: bigint): void {
     this.#state = 'streaming';
     this.#lastError = undefined;
-    this.#log.info({ timestampNs: String(position) }, 'following a Kyoto Tycoon server');
+    this.#log.info({ source: this.#source, timestampNs: String(position) }, 'following a Kyoto Tycoon server');
   }
 
   #atTip(applier: KtApplier, heardMs: number): void {
@@ -287,7 +365,7 @@ export class KyotoTycoonFeed implements Feed {
       kind: 'kyoto-tycoon',
       state: this.#state,
       source: this.#source,
-      timestampNs: String(this.#store?.feedPosition(FEED_NAME) ?? NOTHING),
+      timestampNs: String(this.#store?.feedPosition(KT_FEED) ?? NOTHING),
       lagMs: this.#caughtUpMs === undefined ? undefined : Math.round(nowMs - this.#caughtUpMs),
       recordsCopied: this.#recordsCopied,
       changes: this.#counters.changes,
@@ -299,9 +377,7 @@ export class KyotoTycoonFeed implements Feed {
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    this.#wake?.();
-    this.#client?.close();
-    this.#connection?.end(new TokaidoError('FEED', 'the feed is stopped'));
+    this.#endAttempt(new TokaidoError('FEED', 'the feed is stopped'));
     let timer: { cancel(): void } | undefined;
     const enough = new Promise<void>((resolve) => {
       timer = this.#options.runtime.after(STOP_LIMIT_MS, resolve);
@@ -313,7 +389,11 @@ export class KyotoTycoonFeed implements Feed {
 }
 
 function at(position: bigint): { feed: string; position: bigint } {
-  return { feed: FEED_NAME, position };
+  return { feed: KT_FEED, position };
+}
+
+function describe(upstream: KtAddress | undefined): string {
+  return upstream === undefined ? 'nobody' : `${upstream.host}:${upstream.port}`;
 }
 
 /** By the server's own clock, which its time stamps come from too. Errors: `FEED`, those of the connection. */

@@ -180,7 +180,7 @@ function editDistance(a: string, b: string): number {
 /** Fills what depends on other keys and makes paths absolute. */
 function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
   const path = (file: string): string => resolve(base, file);
-  const { identity, postgres } = parsed;
+  const { identity, postgres, backup } = parsed;
   const { clients, memcached, kyotoTycoon } = parsed.listen;
   const passwordFile = postgres?.passwordFile;
   return {
@@ -188,6 +188,7 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
     data: path(parsed.data),
     databases: parseDatabases(parsed.databases),
     identity: identity === false ? false : mapFiles(identity, path),
+    backup: { ...backup, ...(backup.commands === undefined ? {} : { commands: path(backup.commands) }) },
     upstreams: parsed.upstreams.map(({ address, name }) => ({ ...address, name })),
     durability: parsed.durability ?? (parsed.role === 'root' ? 'flushed' : 'committed'),
     listen: {

@@ -230,6 +230,12 @@ const kyotoTycoon = z.strictObject({
     .describe(
       'Copy all records first, when there is no position to go on from; these databases are cleared then. Else only what the update log of the server still has is taken.',
     ),
+  tunable: z
+    .boolean()
+    .default(false)
+    .describe(
+      'Let clients say by tune_replication which server is followed, from where on, until the next start. They can have this root connect to any address then.',
+    ),
   silenceMs: duration('30s').describe('A server that says nothing for this long is given up.'),
   maxTransactionBytes: size('8MiB').describe('Changes are gathered into transactions of at most this size.'),
   maxTransactionChanges: count(2000).describe('Likewise, in changes.'),
@@ -335,6 +341,18 @@ export const schema = z.strictObject({
     })
     .prefault({})
     .describe('Databases in memory.'),
+  backup: z
+    .strictObject({
+      commands: z
+        .string()
+        .optional()
+        .describe(
+          'Folder of programs, any of which a client may have run on a copy of a database (`synchronize` with `command`). None can be run when absent.',
+        ),
+      timeLimitMs: duration('10m').describe('How long copying a database and its program may take together.'),
+    })
+    .prefault({})
+    .describe("Backups that clients ask for, as with ktserver's -cmd."),
   log: z
     .strictObject({
       retainBytes: size('256MiB').describe('The update log is cut beyond this size.'),
