@@ -23,6 +23,17 @@ function certificateText(certificate: NodeStatus['certificate']): string {
   return `until ${notAfter} (${expiresInMs > 0 ? duration(expiresInMs) : 'EXPIRED'})`;
 }
 
+function equalityText({ agoMs, equal, differences, putOff }: NonNullable<NodeStatus['equality']>): string {
+  const ago = `${duration(agoMs)} ago`;
+  if (differences.length > 0) {
+    const databases = differences.map(
+      ({ database, records, recordsThere }) => `${database} (${records} records, ${recordsThere} there)`,
+    );
+    return `DIFFERS from the root in ${databases.join(', ')}, ${ago}`;
+  }
+  return `${equal} databases equal the root's${putOff.length === 0 ? '' : `, ${putOff.length} not compared`}, ${ago}`;
+}
+
 /** Status for people. */
 export function renderStatus(status: NodeStatus): string {
   const rows: [string, string][] = [
@@ -35,6 +46,7 @@ export function renderStatus(status: NodeStatus): string {
     ],
     ['lag', status.lagMs === null ? 'unknown: no heartbeat from an origin yet' : duration(status.lagMs)],
   ];
+  if (status.equality !== undefined) rows.push(['equality', equalityText(status.equality)]);
   if (status.recovering) rows.push(['recovery', 'asking followers for transactions lost when the machine went down']);
   for (const { name, index, records } of status.databases)
     rows.push([`database ${index}`, `${name}: ${records} records`]);

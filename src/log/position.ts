@@ -34,6 +34,16 @@ export function covers(position: Position, other: Position): boolean {
   });
 }
 
+export function isSamePosition(a: Position, b: Position): boolean {
+  return (
+    a.length === b.length &&
+    a.every(({ sid, epoch, sequence, versionNs }, index) => {
+      const other = b[index] as OriginPosition;
+      return sid === other.sid && epoch === other.epoch && sequence === other.sequence && versionNs === other.versionNs;
+    })
+  );
+}
+
 /** The highest version of any origin, ns; 0 at the start. */
 export function newestVersion(position: Position): bigint {
   let newest = 0n;

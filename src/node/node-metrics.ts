@@ -21,6 +21,16 @@ export function registerNodeMetrics(node: Node): void {
   metrics.gauge('position', 'Last transaction applied, by origin.', () => {
     return (store()?.position() ?? []).map(({ sid, sequence }) => [{ sid: String(sid) }, sequence] as const);
   });
+  metrics.gauge('equal', '1 when this node equalled its upstream at the last comparison, by hash.', () => {
+    const last = node.equality.last;
+    return last === undefined ? undefined : last.differences.length === 0 ? 1 : 0;
+  });
+  metrics.counter(
+    'comparisons_total',
+    'Comparisons with the upstream at the same position.',
+    () => node.equality.comparisons,
+  );
+  metrics.counter('comparison_failures_total', 'Comparisons that found a difference.', () => node.equality.failures);
   metrics.gauge('records', 'Records, by database.', () => {
     return (store()?.databases() ?? []).map(({ name }) => [{ database: name }, store()?.count(name) ?? 0] as const);
   });

@@ -1,5 +1,6 @@
 /** Gathers a node's status from its parts. */
 import { VERSION } from '../base/version.js';
+import { describePosition } from '../log/position.js';
 import { formatFeedPosition, POSITIONED_FEEDS } from '../protocol/at-least.js';
 import type { Node } from './node.js';
 import type { NodeStatus } from './status.js';
@@ -27,6 +28,7 @@ export function nodeStatus(node: Node): NodeStatus {
       versionNs: String(versionNs),
     })),
     lagMs: self.role === 'root' ? 0 : (node.heartbeats.lagMs(nowMs) ?? null),
+    equality: equalityOf(node),
     databases: (store?.databases() ?? []).map(({ name, index }) => ({ name, index, records: store?.count(name) ?? 0 })),
     log:
       store === undefined
@@ -59,4 +61,10 @@ export function nodeStatus(node: Node): NodeStatus {
     }),
     feed: node.feed?.status(),
   };
+}
+
+function equalityOf({ equality, runtime }: Node): NodeStatus['equality'] {
+  if (equality.last === undefined) return undefined;
+  const { atMs, position, ...found } = equality.last;
+  return { agoMs: Math.round(runtime.monotonicMs() - atMs), position: describePosition(position), ...found };
 }

@@ -18,6 +18,7 @@ import { PostgresFeed } from '../feeds/postgres/feed.js';
 import type { NodeIdentity } from '../pki/identity.js';
 import type { Live } from '../pki/live.js';
 import type { Identity } from '../pki/names.js';
+import type { Equality } from '../replication/equality.js';
 import type { Heartbeats } from '../replication/heartbeats.js';
 import type { ReplicationServer } from '../replication/server.js';
 import type { Connect, UpstreamFollower } from '../replication/upstream-follower.js';
@@ -344,6 +345,10 @@ export class Node {
 
   get progress(): FeedProgress {
     return this.#replica.progress;
+  }
+
+  get equality(): Equality {
+    return this.#replica.equality;
   }
 
   get heartbeats(): Heartbeats {

@@ -7,6 +7,7 @@ import { AssertionFailure, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import type { Identity } from '../pki/names.js';
+import { Equality } from '../replication/equality.js';
 import { encodeFrame, type PathNode } from '../replication/frames.js';
 import { Heartbeats } from '../replication/heartbeats.js';
 import type { Peer, PeerLink } from '../replication/link.js';
@@ -46,6 +47,7 @@ const BEGIN_AGAIN_MS = 5000;
 export class Replica {
   readonly stores: StoreHolder;
   readonly heartbeats = new Heartbeats();
+  readonly equality: Equality;
   readonly recovery: Recovery;
   readonly progress: FeedProgress;
   readonly #options: ReplicaOptions;
@@ -61,6 +63,7 @@ export class Replica {
     this.#options = options;
     this.#rootAddress = options.rootAddress;
     const { config, directory, disk, runtime, log, onFatal } = options;
+    this.equality = new Equality({ runtime, log, onEqual: (proof) => this.#replication?.prove(proof) });
     this.stores = new StoreHolder({ config, directory, disk, runtime, log, onFatal });
     this.progress = new FeedProgress({
       runtime,
@@ -115,6 +118,7 @@ export class Replica {
       log,
       heartbeats: this.heartbeats,
       heartbeatMs: config.replication.heartbeatMs,
+      proofMs: config.replication.proofMs,
       ringBytes: config.replication.ringBytes,
       queueBytes: config.replication.followerQueueBytes,
       snapshots: config.replication.snapshots,
@@ -181,6 +185,7 @@ export class Replica {
           this.#replication?.beat();
           this.progress.heard();
         },
+        onProof: (store, proof) => this.equality.check(store, proof),
         onLoaded: (rows) => log.info({ rows }, 'the snapshot is loaded: serving the new data'),
       },
     });
@@ -236,8 +241,11 @@ export class Replica {
 
   async #sweepOnce(): Promise<boolean> {
     const store = this.stores.current;
-    if (store === undefined || !store.needsSweep()) return false;
-    return await store.sweep();
+    if (store === undefined) return false;
+    const { config, runtime } = this.#options;
+    const nowMs = runtime.nowMs();
+    const upToMs = config.role === 'root' ? nowMs : Math.min(nowMs, this.equality.collectUpToMs ?? 0);
+    return store.needsSweep(upToMs) ? await store.sweep(upToMs) : false;
   }
 
   get replication(): ReplicationServer | undefined {

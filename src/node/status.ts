@@ -1,5 +1,6 @@
 /** What a node says about itself: the answer of /status and of `tokaido status --json`. */
 import type { FollowerState } from '../replication/follower-session.js';
+import type { Difference } from '../store/proof.js';
 
 /** One origin's part of a position; the version as decimal text, because JSON numbers are too small for it. */
 export interface StatusOrigin {
@@ -23,6 +24,17 @@ export interface NodeStatus {
   readonly position: readonly StatusOrigin[];
   /** Age of the data, ms; `null` before it is known. A root is never behind. */
   readonly lagMs: number | null;
+  /** How this node compared with its upstream last, at the same position; absent before it did. */
+  readonly equality:
+    | {
+        readonly agoMs: number;
+        readonly position: string;
+        readonly equal: number;
+        readonly differences: readonly Difference[];
+        readonly leftOut: readonly string[];
+        readonly putOff: readonly string[];
+      }
+    | undefined;
   readonly databases: readonly { readonly name: string; readonly index: number; readonly records: number }[];
   readonly log: { readonly first: number; readonly next: number; readonly bytes: number } | undefined;
   readonly store: { readonly sizeBytes: number; readonly queuedWrites: number; readonly commits: number } | undefined;

@@ -49,6 +49,12 @@ export interface SessionHost {
   snapshotDone(session: FollowerSession): void;
 }
 
+/** A proof, encoded, and the number of the first transaction that it does not cover. */
+interface Offered {
+  readonly next: LocalNumber;
+  readonly frame: Buffer;
+}
+
 export type FollowerState = 'greeting' | 'recalling' | 'waiting' | 'copying' | 'following' | 'ended';
 
 export class FollowerSession {
@@ -62,6 +68,8 @@ export class FollowerSession {
   #next: LocalNumber = localNumber(0);
   #snapshot: SnapshotSource | undefined;
   #snapshotRows = 0;
+  /** Waits until the follower was sent everything before `next`, and nothing else. */
+  #proof: Offered | undefined;
   #applied: Position = START;
   #flushed: Position = START;
 
@@ -135,6 +143,7 @@ export class FollowerSession {
       case 'snapshotRecords':
       case 'snapshotEnd':
       case 'recall':
+      case 'proof':
         throw new TokaidoError('REPLICATION', `a follower may not send ${frame.type}`);
       default:
         unreachable(frame);
@@ -284,6 +293,7 @@ export class FollowerSession {
   /** A commit made a new batch. `frame` is its encoding, the same for everyone. */
   onBatch(batch: LogBatch, frame: Buffer): void {
     if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull()) return;
+    this.#sendProof();
     this.#link.send([frame]);
     this.#next = localNumber(batch.first + batch.count);
   }
@@ -304,9 +314,25 @@ export class FollowerSession {
     }
   }
 
+  /** A proof for the position before `next`. One that still waits goes first: a follower far behind gets there, too. */
+  offerProof(next: LocalNumber, frame: Buffer): void {
+    if (this.#state !== 'following') return;
+    this.#proof ??= { next, frame };
+    this.pump();
+  }
+
+  /** A proof means something at one place of the log only. */
+  #sendProof(): void {
+    if (this.#proof === undefined || this.#next < this.#proof.next) return;
+    if (this.#next === this.#proof.next) this.#link.send([this.#proof.frame]);
+    this.#proof = undefined;
+  }
+
   #pumpLog(): void {
     const { log } = this.#host.store;
-    while (!this.#isFull() && this.#next < log.next) {
+    while (!this.#isFull()) {
+      this.#sendProof();
+      if (this.#next >= log.next) return;
       const recent = this.#host.recentFrame(this.#next);
       if (recent !== undefined) {
         this.#link.send([recent.frame]);

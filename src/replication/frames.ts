@@ -11,6 +11,8 @@ import { TokaidoError, unreachable } from '../base/errors.js';
 import { type OriginPosition, type Position, type Sid, type VersionNs, versionNs } from '../base/types.js';
 import { decodePosition, encodePosition, MAX_ORIGINS } from '../log/position.js';
 import { type FeedPosition, readSid } from '../log/transaction.js';
+import type { DatabaseProof, Proof } from '../store/proof.js';
+import { decodeHash, encodeHash, SET_HASH_BYTES } from '../store/set-hash.js';
 
 /** The version of the protocol this code speaks. */
 export const PROTOCOL_VERSION = 1;
@@ -22,6 +24,7 @@ export const MAX_FRAME_BYTES = 128 * 1024 * 1024;
 /** Most nodes between a node and its root. */
 export const MAX_PATH = 32;
 const ID_BYTES = 16;
+const MAX_DATABASES = 65_535;
 
 const TYPE = {
   hello: 1,
@@ -35,6 +38,7 @@ const TYPE = {
   snapshotEnd: 9,
   recall: 10,
   recalled: 11,
+  proof: 12,
 } as const;
 
 /** One node on the way to the root: its data directory's id (hex) and its name. */
@@ -143,6 +147,11 @@ export interface Recalled {
   readonly type: 'recalled';
 }
 
+/** What the origin says of its records at the position that this frame stands behind; the same for every follower. */
+export interface ProofFrame extends Proof {
+  readonly type: 'proof';
+}
+
 export type Frame =
   | Hello
   | Welcome
@@ -154,7 +163,8 @@ export type Frame =
   | SnapshotRecords
   | SnapshotEnd
   | Recall
-  | Recalled;
+  | Recalled
+  | ProofFrame;
 
 function id(writer: ByteWriter, hex: string): void {
   writer.bytes(Buffer.from(hex, 'hex'));
@@ -235,9 +245,38 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       return;
     case 'recalled':
       return;
+    case 'proof':
+      encodePosition(writer, frame.position);
+      writer.varint(frame.databases.length);
+      for (const database of frame.databases) encodeDatabaseProof(writer, database);
+      return;
     default:
       unreachable(frame);
   }
+}
+
+function encodeDatabaseProof(writer: ByteWriter, { name, records, proven }: DatabaseProof): void {
+  writer
+    .text(name)
+    .varint(records)
+    .u8(proven === undefined ? 0 : 1);
+  if (proven === undefined) return;
+  const { xtMs, key } = proven.horizon;
+  writer
+    .bytes(encodeHash(proven.hash))
+    .u48(xtMs)
+    .u8(key === undefined ? 0 : 1);
+  if (key !== undefined) writer.sized(key);
+}
+
+function readDatabaseProof(reader: ByteReader): DatabaseProof {
+  const name = reader.text();
+  const records = reader.varint();
+  if (reader.u8() === 0) return { name, records, proven: undefined };
+  const hash = decodeHash(reader.bytes(SET_HASH_BYTES));
+  const xtMs = reader.u48();
+  const key = reader.u8() === 0 ? undefined : Buffer.from(reader.sized());
+  return { name, records, proven: { hash, horizon: { xtMs, key } } };
 }
 
 /** The frame as one buffer, header included: encoded once, it may be sent to any number of peers. */
@@ -295,7 +334,7 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const position = decodePosition(reader);
       const lastVersionNs = versionNs(reader.u64());
       const feeds = readFeeds(reader);
-      const databases = list(reader, 65_535, () => ({ name: reader.text(), records: reader.varint() }));
+      const databases = list(reader, MAX_DATABASES, () => ({ name: reader.text(), records: reader.varint() }));
       // The receiver keeps the prefixes: they are copies, not views of a frame.
       const clears = list(reader, reader.remaining, () => ({
         database: reader.varint(),
@@ -313,6 +352,11 @@ function decodePayload(type: number, payload: Buffer): Frame {
       return ended(reader, { type: 'recall', after: readOrigin(reader) });
     case TYPE.recalled:
       return ended(reader, { type: 'recalled' });
+    case TYPE.proof: {
+      const position = decodePosition(reader);
+      const databases = list(reader, MAX_DATABASES, () => readDatabaseProof(reader));
+      return ended(reader, { type: 'proof', position, databases });
+    }
     default:
       throw new TokaidoError('CORRUPT', `unknown frame type ${type}`);
   }

@@ -2,10 +2,12 @@
  * The upstream side of a node: its followers. Listens to the store's commits, encodes each batch once, and gives it to
  * every session; keeps the newest frames in memory so that a follower that is a moment behind needs no disk.
  */
+import { messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import { type Epoch, type LocalNumber, localNumber, type Position } from '../base/types.js';
 import type { LogBatch } from '../log/update-log.js';
+import type { Proof } from '../store/proof.js';
 import type { LocalStore } from '../store/store.js';
 import { FollowerSession, type FollowerState, type SessionHost } from './follower-session.js';
 import { encodeFrame, type OriginBeat, type PathNode } from './frames.js';
@@ -23,6 +25,8 @@ export interface ReplicationServerOptions {
   readonly ringBytes: number;
   /** Bytes that may wait for one follower. */
   readonly queueBytes: number;
+  /** How often an origin proves to its followers what it has. */
+  readonly proofMs: number;
   /** Snapshots sent at the same time; more followers wait their turn. */
   readonly snapshots: number;
   /** How far this origin's feeds are; see `OriginBeat`. */
@@ -65,7 +69,7 @@ export class ReplicationServer {
   readonly #copying = new Set<FollowerSession>();
   /** While a new epoch begins. */
   #epochBeginning: Promise<void> | undefined;
-  readonly #timer: Timer;
+  readonly #timers: readonly Timer[];
   readonly #unsubscribe: () => void;
   readonly #host: SessionHost;
   #closed = false;
@@ -74,7 +78,12 @@ export class ReplicationServer {
     this.#options = options;
     this.#host = this.#makeHost();
     this.#unsubscribe = options.store.onCommit((batch) => this.#onBatch(batch));
-    this.#timer = options.runtime.every(options.heartbeatMs, () => this.#beatIfSilent());
+    this.#timers = [
+      options.runtime.every(options.heartbeatMs, () => this.#beatIfSilent()),
+      options.runtime.every(options.proofMs, () => {
+        if (options.store.sid !== undefined) this.#proveOwn();
+      }),
+    ];
   }
 
   #makeHost(): SessionHost {
@@ -196,6 +205,27 @@ export class ReplicationServer {
     }
   }
 
+  /**
+   * Tells every follower what this node has at its position. An origin does so on a timer. A relay hands on its
+   * upstream's proof, between two commits, when it has just been found to hold here: who differs must not lead others
+   * astray.
+   */
+  prove(proof: Proof): void {
+    if (this.#closed || this.#sessions.size === 0) return;
+    const frame = encodeFrame({ type: 'proof', position: proof.position, databases: proof.databases });
+    const { next } = this.#options.store.log;
+    for (const session of this.#sessions.keys()) session.offerProof(next, frame);
+  }
+
+  /** Between two commits, too: what lies in the engine and what the store says of it are of one moment there. */
+  #proveOwn(): void {
+    const { store, log } = this.#options;
+    if (this.#closed || this.#sessions.size === 0) return;
+    store
+      .between(() => this.prove(store.prove()))
+      .catch((error: unknown) => log.debug({ reason: messageOf(error) }, 'no proof for followers this time'));
+  }
+
   followers(): FollowerStatus[] {
     const nowMs = this.#options.runtime.monotonicMs();
     return [...this.#sessions].map(([session, sinceMs]) => ({
@@ -211,7 +241,7 @@ export class ReplicationServer {
   /** Ends every session in good order. */
   close(): void {
     this.#closed = true;
-    this.#timer.cancel();
+    for (const timer of this.#timers) timer.cancel();
     this.#unsubscribe();
     for (const session of [...this.#sessions.keys()]) session.end();
   }

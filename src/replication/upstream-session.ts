@@ -22,6 +22,7 @@ import {
   MAX_PATH,
   type PathNode,
   PROTOCOL_VERSION,
+  type ProofFrame,
   type Recall,
   type Welcome,
 } from './frames.js';
@@ -48,6 +49,8 @@ export interface UpstreamHost {
   readonly unappliedBytes: number;
   onWelcome(welcome: Welcome): void;
   onHeartbeat(heartbeat: Heartbeat): void;
+  /** The upstream proves what it has; `store` stands right behind what it had sent until then. */
+  onProof(store: LocalStore, proof: ProofFrame): void;
   /** The session is over (the link may still be closing). */
   onEnd(reason: string): void;
   /** A snapshot was loaded and became the node's store. */
@@ -135,6 +138,9 @@ export class UpstreamSession {
       case 'snapshotEnd':
         this.#onSnapshotEnd(frame.rows);
         return;
+      case 'proof':
+        this.#onProof(frame);
+        return;
       case 'recall':
         this.#onRecall(frame);
         return;
@@ -202,6 +208,20 @@ export class UpstreamSession {
         },
         (error: unknown) => this.end(`cannot apply what the upstream sent: ${messageOf(error)}`),
       );
+  }
+
+  /** Looked at where it belongs: between the commit of what came before it and the next one. */
+  #onProof(proof: ProofFrame): void {
+    const compare = async (): Promise<void> => {
+      const store = this.#store();
+      await store.between(() => this.#host.onProof(store, proof));
+    };
+    if (this.#snapshotSent) {
+      this.#inOrder(compare);
+      return;
+    }
+    this.#expect('following', 'proof');
+    compare().catch((error: unknown) => this.end(`cannot compare with the upstream: ${messageOf(error)}`));
   }
 
   #received(bytes: number): void {

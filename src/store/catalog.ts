@@ -6,11 +6,13 @@
 import { TokaidoError } from '../base/errors.js';
 import type { Engine, MapId } from '../engine/engine.js';
 import { type DatabaseSpec, parseDatabase, type Storage } from './database-spec.js';
+import { NOTHING } from './set-hash.js';
 import type { DatabaseState } from './state.js';
 import type { Database } from './types.js';
 
 /** The two indexes of the databases of one kind of storage. */
 export interface IndexMaps {
+  readonly storage: Storage;
   /** Expiration index: xt (u48 ms), database id (u16), key. */
   readonly expiry: MapId;
   /** Tombstones by the local number that made them (u48), database id (u16), key; the value is the tombstone's stamp. */
@@ -29,6 +31,7 @@ export interface DatabaseMaps {
 function openIndexes(engine: Engine, storage: Storage): IndexMaps {
   const suffix = storage === 'memory' ? '-memory' : '';
   return {
+    storage,
     expiry: engine.openMap(`expiry${suffix}`, { storage }),
     graveyard: engine.openMap(`graveyard${suffix}`, { storage }),
   };
@@ -113,7 +116,7 @@ export class Catalog {
       const maps = openDatabase(this.#options.engine, id, spec);
       this.#byId.set(id, maps);
       this.#byName.set(name, maps);
-      if (state === undefined) onNew({ id, name, storage: spec.storage, records: 0 });
+      if (state === undefined) onNew({ id, name, storage: spec.storage, records: 0, hash: NOTHING });
     }
     this.#indexes = [...new Map([...this.#byId.values()].map((maps) => [maps.indexes.expiry, maps.indexes])).values()];
     this.#number();

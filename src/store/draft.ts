@@ -18,11 +18,14 @@ import type { MapId, Writer } from '../engine/engine.js';
 import type { Change, FeedPosition, TransactionHeader } from '../log/transaction.js';
 import type { Retention, UpdateLog } from '../log/update-log.js';
 import type { DatabaseMaps, IndexMaps } from './catalog.js';
+import type { Storage } from './database-spec.js';
 import { encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
-import { type ClearMark, type StoreState, withClear } from './state.js';
+import { NOTHING, type RecordHasher, type SetHash } from './set-hash.js';
+import { type ClearMark, type Horizons, type StoreState, withClear } from './state.js';
 
-/** The engine maps of a store. */
+/** The engine maps of a store, and what hashes their records. */
 export interface StoreMaps {
+  readonly hasher: RecordHasher;
   readonly meta: MapId;
   readonly log: MapId;
   /** One per kind of storage in use: what is rebuilt at start must not be pointed at by what is not. */
@@ -46,6 +49,14 @@ export function parseIndexKey(row: Buffer): { number: number; databaseId: number
   return { number: row.readUIntBE(0, 6), databaseId: row.readUInt16BE(6), key: row.subarray(INDEX_HEADER) };
 }
 
+/** Whether the expiration index has this record's row behind the row `horizon`. */
+export function isBehind(horizon: Buffer, xtMs: number, databaseId: number, key: Buffer): boolean {
+  if (horizon.length === 0) return true;
+  const { number, databaseId: atDatabase, key: atKey } = parseIndexKey(horizon);
+  if (xtMs !== number) return xtMs > number;
+  return databaseId === atDatabase ? key.compare(atKey) > 0 : databaseId > atDatabase;
+}
+
 /** The smallest key above every key that begins with `prefix`; `undefined` when there is none. */
 export function afterPrefix(prefix: Buffer): Buffer | undefined {
   for (let i = prefix.length - 1; i >= 0; i--) {
@@ -65,6 +76,9 @@ export class Draft {
   readonly #before: StoreState;
   readonly #nowMs: number;
   readonly #counts = new Map<number, number>();
+  /** Of the databases that this commit changes. */
+  readonly #hashes = new Map<number, SetHash>();
+  readonly #horizons: { -readonly [storage in keyof Horizons]: Horizons[storage] };
   readonly #ids = new Map<string, number>();
   /** Encoded transactions of this commit. */
   readonly log = new ByteWriter(1024);
@@ -95,6 +109,7 @@ export class Draft {
     this.logBytes = before.logBytes;
     for (const feed of before.feeds) this.#feeds.set(feed.feed, feed);
     this.#clears = before.clears;
+    this.#horizons = { ...before.horizons };
     for (const { id, name, records } of before.databases) {
       this.#counts.set(id, records);
       this.#ids.set(name, id);
@@ -190,16 +205,20 @@ export class Draft {
   }
 
   #put(databaseId: number, key: Buffer, before: StoredRecord | undefined, raw: Buffer): void {
+    this.#hash(databaseId, -1, key, before);
     this.#forgetExpiry(databaseId, key, before);
     const { records, indexes } = this.#of(databaseId);
     this.#writer.put(records, key, raw);
-    const { xtMs } = new StoredRecord(raw);
+    const record = new StoredRecord(raw);
+    const { xtMs } = record;
+    this.#hash(databaseId, 1, key, record);
     if (xtMs !== NEVER_EXPIRES) this.#writer.put(indexes.expiry, indexKey(xtMs, databaseId, key), EMPTY);
     if (before === undefined || before.isTombstone) this.#count(databaseId, 1);
   }
 
   /** Leaves a tombstone with this stamp. */
   #bury(databaseId: number, key: Buffer, before: StoredRecord | undefined, stamp: Buffer): void {
+    this.#hash(databaseId, -1, key, before);
     this.#forgetExpiry(databaseId, key, before);
     const { records, indexes } = this.#of(databaseId);
     this.#writer.put(records, key, encodeTombstone(stamp));
@@ -216,6 +235,28 @@ export class Draft {
     this.#counts.set(databaseId, (this.#counts.get(databaseId) ?? 0) + by);
   }
 
+  /** The database's hash gains (1) or loses (-1) a record, if that counts (see `Horizons`). */
+  #hash(databaseId: number, sign: 1 | -1, key: Buffer, record: StoredRecord | undefined): void {
+    if (record === undefined || !this.#isCounted(databaseId, key, record)) return;
+    this.#maps.hasher.count(this.#hashOf(databaseId), sign, key, record);
+  }
+
+  #hashOf(databaseId: number): SetHash {
+    let hash = this.#hashes.get(databaseId);
+    if (hash === undefined) {
+      hash = Int32Array.from(this.#before.databases.find(({ id }) => id === databaseId)?.hash ?? NOTHING);
+      this.#hashes.set(databaseId, hash);
+    }
+    return hash;
+  }
+
+  #isCounted(databaseId: number, key: Buffer, record: StoredRecord): boolean {
+    if (record.isTombstone) return false;
+    const { xtMs } = record;
+    if (xtMs === NEVER_EXPIRES) return true;
+    return isBehind(this.#horizons[this.#of(databaseId).spec.storage], xtMs, databaseId, key);
+  }
+
   #isCleared(databaseId: number, key: Buffer, stamp: Buffer): boolean {
     return this.#clears.some((clear) => {
       if (clear.databaseId !== databaseId || !key.subarray(0, clear.prefix.length).equals(clear.prefix)) return false;
@@ -230,6 +271,7 @@ export class Draft {
     if (header.versionNs > this.lastVersionNs && this.#isWholeDatabase(map, prefix)) {
       this.#writer.clear(map);
       this.#counts.set(databaseId, 0);
+      this.#hashes.set(databaseId, Int32Array.from(NOTHING));
     } else {
       const end = afterPrefix(prefix);
       const range = { start: prefix, ...(end === undefined ? {} : { end }) };
@@ -238,7 +280,9 @@ export class Draft {
         if (!new StoredRecord(value).isNewerThan(stamp)) doomed.push(Buffer.from(key));
       }
       for (const key of doomed) {
-        if (this.stored(databaseId, key)?.isTombstone === false) this.#count(databaseId, -1);
+        const record = this.stored(databaseId, key);
+        this.#hash(databaseId, -1, key, record);
+        if (record?.isTombstone === false) this.#count(databaseId, -1);
         this.#writer.remove(map, key);
       }
     }
@@ -262,17 +306,23 @@ export class Draft {
     return begins(false) && begins(true);
   }
 
-  /** Turns records that expired before now into tombstones, at most `limit`; returns how many index rows it handled. */
-  collectExpired(limit: number): number {
+  /**
+   * Turns records that expired at `upToMs` or before into tombstones, at most `limit`; returns how many index rows it
+   * handled.
+   */
+  collectExpired(limit: number, upToMs: number): number {
     let handled = 0;
-    for (const { expiry } of this.#maps.indexes) handled += this.#collectExpired(expiry, limit - handled);
+    for (const { expiry, storage } of this.#maps.indexes) {
+      handled += this.#collectExpired(expiry, storage, limit - handled, upToMs);
+    }
     this.writes += handled;
     this.changes += handled;
     return handled;
   }
 
-  #collectExpired(expiry: MapId, limit: number): number {
-    const end = indexKey(this.#nowMs + 1, 0, EMPTY);
+  #collectExpired(expiry: MapId, storage: Storage, limit: number, upToMs: number): number {
+    if (limit <= 0) return 0;
+    const end = indexKey(upToMs + 1, 0, EMPTY);
     const due: Buffer[] = [];
     for (const { key } of this.#writer.range(expiry, { end, limit })) due.push(Buffer.from(key));
     for (const row of due) {
@@ -284,6 +334,9 @@ export class Draft {
         this.#writer.remove(expiry, row);
       }
     }
+    // Rows behind the last one handled still count. When there are none, all up to the moment is done.
+    const reached = due.length < limit ? end : (due.at(-1) as Buffer);
+    if (due.length > 0 && reached.compare(this.#horizons[storage]) > 0) this.#horizons[storage] = reached;
     return due.length;
   }
 
@@ -293,6 +346,7 @@ export class Draft {
     if (before === undefined) return;
     this.writes++;
     this.changes++;
+    this.#hash(databaseId, -1, key, before);
     this.#forgetExpiry(databaseId, key, before);
     this.#writer.remove(this.#of(databaseId).records, key);
     if (!before.isTombstone) this.#count(databaseId, -1);
@@ -349,8 +403,10 @@ export class Draft {
       epoch: this.#epoch,
       lastVersionNs: this.lastVersionNs,
       databases: this.#before.databases.map((database) => {
-        return { ...database, records: this.#counts.get(database.id) ?? 0 };
+        const hash = this.#hashes.get(database.id) ?? database.hash;
+        return { ...database, records: this.#counts.get(database.id) ?? 0, hash };
       }),
+      horizons: this.#horizons,
       feeds: [...this.#feeds.values()],
       clears: this.#clears,
     };

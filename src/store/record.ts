@@ -79,6 +79,16 @@ export class StoredRecord implements RecordView {
     return (flags & FLAG_DEFLATED) === 0 ? stored : inflate(stored);
   }
 
+  /** The whole record as another node has it that does not compress. */
+  get uncompressed(): Buffer {
+    const flags = this.raw[0] as number;
+    if ((flags & FLAG_DEFLATED) === 0) return this.raw;
+    const header = this.raw.subarray(0, (flags & FLAG_EXPIRES) === 0 ? PLAIN_HEADER : EXPIRING_HEADER);
+    const plain = Buffer.concat([header, this.value]);
+    plain[0] = flags & ~FLAG_DEFLATED;
+    return plain;
+  }
+
   get versionNs(): VersionNs {
     return this.raw.readBigUInt64BE(VERSION_AT) as VersionNs;
   }

@@ -10,8 +10,9 @@ import type { Engine, Writer } from '../engine/engine.js';
 import { decodeTransactions } from '../log/transaction.js';
 import type { UpdateLog } from '../log/update-log.js';
 import type { DatabaseMaps } from './catalog.js';
-import { Draft, indexKey, type StoreMaps } from './draft.js';
-import { checkRecord } from './record.js';
+import { Draft, indexKey, isBehind, type StoreMaps } from './draft.js';
+import { checkRecord, type StoredRecord } from './record.js';
+import { NOTHING, type SetHash } from './set-hash.js';
 import type { DatabaseState, StoreState } from './state.js';
 
 /** What was saved of the databases in memory, at one moment. */
@@ -47,7 +48,7 @@ export async function restoreMemory(options: RestoreOptions, image: MemoryImage 
   const inMemory = new Set(state.databases.filter(({ storage }) => storage === 'memory').map(({ name }) => name));
   if (inMemory.size === 0) return { databases: state.databases, lost: [] };
   const emptied = state.databases.map((database) =>
-    inMemory.has(database.name) ? { ...database, records: 0 } : database,
+    inMemory.has(database.name) ? { ...database, records: 0, hash: NOTHING } : database,
   );
   const from = image?.next ?? localNumber(1);
   if (log.first > from || from > log.next) {
@@ -70,25 +71,41 @@ async function empty({ engine, maps }: RestoreOptions): Promise<void> {
 }
 
 async function loadImage(
-  { engine, maps }: RestoreOptions,
+  { engine, maps, state }: RestoreOptions,
   image: MemoryImage,
   databases: readonly DatabaseState[],
 ): Promise<readonly DatabaseState[]> {
-  const live = new Map<string, number>();
+  const live = new Map<string, { count: number; hash: SetHash }>();
   for await (const { database, rows } of image.slices()) {
     const known = databases.find(({ name, storage }) => name === database && storage === 'memory');
     const target = known === undefined ? undefined : maps.databases.get(known.id);
     if (target === undefined) continue;
     const loggedAt = Math.max(1, image.next - 1);
-    const { result } = await engine.write((writer) => putRows(writer, target, rows, loggedAt));
-    live.set(database, (live.get(database) ?? 0) + result);
+    const loaded = live.get(database) ?? { count: 0, hash: Int32Array.from(NOTHING) };
+    const put = (key: Buffer, record: StoredRecord): void => {
+      loaded.count++;
+      const { xtMs } = record;
+      const isCounted = xtMs === NEVER_EXPIRES || isBehind(state.horizons.memory, xtMs, target.id, key);
+      if (isCounted) maps.hasher.count(loaded.hash, 1, key, record);
+    };
+    await engine.write((writer) => putRows(writer, target, { rows, loggedAt, put }));
+    live.set(database, loaded);
   }
-  return databases.map((database) => ({ ...database, records: live.get(database.name) ?? database.records }));
+  return databases.map((database) => {
+    const loaded = live.get(database.name);
+    return loaded === undefined ? database : { ...database, records: loaded.count, hash: loaded.hash };
+  });
 }
 
-/** Tombstones stay as long as the log entry `loggedAt`. Returns how many rows are live records. */
-function putRows(writer: Writer, { id, records, indexes }: DatabaseMaps, rows: Buffer, loggedAt: number): number {
-  let live = 0;
+interface Rows {
+  readonly rows: Buffer;
+  /** Tombstones stay as long as this log entry. */
+  readonly loggedAt: number;
+  /** Hears of every live record. */
+  put(key: Buffer, record: StoredRecord): void;
+}
+
+function putRows(writer: Writer, { id, records, indexes }: DatabaseMaps, { rows, loggedAt, put }: Rows): void {
   for (const reader = new ByteReader(rows); reader.remaining > 0; ) {
     const key = reader.sized();
     const record = checkRecord(reader.sized());
@@ -97,10 +114,9 @@ function putRows(writer: Writer, { id, records, indexes }: DatabaseMaps, rows: B
       writer.put(indexes.graveyard, indexKey(loggedAt, id, key), record.stamp);
       continue;
     }
-    live++;
+    put(key, record);
     if (record.xtMs !== NEVER_EXPIRES) writer.put(indexes.expiry, indexKey(record.xtMs, id, key), EMPTY);
   }
-  return live;
 }
 
 async function replay(

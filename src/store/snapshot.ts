@@ -19,6 +19,7 @@ import { type DatabaseMaps, openDatabase, specFor } from './catalog.js';
 import type { DatabaseSpec } from './database-spec.js';
 import { indexKey } from './draft.js';
 import { checkRecord } from './record.js';
+import { NOTHING, RecordHasher, type SetHash } from './set-hash.js';
 import { type DatabaseState, decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
 import { STATE_KEY } from './store.js';
 
@@ -125,6 +126,8 @@ export class SnapshotLoader {
   readonly #databases: readonly DatabaseMaps[];
   readonly #meta: MapId;
   readonly #live: number[];
+  readonly #hasher = new RecordHasher();
+  readonly #hashes: readonly SetHash[];
   #rows = 0;
 
   /** `specs` are the databases configured on this node. */
@@ -136,6 +139,7 @@ export class SnapshotLoader {
       return openDatabase(engine, index + 1, specFor(name, specs));
     });
     this.#live = contents.databases.map(() => 0);
+    this.#hashes = contents.databases.map(() => Int32Array.from(NOTHING));
     if (contents.clears.some(({ database }) => database >= contents.databases.length)) {
       throw new TokaidoError('CORRUPT', 'a snapshot has a clear of a database it did not announce');
     }
@@ -163,6 +167,7 @@ export class SnapshotLoader {
           continue;
         }
         this.#live[database] = (this.#live[database] ?? 0) + 1;
+        this.#hasher.count(this.#hashes[database] as SetHash, 1, key, record);
         if (record.xtMs !== NEVER_EXPIRES)
           writer.put(indexes.expiry, indexKey(record.xtMs, databaseId, key), Buffer.alloc(0));
       }
@@ -181,7 +186,8 @@ export class SnapshotLoader {
       feeds,
       databases: databases.map(({ name }, index) => {
         const { id, spec } = this.#databases[index] as DatabaseMaps;
-        return { id, name, storage: spec.storage, records: this.#live[index] ?? 0 };
+        const hash = this.#hashes[index] as SetHash;
+        return { id, name, storage: spec.storage, records: this.#live[index] ?? 0, hash };
       }),
       clears: clears.map(({ database, ...clear }) => ({ ...clear, databaseId: database + 1, loggedAt: LOGGED_AT })),
     };

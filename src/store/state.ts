@@ -2,7 +2,7 @@
  * What a store knows about itself, as one small row that is rewritten in every commit: positions, numbering, database
  * list, feeds. One row, one transaction with the data: there is no moment at which they could disagree (invariants 1, 3).
  */
-import { ByteReader, ByteWriter } from '../base/bytes.js';
+import { ByteReader, ByteWriter, EMPTY } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
 import {
   type Epoch,
@@ -17,8 +17,9 @@ import {
 import { decodePosition, encodePosition, START } from '../log/position.js';
 import { type FeedPosition, readSid } from '../log/transaction.js';
 import type { Storage } from './database-spec.js';
+import { decodeHash, encodeHash, SET_HASH_BYTES, type SetHash } from './set-hash.js';
 
-const FORMAT = 1;
+const FORMAT = 2;
 /** By the number that stands for it in the row. */
 const STORAGES: readonly Storage[] = ['disk', 'memory'];
 
@@ -30,7 +31,16 @@ export interface DatabaseState {
   readonly storage: Storage;
   /** Live records, expired but not yet collected ones included. */
   readonly records: number;
+  /** Of its records, without those whose expiration lies before the horizon. */
+  readonly hash: SetHash;
 }
+
+/**
+ * How far expirations have been worked off, by kind of storage: the last row of the expiration index that was. A record
+ * whose own row is not behind it no longer counts for the hash, whether it was collected yet or not. That makes the hash
+ * a function of position and horizon alone: two nodes that collect at different times can still compare.
+ */
+export type Horizons = Readonly<Record<Storage, Buffer>>;
 
 /** A clear that older writes, should they still arrive, must not undo. Dropped with the log entry that carried it. */
 export interface ClearMark {
@@ -78,6 +88,7 @@ export interface StoreState {
   readonly databases: readonly DatabaseState[];
   readonly feeds: readonly FeedPosition[];
   readonly clears: readonly ClearMark[];
+  readonly horizons: Horizons;
 }
 
 export const EMPTY_STATE: StoreState = {
@@ -89,6 +100,7 @@ export const EMPTY_STATE: StoreState = {
   databases: [],
   feeds: [],
   clears: [],
+  horizons: { disk: EMPTY, memory: EMPTY },
 };
 
 export function encodeState(state: StoreState): Buffer {
@@ -97,8 +109,8 @@ export function encodeState(state: StoreState): Buffer {
   encodePosition(writer, state.position);
   writer.varint(state.next).varint(state.logBytes).varint(state.epoch).u64(state.lastVersionNs);
   writer.varint(state.databases.length);
-  for (const { id, name, storage, records } of state.databases) {
-    writer.varint(id).text(name).u8(STORAGES.indexOf(storage)).varint(records);
+  for (const { id, name, storage, records, hash } of state.databases) {
+    writer.varint(id).text(name).u8(STORAGES.indexOf(storage)).varint(records).bytes(encodeHash(hash));
   }
   writer.varint(state.feeds.length);
   for (const feed of state.feeds) writer.text(feed.feed).u64(feed.position);
@@ -106,6 +118,7 @@ export function encodeState(state: StoreState): Buffer {
   for (const clear of state.clears) {
     writer.varint(clear.databaseId).sized(clear.prefix).u64(clear.versionNs).varint(clear.sid).varint(clear.loggedAt);
   }
+  writer.sized(state.horizons.disk).sized(state.horizons.memory);
   return writer.take();
 }
 
@@ -129,6 +142,7 @@ export function decodeState(row: Buffer): StoreState {
       name: reader.text(),
       storage: readStorage(reader),
       records: reader.varint(),
+      hash: decodeHash(reader.bytes(SET_HASH_BYTES)),
     })),
     feeds: list(reader, () => ({ feed: reader.text(), position: reader.u64() })),
     clears: list(reader, () => ({
@@ -138,6 +152,7 @@ export function decodeState(row: Buffer): StoreState {
       sid: readSid(reader),
       loggedAt: localNumber(reader.varint()),
     })),
+    horizons: { disk: Buffer.from(reader.sized()), memory: Buffer.from(reader.sized()) },
   };
   reader.end('store state');
   return state;

@@ -33,8 +33,10 @@ import { CommitQueue, type Outcome, type QueueHead, type QueueLimits } from './c
 import type { DatabaseSpec } from './database-spec.js';
 import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
 import { LocalTransaction, type TransactionLimits } from './local-transaction.js';
+import { type Comparison, compare, type Proof, prove, type StoreView } from './proof.js';
 import { StoredRecord } from './record.js';
 import { type MemoryImage, restoreMemory } from './restore.js';
+import { RecordHasher } from './set-hash.js';
 import { decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
 import type { Database, LiveEntry, RecordView, Store, StoreTransaction, Written } from './types.js';
 
@@ -69,6 +71,8 @@ interface Job {
   /** Names that must be open databases before the job can run. */
   readonly databases: readonly string[];
   run(draft: Draft): unknown;
+  /** Ends the commit with this job, and is called when that is visible, before the next one begins. */
+  readonly between?: () => void;
 }
 
 /** The sizes of one round of housekeeping: small, because a commit holds the event loop. */
@@ -101,6 +105,7 @@ export class LocalStore implements Store {
     const catalog = new Catalog({ engine, specs: options.databases, maxDatabases: options.maxDatabases });
     this.#catalog = catalog;
     this.#maps = {
+      hasher: new RecordHasher(),
       meta: engine.openMap('meta'),
       log: engine.openMap('log'),
       get indexes() {
@@ -345,10 +350,13 @@ export class LocalStore implements Store {
     await this.#queue.add<void>({ databases: [], run }).flushed;
   }
 
-  /** One round of housekeeping: expired records, the log's retention, tombstones. Returns whether more is due. */
-  async sweep(): Promise<boolean> {
+  /**
+   * One round of housekeeping: records that expired at `upToMs` or before, the log's retention, tombstones. Returns
+   * whether more is due.
+   */
+  async sweep(upToMs: number = this.#options.runtime.nowMs()): Promise<boolean> {
     const run = (draft: Draft): boolean => {
-      const expired = draft.collectExpired(SWEEP_ROWS);
+      const expired = draft.collectExpired(SWEEP_ROWS, upToMs);
       const before = this.#log.first;
       const trimmed = draft.trimLog(this.#log, this.#options.retention, SWEEP_BATCHES);
       const forgotten = draft.forgetBuried(trimmed, SWEEP_ROWS);
@@ -358,10 +366,10 @@ export class LocalStore implements Store {
   }
 
   /** Something is due for `sweep`, found without a write. */
-  needsSweep(): boolean {
+  needsSweep(upToMs: number = this.#options.runtime.nowMs()): boolean {
     const nowMs = this.#options.runtime.nowMs();
     for (const { expiry } of this.#catalog.indexes) {
-      for (const { key } of this.#engine.range(expiry, { limit: 1 })) if (key.readUIntBE(0, 6) <= nowMs) return true;
+      for (const { key } of this.#engine.range(expiry, { limit: 1 })) if (key.readUIntBE(0, 6) <= upToMs) return true;
     }
     // Tombstones of what was trimmed go in rounds, too.
     for (const { graveyard } of this.#catalog.indexes) {
@@ -374,6 +382,36 @@ export class LocalStore implements Store {
     return nowMs - this.#log.timeOf(this.#log.first) > this.#options.retention.ageMs;
   }
 
+  // ---- Comparing -----------------------------------------------------------------------------------------------
+
+  #view(): StoreView {
+    return { reader: this.#engine, maps: this.#maps, state: this.#state };
+  }
+
+  /** What this store says of its records; to be asked `between` commits. */
+  prove(): Proof {
+    return prove(this.#view(), this.#options.runtime.nowMs());
+  }
+
+  /** Compares this store with what another says of the same position, which must be this one's (see `between`). */
+  compare(theirs: Proof): Comparison {
+    return compare(this.#view(), theirs);
+  }
+
+  /** Calls `look` between two commits, right behind everything that is queued now: no more and no less is visible. */
+  async between<T>(look: () => T): Promise<T> {
+    return await new Promise<T>((resolve, reject) => {
+      const between = (): void => {
+        try {
+          resolve(look());
+        } catch (error) {
+          reject(error);
+        }
+      };
+      this.#queue.add<void>({ databases: [], run: () => undefined, between }).committed.catch(reject);
+    });
+  }
+
   // ---- Committing ----------------------------------------------------------------------------------------------
 
   /** Runs jobs from the queue's head inside one engine transaction. The queue calls this, one at a time. */
@@ -381,6 +419,7 @@ export class LocalStore implements Store {
     this.#openDatabases(next.peek()?.databases ?? []);
     this.#measure();
     const nowMs = this.#options.runtime.nowMs();
+    let between: (() => void) | undefined;
     const { result, flushed } = await this.#engine.write((writer) => {
       const draft = new Draft(writer, this.#maps, this.#state, nowMs);
       for (;;) {
@@ -388,10 +427,13 @@ export class LocalStore implements Store {
         if (job === undefined || !job.databases.every((name) => this.#catalog.has(name))) break;
         if (next.isEnough(draft.changes, draft.log.length)) break;
         next.take((taken) => outcomeOf(taken, draft));
+        between = job.between;
+        if (between !== undefined) break;
       }
       return this.#finish(writer, draft, nowMs);
     });
     this.#committed(result);
+    between?.();
     this.#evict();
     const { position } = this.#state;
     const onDisk = flushed.then(() => {

@@ -14,6 +14,7 @@ import type { MemoryImage } from '../../src/store/restore.js';
 import { SnapshotSource } from '../../src/store/snapshot.js';
 import { LocalStore } from '../../src/store/store.js';
 import { localRuntime } from '../support/local-runtime.js';
+import { checkHashes } from '../support/store-model.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tokaido-memory-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -44,6 +45,7 @@ function open(databases: readonly string[], path = join(folder, String(stores++)
 }
 
 function contents({ store }: Opened, database: string): [string, string, number][] {
+  checkHashes(store);
   return [...store.scan(database, {})].map(({ key, record }) => [
     key.toString('latin1'),
     record.value.toString('latin1'),

@@ -6,6 +6,7 @@ import { silentLogger } from '../../src/base/logger.js';
 import type { Runtime } from '../../src/base/runtime.js';
 import { type Sid, sid } from '../../src/base/types.js';
 import { LmdbEngine } from '../../src/engine/lmdb.js';
+import { Equality } from '../../src/replication/equality.js';
 import type { PathNode } from '../../src/replication/frames.js';
 import { Heartbeats } from '../../src/replication/heartbeats.js';
 import type { PeerLink } from '../../src/replication/link.js';
@@ -77,6 +78,7 @@ export interface TestNode {
   store: LocalStore | undefined;
   server: ReplicationServer | undefined;
   readonly heartbeats: Heartbeats;
+  readonly equality: Equality;
   readonly ends: string[];
   readonly loaded: number[];
   upstreamPath: readonly PathNode[];
@@ -124,6 +126,11 @@ export class TestCluster {
       store,
       server: undefined,
       heartbeats: new Heartbeats(),
+      equality: new Equality({
+        log: silentLogger,
+        runtime: this.runtime,
+        onEqual: (proof) => node.server?.prove(proof),
+      }),
       ends: [],
       loaded: [],
       upstreamPath: [],
@@ -144,6 +151,7 @@ export class TestCluster {
       log: silentLogger,
       heartbeats: node.heartbeats,
       heartbeatMs: 50,
+      proofMs: 50,
       ringBytes: 1 << 20,
       queueBytes: 1 << 20,
       snapshots: 1,
@@ -197,6 +205,7 @@ export class TestCluster {
       onHeartbeat: ({ origins }) => {
         for (const beat of origins) follower.heartbeats.hear(beat, follower.store?.position() ?? []);
       },
+      onProof: (store, proof) => follower.equality.check(store, proof),
       onEnd: (reason) => follower.ends.push(reason),
       onLoaded: (rows) => follower.loaded.push(rows),
     });

@@ -3,6 +3,7 @@
  * what a store holds byte for byte, and the model that says what it must hold: of all changes that concern a key, the
  * one with the highest (version, sid) counts, whatever the order in which they arrived.
  */
+import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,8 +16,11 @@ import type { Engine } from '../../src/engine/engine.js';
 import { LmdbEngine } from '../../src/engine/lmdb.js';
 import { type Change, encodeTransaction, type Transaction } from '../../src/log/transaction.js';
 import { parseDatabase } from '../../src/store/database-spec.js';
+import { type Horizon, horizonOf, isBeyond } from '../../src/store/proof.js';
+import { StoredRecord } from '../../src/store/record.js';
+import { hashText, NOTHING, RecordHasher } from '../../src/store/set-hash.js';
 import { SnapshotLoader, SnapshotSource } from '../../src/store/snapshot.js';
-import { decodeState } from '../../src/store/state.js';
+import { type DatabaseState, decodeState } from '../../src/store/state.js';
 import { LocalStore, STATE_KEY, type StoreOptions } from '../../src/store/store.js';
 import { localRuntime } from './local-runtime.js';
 
@@ -165,11 +169,38 @@ export function aHistory(of: number): fc.Arbitrary<Transaction[]> {
   });
 }
 
+/** The hash of what lies in a database, as far as it counts. */
+function recount(engine: Engine, { id, storage }: DatabaseState, horizon: Horizon): string {
+  const sum = Int32Array.from(NOTHING);
+  const hasher = new RecordHasher();
+  for (const { key, value } of engine.range(engine.openMap(`records-${id}`, { storage }), {})) {
+    const record = new StoredRecord(Buffer.from(value));
+    if (!record.isTombstone && isBeyond(horizon, record.xtMs, key)) hasher.count(sum, 1, key, record);
+  }
+  return hashText(sum);
+}
+
+/** The hash that a store has of each database must be that of the records which lie there (invariant 11). */
+export function checkHashes(store: LocalStore): void {
+  const row = store.engine.get(store.engine.openMap('meta'), STATE_KEY);
+  const databases = row === undefined ? [] : decodeState(Buffer.from(row)).databases;
+  for (const { name, proven } of store.prove().databases) {
+    const state = databases.find((database) => database.name === name);
+    if (state === undefined || proven === undefined) continue;
+    assert.equal(hashText(proven.hash), recount(store.engine, state, proven.horizon), `the hash of ${name}`);
+  }
+}
+
 /** Stored rows by database, clears and positions: equal texts are equal stores. Local numbers are each node's own. */
 export function dump(engine: Engine): Record<string, readonly string[]> {
   const row = engine.get(engine.openMap('meta'), STATE_KEY);
   if (row === undefined) return {};
   const state = decodeState(Buffer.from(row));
+  for (const database of state.databases) {
+    const { id, name, storage, hash } = database;
+    const counted = recount(engine, database, horizonOf(state.horizons[storage], id));
+    assert.equal(hashText(hash), counted, `the hash of ${name}`);
+  }
   const nameOf = (id: number): string => state.databases.find((database) => database.id === id)?.name ?? `? ${id}`;
   const all: Record<string, readonly string[]> = {
     position: state.position.map((origin) => `${origin.sid}@${origin.epoch}:${origin.sequence} ${origin.versionNs}`),

@@ -363,6 +363,9 @@ export const schema = z.strictObject({
   replication: z
     .strictObject({
       heartbeatMs: duration('500ms').describe('How often an upstream says that it is there and how new its data is.'),
+      proofMs: duration('5s').describe(
+        'How often a root sends the hashes of its databases, which every follower compares with its own.',
+      ),
       silenceMs: duration('10s').describe('An upstream that says nothing for this long is given up.'),
       reconnectMinMs: duration('100ms').describe('First wait before connecting again (with jitter).'),
       reconnectMaxMs: duration('5s').describe('Longest such wait.'),

@@ -1,0 +1,57 @@
+/** The bytes of frames: pinned, so that a change of format is a decision (docs/protocol.md). */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { epoch, sequence, sid, versionNs } from '../../src/base/types.js';
+import { encodeFrame, FRAME_HEADER_BYTES, type Frame, FrameDecoder } from '../../src/replication/frames.js';
+import { decodeHash } from '../../src/store/set-hash.js';
+
+const position = [{ sid: sid(1), epoch: epoch(2), sequence: sequence(300), versionNs: versionNs(7n) }];
+
+const GOLDEN: readonly (readonly [Frame, string])[] = [
+  [
+    {
+      type: 'proof',
+      position,
+      databases: [
+        {
+          name: 'a',
+          records: 3,
+          proven: {
+            hash: decodeHash(Buffer.from('00112233445566778899aabbccddeeff', 'hex')),
+            horizon: { xtMs: 5, key: Buffer.from('k') },
+          },
+        },
+        {
+          name: 'b',
+          records: 0,
+          proven: { hash: decodeHash(Buffer.alloc(16)), horizon: { xtMs: 6, key: undefined } },
+        },
+        { name: 'cache', records: 9, proven: undefined },
+      ],
+    },
+    '010102ac02000000000000000703' +
+      '0161030100112233445566778899aabbccddeeff00000000000501016b' +
+      '0162000100000000000000000000000000000000' +
+      '00000000000600' +
+      '0563616368650900',
+  ],
+];
+
+describe('replication frames', () => {
+  for (const [frame, hex] of GOLDEN) {
+    it(`${frame.type} has the bytes it always had`, () => {
+      const encoded = encodeFrame(frame);
+      assert.equal(encoded.subarray(FRAME_HEADER_BYTES).toString('hex'), hex);
+      assert.deepEqual([...new FrameDecoder().push(encoded)], [frame]);
+    });
+
+    it(`${frame.type} is refused when it is cut short`, () => {
+      const { payload } = { payload: encodeFrame(frame).subarray(FRAME_HEADER_BYTES) };
+      for (let length = 0; length < payload.length; length++) {
+        const cut = encodeFrame({ type: 'batch', payload: payload.subarray(0, length) });
+        cut[4] = encodeFrame(frame)[4] as number;
+        assert.throws(() => [...new FrameDecoder().push(cut)], /CORRUPT|need|more bytes/);
+      }
+    });
+  }
+});
