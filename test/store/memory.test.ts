@@ -192,11 +192,35 @@ describe('databases in memory', () => {
     await cache.store.close();
   });
 
-  it('keep no expiration time with ktopts=p', async () => {
-    const opened = open([':#ktopts=p']);
-    await put(opened, ':', 'key', 'value', 1_000_001);
+  it('keep no expiration time with ktopts=p, in memory and on the disk', async () => {
+    const opened = open([':#ktopts=p', 'casket.kct#ktopts=p']);
+    for (const name of [':', 'casket.kct']) await put(opened, name, 'key', 'value', 1_000_001);
     opened.nowMs = 2_000_000;
-    assert.equal(opened.store.get(':', Buffer.from('key'))?.xtMs, 0);
+    for (const name of [':', 'casket.kct']) assert.equal(opened.store.get(name, Buffer.from('key'))?.xtMs, 0);
+    await opened.store.close();
+  });
+
+  it('take less room with opts=c, in memory and on the disk, and read the same', async () => {
+    const opened = open(['plain.kct', 'small.kct#opts=c', ':', '*#opts=c']);
+    const value = JSON.stringify(Array.from({ length: 60 }, (_, i) => ({ name: `row ${i}`, type: 'A', ttl: 300 })));
+    const short = 'too short to gain anything';
+    const stored = (database: string): number => {
+      const source = new SnapshotSource(opened.store.engine, ({ name }) => name === database);
+      const slice = source.next(2 ** 20);
+      source.close();
+      return slice?.rows.length ?? 0;
+    };
+    for (const name of ['plain.kct', 'small.kct', ':', '*']) {
+      await put(opened, name, 'long', value);
+      await put(opened, name, 'short', short);
+      assert.deepEqual(contents(opened, name), [
+        ['long', value, 0],
+        ['short', short, 0],
+      ]);
+    }
+    assert.ok(stored('small.kct') * 5 < stored('plain.kct'), `${stored('small.kct')} of ${stored('plain.kct')} bytes`);
+    assert.equal(stored('*'), stored('small.kct'));
+    assert.equal(stored(':'), stored('plain.kct'));
     await opened.store.close();
   });
 });
