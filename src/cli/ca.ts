@@ -1,6 +1,7 @@
 /** `tokaido ca`: the internal certificate authority. */
 import { type Command, Option } from 'commander';
 import { createCa, issueCertificate } from '../pki/ca.js';
+import { registerRevocation } from './ca-revocation.js';
 import { action, print, printJson } from './output.js';
 
 interface InitFlags {
@@ -84,4 +85,5 @@ export function registerCa(program: Command): void {
         else print(`${made.identity}\nvalid until ${made.notAfter}\nwrote ${made.files.join(', ')}`);
       }),
     );
+  registerRevocation(ca);
 }

@@ -68,6 +68,13 @@ export function renderStatus(status: NodeStatus): string {
   }
   rows.push(['certificate', certificateText(status.certificate)]);
   for (const { feed, position } of status.reached) rows.push(['reached', `${feed} ${position}`]);
+  const { revocation } = status;
+  if (revocation !== undefined) {
+    const { lists, revoked, nextUpdate } = revocation;
+    const isLate = nextUpdate !== undefined && Date.parse(nextUpdate) < Date.now();
+    const next = nextUpdate === undefined ? '' : `, next ${isLate ? 'WAS DUE' : 'due'} ${nextUpdate}`;
+    rows.push(['revocation', `${revoked} certificates on ${lists} lists${next}`]);
+  }
   if (status.feed !== undefined) rows.push(['feed', JSON.stringify(status.feed)]);
   const width = Math.max(...rows.map(([label]) => label.length));
   return rows.map(([label, text]) => `${label.padEnd(width)}  ${text}`).join('\n');

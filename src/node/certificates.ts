@@ -21,6 +21,14 @@ import type { ListenerTls, NodeConfig } from './config/schema.js';
 /** How often files are looked at. A change is used at the second look that finds it the same: within two of these. */
 const LOOK_MS = 250;
 
+/** The newest expiration and number of what is revoked, for status and metrics. */
+export interface RevocationFacts {
+  readonly lists: number;
+  readonly revoked: number;
+  /** The earliest promise of a next list; `undefined` without any. */
+  readonly nextUpdateMs: number | undefined;
+}
+
 export interface NodeCertificatesOptions {
   readonly config: Pick<NodeConfig, 'identity' | 'role' | 'name'>;
   readonly runtime: Runtime;
@@ -31,6 +39,10 @@ export class NodeCertificates {
   readonly #options: NodeCertificatesOptions;
   readonly #files: LiveFiles<unknown>[] = [];
   /** Lists of the file that the configuration names. */
+  readonly fileLists: Live<readonly RevocationList[]>;
+  /** Lists that came through the store. */
+  readonly #published = new LiveValue<readonly RevocationList[]>([]);
+  /** All of them. */
   readonly #lists: Live<readonly RevocationList[]>;
   readonly #looks: Timer;
   /** How this node proves who it is; a root that stands alone does not. */
@@ -41,7 +53,9 @@ export class NodeCertificates {
     this.#options = options;
     const { config, runtime } = options;
     const crl = config.identity === false ? undefined : config.identity.crl;
-    this.#lists = crl === undefined ? new LiveValue([]) : this.#watch([crl], () => readLists(crl), 'revocation list');
+    this.fileLists =
+      crl === undefined ? new LiveValue([]) : this.#watch([crl], () => readLists(crl), 'revocation list');
+    this.#lists = joined(this.fileLists, this.#published, (ours, theirs) => [...ours, ...theirs]);
     this.identity = this.#openIdentity();
     this.#looks = runtime.every(LOOK_MS, () => {
       for (const files of this.#files) files.look();
@@ -81,6 +95,19 @@ export class NodeCertificates {
     const lists = crl === undefined ? undefined : this.#watch([crl], () => readLists(crl), 'revocation list');
     const all = lists === undefined ? this.#lists : joined(this.#lists, lists, (ours, more) => [...ours, ...more]);
     return joined(own, all, (pems, revoked) => ({ ...pems, names, clientTrust: pems.clientTrust?.with(revoked) }));
+  }
+
+  /** The lists that the store holds now. */
+  publish(lists: readonly RevocationList[]): void {
+    this.#published.set(lists);
+  }
+
+  revocation(): RevocationFacts {
+    const lists = this.#lists.current;
+    const serials = new Set(lists.flatMap((list) => [...list.serials]));
+    const promises = lists.flatMap(({ nextUpdateMs }) => nextUpdateMs ?? []);
+    const nextUpdateMs = promises.length === 0 ? undefined : Math.min(...promises);
+    return { lists: lists.length, revoked: serials.size, nextUpdateMs };
   }
 
   /** Reads every file again at once. */

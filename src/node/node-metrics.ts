@@ -80,6 +80,13 @@ export function registerNodeMetrics(node: Node): void {
     const credentials = node.certificates.identity?.current;
     return credentials === undefined ? undefined : (credentials.notAfterMs - runtime.nowMs()) / 1000;
   });
+  metrics.gauge('revoked_certificates', 'Certificates on the revocation lists that hold here.', () => {
+    return node.certificates.revocation().revoked;
+  });
+  metrics.gauge('crl_expiry_seconds', 'Time until the next revocation list is due.', () => {
+    const { nextUpdateMs } = node.certificates.revocation();
+    return nextUpdateMs === undefined ? undefined : (nextUpdateMs - runtime.nowMs()) / 1000;
+  });
   metrics.gauge('feed_lag_bytes', 'WAL that Postgres has sent and that is not safe here yet.', () => {
     const feed = node.feed?.status();
     return feed?.kind === 'postgres' ? feed.lagBytes : undefined;

@@ -55,6 +55,7 @@ export function nodeStatus(node: Node): NodeStatus {
             expiresInMs: credentials.notAfterMs - nowMs,
             fingerprint: credentials.fingerprint,
           },
+    revocation: revocationStatus(node),
     reached: POSITIONED_FEEDS.flatMap((feed) => {
       const position = node.progress.position(feed);
       return position === undefined ? [] : [{ feed, position: formatFeedPosition(feed, position) }];
@@ -67,4 +68,11 @@ function equalityOf({ equality, runtime }: Node): NodeStatus['equality'] {
   if (equality.last === undefined) return undefined;
   const { atMs, position, ...found } = equality.last;
   return { agoMs: Math.round(runtime.monotonicMs() - atMs), position: describePosition(position), ...found };
+}
+
+function revocationStatus({ certificates }: Node): NodeStatus['revocation'] {
+  const { lists, revoked, nextUpdateMs } = certificates.revocation();
+  if (lists === 0) return undefined;
+  const nextUpdate = nextUpdateMs === undefined ? undefined : new Date(nextUpdateMs).toISOString();
+  return { lists, revoked, nextUpdate };
 }

@@ -40,6 +40,7 @@ import { KtFollowers } from './kt-followers.js';
 import { MachineDisk } from './machine-disk.js';
 import { registerNodeMetrics } from './node-metrics.js';
 import { nodeStatus } from './node-status.js';
+import { PublishedLists } from './published-lists.js';
 import type { Recovery } from './recovery.js';
 import { Replica } from './replica.js';
 import type { NodeStatus } from './status.js';
@@ -74,6 +75,7 @@ export class Node {
   #admin: AdminServer | undefined;
   #feed: PostgresFeed | KyotoTycoonFeed | undefined;
   #ktFollowers: KtFollowers | undefined;
+  #publishedLists: PublishedLists | undefined;
   readonly #images: ImageKeeper;
   readonly #backups: BackupCommands | undefined;
   #stopping = false;
@@ -151,6 +153,14 @@ export class Node {
     }
     await this.#replica.open();
     registerNodeMetrics(this);
+    // Before anybody is let in: who was revoked stays out from the first moment.
+    this.#publishedLists = new PublishedLists({
+      certificates: this.certificates,
+      store: () => this.stores.current,
+      writeRefusal: () => this.#replica.writeRefusal(),
+      runtime: this.#options.runtime,
+      log: this.#log,
+    });
     await this.#listenForFollowers();
     this.#ktFollowers = await KtFollowers.open(this, this.#log);
     this.#replica.follow();
@@ -161,6 +171,7 @@ export class Node {
         ...config.listen.admin,
         status: () => this.status(),
         ready: () => this.ready(),
+        takeLists: async (text) => (await this.#publishedLists?.take(text)) ?? {},
         metrics: this.metrics,
         log: this.#log,
       });
@@ -386,6 +397,7 @@ export class Node {
     if (this.#stopping) return;
     this.#stopping = true;
     this.#replica.beginStopping();
+    this.#publishedLists?.close();
     this.certificates.close();
     await this.#feed?.stop();
     await Promise.all(this.clients.map(async (listener) => await listener.close()));

@@ -63,5 +63,9 @@ export interface NodeStatus {
     | undefined;
   /** How far this node is in each feed, as its source writes positions. */
   readonly reached: readonly { readonly feed: string; readonly position: string }[];
+  /** Revocation lists that hold here; `nextUpdate` is the earliest promise among them. */
+  readonly revocation:
+    | { readonly lists: number; readonly revoked: number; readonly nextUpdate: string | undefined }
+    | undefined;
   readonly feed: object | undefined;
 }

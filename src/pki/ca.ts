@@ -1,24 +1,33 @@
 /**
- * The internal CA: makes itself, and certificates for nodes. Signing takes a public key, so that a key made elsewhere can
- * be certified without ever travelling. The X.509 library is loaded only here, by commands that issue: a serving node
- * does not pay for it.
+ * The internal CA: makes itself, certificates for nodes and clients, and lists of those that are revoked. A folder is a
+ * CA: `ca.crt` (behind it, for an intermediate, the CAs above), `ca.key`, `trust.crt` when nodes shall believe others
+ * than `ca.crt`, `issued/` with a record of each certificate, `ca.crl`. Signing takes a public key, so that a key made
+ * elsewhere is certified without ever travelling.
  */
-import { randomBytes, webcrypto } from 'node:crypto';
+import { generateKeyPairSync, type KeyObject, randomBytes, type X509Certificate } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf, TokaidoError } from '../base/errors.js';
+import { type IssuedRecord, writeRecord } from './ca-records.js';
 import { readKey, readPublic, writeNew } from './files.js';
 import { checkName, formatIdentity, type Identity, identityOf, type Role } from './names.js';
+import { certificatesOf, toPem } from './pem.js';
+import { keySigner, openKey, type Signer } from './signer.js';
+import { buildCertificate, type CertificateFields } from './x509.js';
 
 const DAY_MS = 86_400_000;
 /** Clocks of two machines differ: a certificate is valid from this long before it was made. */
 const SKEW_MS = 5 * 60_000;
-const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
+
+/** P-256 unless both ends are known to take another. */
+export type KeyKind = 'p256' | 'ed25519';
 
 export interface CaOptions {
   readonly folder: string;
   readonly name: string;
   readonly days: number;
   readonly nowMs: number;
+  readonly keyKind?: KeyKind;
 }
 
 export interface IssueOptions {
@@ -32,6 +41,7 @@ export interface IssueOptions {
   readonly dns: readonly string[];
   readonly ip: readonly string[];
   readonly nowMs: number;
+  readonly keyKind?: KeyKind;
 }
 
 /** What was made. */
@@ -42,72 +52,92 @@ export interface Issued {
   readonly files: readonly string[];
 }
 
-async function library(): Promise<typeof import('@peculiar/x509')> {
-  await import('reflect-metadata');
-  const x509 = await import('@peculiar/x509');
-  x509.cryptoProvider.set(webcrypto as never);
-  return x509;
+export interface KeyPair {
+  readonly publicKey: KeyObject;
+  readonly privateKey: KeyObject;
 }
 
-/** 127 random bits: positive, and never twice. */
+export function newKeys(kind: KeyKind = 'p256'): KeyPair {
+  return kind === 'p256' ? generateKeyPairSync('ec', { namedCurve: 'P-256' }) : generateKeyPairSync('ed25519');
+}
+
+export function keyPem({ privateKey }: KeyPair): string {
+  return privateKey.export({ type: 'pkcs8', format: 'pem' }).toString();
+}
+
+/** 126 random bits: positive, and never twice. */
 function newSerial(): string {
   const bytes = randomBytes(16);
-  bytes[0] = (bytes[0] as number) & 0x7f;
-  return bytes.toString('hex');
+  // The highest bit is the sign; the next keeps every serial of one length.
+  bytes[0] = ((bytes[0] as number) & 0x7f) | 0x40;
+  return bytes.toString('hex').toUpperCase();
 }
 
-async function newKeys(): Promise<{ keys: webcrypto.CryptoKeyPair; pem: string }> {
-  const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
-  const der = Buffer.from(await webcrypto.subtle.exportKey('pkcs8', keys.privateKey));
-  return { keys, pem: pem('PRIVATE KEY', der) };
-}
-
-function pem(label: string, der: Buffer): string {
-  const lines = der.toString('base64').match(/.{1,64}/g) ?? [];
-  return `-----BEGIN ${label}-----\n${lines.join('\n')}\n-----END ${label}-----\n`;
-}
-
-function validity(nowMs: number, days: number): { notBefore: Date; notAfter: Date } {
+function validity(nowMs: number, days: number): { notBeforeMs: number; notAfterMs: number } {
   if (!Number.isFinite(days) || days <= 0 || days > 36_500)
     throw new TokaidoError('CONFIG', `${days} is not a number of days`);
-  return { notBefore: new Date(nowMs - SKEW_MS), notAfter: new Date(nowMs + days * DAY_MS) };
+  return { notBeforeMs: nowMs - SKEW_MS, notAfterMs: nowMs + days * DAY_MS };
 }
 
 /** Makes a CA for a new cluster. Errors: `IDENTITY` when the folder holds one already. */
 export async function createCa(options: CaOptions): Promise<Issued & { readonly clusterId: string }> {
-  const x509 = await library();
   const clusterId = randomBytes(16).toString('hex');
   const identity = formatIdentity({ clusterId, role: 'ca', name: checkName(options.name) });
-  const { keys, pem: keyPem } = await newKeys();
-  const serialNumber = newSerial();
-  const certificate = await x509.X509CertificateGenerator.createSelfSigned({
-    serialNumber,
-    name: `CN=${options.name}, O=Tokaido`,
+  const keys = newKeys(options.keyKind);
+  const fields: CertificateFields = {
+    serial: newSerial(),
+    commonName: options.name,
     ...validity(options.nowMs, options.days),
-    signingAlgorithm: ALGORITHM,
-    keys: keys as never,
-    extensions: [
-      // One intermediate may come to stand between this CA and its nodes.
-      new x509.BasicConstraintsExtension(true, 1, true),
-      new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
-      new x509.SubjectAlternativeNameExtension([{ type: 'url', value: identity }]),
-      await x509.SubjectKeyIdentifierExtension.create(keys.publicKey as never),
-    ],
-  });
+    publicKey: keys.publicKey,
+    names: { uri: [identity], dns: [], ip: [] },
+    // One intermediate may come to stand between this CA and its nodes.
+    pathLength: 1,
+  };
+  const certificate = await buildCertificate(fields, keySigner(keys.privateKey));
   const files = { key: join(options.folder, 'ca.key'), certificate: join(options.folder, 'ca.crt') };
-  writeNew(files.key, keyPem, 'key');
-  writeNew(files.certificate, `${certificate.toString('pem')}\n`, 'public');
+  writeNew(files.key, keyPem(keys), 'key');
+  writeNew(files.certificate, toPem('CERTIFICATE', certificate), 'public');
+  const { serial, notAfterMs } = fields;
+  const notAfter = new Date(notAfterMs).toISOString();
+  return { identity, clusterId, serial, notAfter, files: [files.certificate, files.key] };
+}
+
+/** A CA that is ready to sign. */
+export interface OpenCa {
+  readonly folder: string;
+  readonly certificate: X509Certificate;
+  /** The certificate, and those above it up to the root, without the root. */
+  readonly chainPem: string;
+  /** What nodes are to believe. */
+  readonly trustPem: string;
+  readonly signer: Signer;
+  readonly clusterId: string;
+}
+
+/** Errors: `IDENTITY` when the folder holds no CA that can sign. */
+export function openCa(folder: string, { passphrase }: { readonly passphrase?: string } = {}): OpenCa {
+  const paths = { certificate: join(folder, 'ca.crt'), key: join(folder, 'ca.key'), trust: join(folder, 'trust.crt') };
+  const text = readPublic(paths.certificate, 'CA certificate');
+  const [certificate, ...above] = certificatesOf(text, paths.certificate);
+  const authority = identityOf(certificate?.subjectAltName);
+  if (certificate === undefined || authority?.role !== 'ca')
+    throw new TokaidoError('IDENTITY', `${folder} does not hold a CA made by \`tokaido ca init\``);
+  const key = openKey(readKey(paths.key, 'CA key'), paths.key, passphrase);
+  if (!certificate.checkPrivateKey(key))
+    throw new TokaidoError('IDENTITY', `${paths.key} is not the key of ${paths.certificate}`);
+  const isRoot = certificate.checkIssued(certificate);
   return {
-    identity,
-    clusterId,
-    serial: serialNumber,
-    notAfter: certificate.notAfter.toISOString(),
-    files: [files.certificate, files.key],
+    folder,
+    certificate,
+    chainPem: isRoot ? '' : [certificate, ...above].map(String).join(''),
+    trustPem: existsSync(paths.trust) ? readPublic(paths.trust, 'CA certificates to believe') : text,
+    signer: keySigner(key),
+    clusterId: authority.clusterId,
   };
 }
 
-interface SigningRequest {
-  readonly publicKey: webcrypto.CryptoKey;
+export interface SigningRequest {
+  readonly publicKey: KeyObject;
   readonly identity: Identity;
   readonly days: number;
   readonly dns: readonly string[];
@@ -115,81 +145,51 @@ interface SigningRequest {
   readonly nowMs: number;
 }
 
-/** Certifies a public key. The one place where the CA's key is used. */
-async function sign(folder: string, request: SigningRequest): Promise<{ pem: string; serial: string; notAfter: Date }> {
-  const x509 = await library();
-  const ca = new x509.X509Certificate(readPublic(join(folder, 'ca.crt'), 'CA certificate'));
-  const keyText = readKey(join(folder, 'ca.key'), 'CA key');
-  const der = Buffer.from(keyText.replace(/-----[^-]+-----|\s/g, ''), 'base64');
-  const signingKey = await webcrypto.subtle.importKey('pkcs8', der, ALGORITHM, false, ['sign']);
-  const { notBefore, notAfter } = validity(request.nowMs, request.days);
-  if (notAfter > ca.notAfter) {
+/** Certifies a public key, and keeps a record of it. The one place where a CA signs for somebody else. */
+export async function certify(ca: OpenCa, request: SigningRequest): Promise<{ pem: string; record: IssuedRecord }> {
+  const { identity, publicKey, dns, ip } = request;
+  const dates = validity(request.nowMs, request.days);
+  const caEndsMs = Date.parse(ca.certificate.validTo);
+  if (dates.notAfterMs > caEndsMs) {
     throw new TokaidoError(
       'IDENTITY',
-      `the CA itself ends on ${ca.notAfter.toISOString()}, before the certificate would`,
-      {
-        hint: 'issue for fewer days (--days)',
-      },
+      `the CA itself ends on ${new Date(caEndsMs).toISOString()}, before the certificate would`,
+      { hint: 'issue for fewer days (--days)' },
     );
   }
-  const serial = newSerial();
-  const certificate = await x509.X509CertificateGenerator.create({
-    serialNumber: serial,
-    subject: `CN=${request.identity.name}, OU=${request.identity.role}, O=Tokaido`,
-    issuer: ca.subject,
-    notBefore,
-    notAfter,
-    signingAlgorithm: ALGORITHM,
-    publicKey: request.publicKey as never,
-    signingKey: signingKey as never,
-    extensions: [
-      new x509.BasicConstraintsExtension(false, undefined, true),
-      new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
-      new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
-      new x509.SubjectAlternativeNameExtension([
-        { type: 'url', value: formatIdentity(request.identity) },
-        ...request.dns.map((value) => ({ type: 'dns' as const, value })),
-        ...request.ip.map((value) => ({ type: 'ip' as const, value })),
-      ]),
-      await x509.SubjectKeyIdentifierExtension.create(request.publicKey as never),
-      await x509.AuthorityKeyIdentifierExtension.create(ca.publicKey),
-    ],
-  });
-  return { pem: `${certificate.toString('pem')}\n`, serial, notAfter };
-}
-
-/** The cluster of the CA in a folder. Errors: `IDENTITY` when there is none. */
-async function clusterOf(folder: string): Promise<string> {
-  const { X509Certificate } = await import('node:crypto');
-  const authority = identityOf(
-    new X509Certificate(readPublic(join(folder, 'ca.crt'), 'CA certificate')).subjectAltName,
-  );
-  if (authority?.role !== 'ca')
-    throw new TokaidoError('IDENTITY', `${folder} does not hold a CA made by \`tokaido ca init\``);
-  return authority.clusterId;
+  const fields: CertificateFields = {
+    serial: newSerial(),
+    commonName: identity.name,
+    unit: identity.role,
+    ...dates,
+    publicKey,
+    names: { uri: [formatIdentity(identity)], dns, ip },
+    pathLength: undefined,
+  };
+  const certificate = await buildCertificate(fields, ca.signer, ca.certificate);
+  const record: IssuedRecord = {
+    serial: fields.serial,
+    identity: formatIdentity(identity),
+    notBefore: new Date(dates.notBeforeMs).toISOString(),
+    notAfter: new Date(dates.notAfterMs).toISOString(),
+    issuer: ca.certificate.fingerprint256,
+  };
+  writeRecord(ca.folder, record);
+  return { pem: `${toPem('CERTIFICATE', certificate)}${ca.chainPem}`, record };
 }
 
 /** Makes a key, certifies it, and writes all that a node needs to one folder. Errors: `IDENTITY`, `CONFIG`. */
-export async function issueCertificate(options: IssueOptions): Promise<Issued> {
-  const identity: Identity = {
-    clusterId: await clusterOf(options.ca),
-    role: options.role,
-    name: checkName(options.name),
-  };
-  const { keys, pem: keyPem } = await newKeys();
+export async function issueCertificate(options: IssueOptions, ca = openCa(options.ca)): Promise<Issued> {
+  const identity: Identity = { clusterId: ca.clusterId, role: options.role, name: checkName(options.name) };
+  const keys = newKeys(options.keyKind);
   try {
-    const {
-      pem: certificatePem,
-      serial,
-      notAfter,
-    } = await sign(options.ca, { ...options, identity, publicKey: keys.publicKey });
+    const { pem, record } = await certify(ca, { ...options, identity, publicKey: keys.publicKey });
     const files = ['node.key', 'node.crt', 'ca.crt'].map((name) => join(options.out, name)) as [string, string, string];
-    writeNew(files[0], keyPem, 'key');
-    writeNew(files[1], certificatePem, 'public');
-    writeNew(files[2], readPublic(join(options.ca, 'ca.crt'), 'CA certificate'), 'public');
-    const record = { serial, identity: formatIdentity(identity), notAfter: notAfter.toISOString() };
-    writeNew(join(options.ca, 'issued', `${serial}.json`), `${JSON.stringify(record, null, 2)}\n`, 'public');
-    return { ...record, files };
+    writeNew(files[0], keyPem(keys), 'key');
+    writeNew(files[1], pem, 'public');
+    writeNew(files[2], ca.trustPem, 'public');
+    const { serial, notAfter } = record;
+    return { serial, identity: record.identity, notAfter, files };
   } catch (error) {
     if (error instanceof TokaidoError) throw error;
     throw new TokaidoError('IDENTITY', `cannot issue the certificate: ${messageOf(error)}`, { cause: error });

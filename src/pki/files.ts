@@ -8,6 +8,7 @@ import {
   openSync,
   readFileSync,
   renameSync,
+  rmSync,
   statSync,
   writeSync,
 } from 'node:fs';
@@ -24,9 +25,15 @@ export function writeNew(path: string, text: string, kind: 'key' | 'public'): vo
       hint: 'choose another folder, or move the old file away',
     });
   }
+  replace(path, text, kind);
+}
+
+/** Writes a file whole, whether or not there is one: who reads it sees the old one or the new one. */
+export function replace(path: string, text: string, kind: 'key' | 'public'): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   const mode = kind === 'key' ? KEY_MODE : PUBLIC_MODE;
   const temporary = `${path}.${process.pid}.new`;
+  rmSync(temporary, { force: true });
   const file = openSync(temporary, 'wx', mode);
   try {
     writeSync(file, text);

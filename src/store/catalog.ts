@@ -6,6 +6,7 @@
 import { TokaidoError } from '../base/errors.js';
 import type { Engine, MapId } from '../engine/engine.js';
 import { type DatabaseSpec, parseDatabase, type Storage } from './database-spec.js';
+import { isReserved } from './reserved.js';
 import { NOTHING } from './set-hash.js';
 import type { DatabaseState } from './state.js';
 import type { Database } from './types.js';
@@ -69,7 +70,10 @@ export class Catalog {
     this.#options = options;
   }
 
-  /** In the order of their index: configured databases first, those that arrived by replication after them. */
+  /**
+   * In the order of their index: configured databases first, those that arrived by replication after them. The reserved
+   * one is not among them, nor is it found by its name: what clients cannot find they cannot touch.
+   */
   get databases(): readonly Database[] {
     return this.#databases;
   }
@@ -124,7 +128,8 @@ export class Catalog {
 
   #checkRoom(missing: readonly string[]): void {
     const { maxDatabases } = this.#options;
-    const beyond = missing[maxDatabases - this.#byName.size];
+    const open = [...this.#byName.keys()].filter((name) => !isReserved(name));
+    const beyond = missing.filter((name) => !isReserved(name))[maxDatabases - open.length];
     if (beyond === undefined) return;
     throw new TokaidoError('STORAGE', `database ${beyond} would exceed the limit of ${maxDatabases}`, {
       hint: 'raise limits.databases in the configuration',
@@ -133,7 +138,7 @@ export class Catalog {
 
   #number(): void {
     const configured = this.#options.specs.map(({ name }) => name);
-    const others = [...this.#byName.keys()].filter((name) => !configured.includes(name));
+    const others = [...this.#byName.keys()].filter((name) => !configured.includes(name) && !isReserved(name));
     this.#databases = [...configured, ...others].map((name, index) => {
       return { name, index, spec: specFor(name, this.#options.specs) };
     });

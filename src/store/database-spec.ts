@@ -5,6 +5,7 @@
  * else about a database is the same for every kind.
  */
 import { TokaidoError } from '../base/errors.js';
+import { isReserved, RESERVED_DATABASE } from './reserved.js';
 
 /** Where records lie. Those in memory are rebuilt at start from a background snapshot and the update log. */
 export type Storage = 'disk' | 'memory';
@@ -149,6 +150,9 @@ export function parseDatabase(expression: string): DatabaseSpec {
     const option = at < 0 ? undefined : OPTION_NAMES[part.slice(0, at)];
     if (option === undefined) withoutEffect.push(part);
     else options.set(option, part.slice(at + 1));
+  }
+  if (isReserved(file)) {
+    throw new TokaidoError('CONFIG', `database ${expression}: names that begin with ${RESERVED_DATABASE} are reserved`);
   }
   const { isText, ...kind } = kindOf(file, options.get('type'), expression);
   const cap = (option: 'records' | 'bytes'): number | undefined => {

@@ -35,6 +35,7 @@ import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
 import { LocalTransaction, type TransactionLimits } from './local-transaction.js';
 import { type Comparison, compare, type Proof, prove, type StoreView } from './proof.js';
 import { StoredRecord } from './record.js';
+import { RESERVED_DATABASE } from './reserved.js';
 import { type MemoryImage, restoreMemory } from './restore.js';
 import { RecordHasher } from './set-hash.js';
 import { decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
@@ -263,16 +264,36 @@ export class LocalStore implements Store {
   // ---- Writing -------------------------------------------------------------------------------------------------
 
   write<T>(build: Build<T>, feed?: FeedPosition): Written<T> {
+    return this.#write([], build, feed);
+  }
+
+  /** As `write`, for what the cluster keeps for itself: its database is made when it is missing. */
+  writeReserved<T>(build: Build<T>): Written<T> {
+    return this.#write([RESERVED_DATABASE], build, undefined);
+  }
+
+  #write<T>(databases: readonly string[], build: Build<T>, feed: FeedPosition | undefined): Written<T> {
     const { sid } = this.#options;
     if (sid === undefined)
       throw new TokaidoError('READ_ONLY', 'this node has no server id of its own and takes no writes');
-    return this.#queue.add<T>({ databases: [], run: (draft) => this.#runLocal(draft, sid, build, feed) });
+    // What the cluster needs to stay safe finds room even where clients may only remove.
+    const isOwn = databases.length > 0;
+    const run = (draft: Draft): T => this.#runLocal(draft, sid, build, feed, this.#full.is && !isOwn);
+    return this.#queue.add<T>({ databases, run });
   }
 
-  #runLocal<T>(draft: Draft, sid: Sid, build: Build<T>, feed: FeedPosition | undefined): T {
+  /** Live records of the reserved database whose keys begin with `prefix`; none where it was never written. */
+  *reserved(prefix: string): Iterable<LiveEntry> {
+    if (!this.#catalog.has(RESERVED_DATABASE)) return;
+    const start = Buffer.from(prefix);
+    const end = afterPrefix(start);
+    yield* this.scan(RESERVED_DATABASE, { start, ...(end === undefined ? {} : { end }) });
+  }
+
+  #runLocal<T>(draft: Draft, sid: Sid, build: Build<T>, feed: FeedPosition | undefined, mayOnlyRemove: boolean): T {
     const { runtime, transaction } = this.#options;
     const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
-    const limits = { ...transaction, mayOnlyRemove: this.#full.is };
+    const limits = { ...transaction, mayOnlyRemove };
     const local = new LocalTransaction(draft, { sid, versionNs, nowMs: runtime.nowMs() }, limits);
     const result = build(local, versionNs);
     if (local.changes.length > 0) this.#logLocal(draft, { sid, versionNs, feed, changes: local.changes });

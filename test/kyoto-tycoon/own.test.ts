@@ -129,6 +129,29 @@ describe("Kyoto Tycoon's replication between two of ours", () => {
     );
   });
 
+  it('never sends what the cluster keeps for itself, from the log or in a copy', async () => {
+    for (const retainBytes of [2 ** 30, 1]) {
+      const [upstream, follower] = [store(1, retainBytes), store(2)];
+      await upstream.writeReserved((view) => view.set('.tokaido', text('crl/x'), text('secret'), 0)).committed;
+      await upstream.write((view) => view.set('default', text('k'), text('v'), 0)).committed;
+      await upstream.writeReserved((view) => view.set('.tokaido', text('crl/y'), text('secret'), 0)).committed;
+      while (await upstream.sweep()) {
+        // Until the log is cut as far as it may be.
+      }
+      const { listener } = await serve(upstream);
+      const socket = connect(listener.port, '127.0.0.1');
+      ends.push(() => void socket.destroy());
+      const received: Buffer[] = [];
+      socket.on('data', (chunk: Buffer) => received.push(chunk));
+      socket.write(encodeFollowRequest({ timestampNs: 0n, sid: 9, onlySid: false }));
+      follow(follower, listener.port, 2);
+      await eventually('a follower has everything', () => live(follower).length === 1);
+      await eventually('the record is sent', () => Buffer.concat(received).includes('v'));
+      assert.ok(!Buffer.concat(received).includes('crl/') && !Buffer.concat(received).includes('secret'));
+      assert.deepEqual([...follower.reserved('')], []);
+    }
+  });
+
   it('invariant 3: goes on at its time stamp after each of many lost connections, and applies nothing twice', async () => {
     const [upstream, follower] = [store(1), store(2)];
     let served = await serve(upstream);

@@ -1,9 +1,13 @@
-/** The admin listener: health, readiness, status and metrics over plain HTTP, on loopback by default. Read-only. */
-import { createServer, type ServerResponse } from 'node:http';
+/**
+ * The admin listener: health, readiness, status and metrics over plain HTTP, on loopback by default. Read-only, but
+ * for revocation lists, which anybody may bring: they prove themselves.
+ */
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { messageOf } from '../../base/errors.js';
+import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import { cannotListen } from '../../transport/tls-link.js';
+import { MAX_PUBLISHED_BYTES } from '../published-lists.js';
 import type { NodeStatus } from '../status.js';
 import type { MetricsRegistry } from './metrics.js';
 
@@ -13,6 +17,8 @@ export interface AdminOptions {
   readonly metrics: MetricsRegistry;
   readonly log: Logger;
   status(): NodeStatus;
+  /** Takes revocation lists in PEM. Errors: `TokaidoError`. */
+  takeLists(text: string): Promise<object>;
   ready(): { readonly ready: boolean; readonly reason?: string };
 }
 
@@ -30,6 +36,30 @@ function answer(response: ServerResponse, status: number, type: string, body: st
     'cache-control': 'no-store',
   });
   response.end(body);
+}
+
+/** The status for what a publisher may have done wrong; everything else is this node's fault. */
+const STATUS: Readonly<Record<string, number>> = { IDENTITY: 403, TOO_LARGE: 413, READ_ONLY: 409, NOT_READY: 503 };
+
+function takeLists(request: IncomingMessage, response: ServerResponse, { takeLists, log }: AdminOptions): void {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  request.on('data', (chunk: Buffer) => {
+    size += chunk.length;
+    if (size <= MAX_PUBLISHED_BYTES) chunks.push(chunk);
+    else request.destroy();
+  });
+  request.on('end', () => {
+    takeLists(Buffer.concat(chunks).toString('latin1')).then(
+      (result) => answer(response, 200, 'application/json', `${JSON.stringify(result)}\n`),
+      (error: unknown) => {
+        const known = error instanceof TokaidoError ? error : undefined;
+        log.warn({ address: request.socket.remoteAddress, reason: messageOf(error) }, 'revocation lists refused');
+        const body = { error: { code: known?.code ?? 'INTERNAL', message: messageOf(error), hint: known?.hint } };
+        answer(response, STATUS[known?.code ?? ''] ?? 500, 'application/json', `${JSON.stringify(body)}\n`);
+      },
+    );
+  });
 }
 
 /** Errors: `NETWORK` when the address cannot be used. */
@@ -53,9 +83,15 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
     connectionsCheckingInterval: 1_000,
   };
   const server = createServer(limits, (request, response) => {
+    const path = (request.url ?? '').split('?')[0] ?? '';
+    if (request.method === 'POST' && path === '/crl') {
+      takeLists(request, response, options);
+      return;
+    }
     request.resume();
-    const route = routes[(request.url ?? '').split('?')[0] ?? ''];
-    if (request.method !== 'GET' && request.method !== 'HEAD') answer(response, 405, 'text/plain', 'only GET\n');
+    const route = routes[path];
+    if (request.method !== 'GET' && request.method !== 'HEAD')
+      answer(response, 405, 'text/plain', 'only GET, and POST to /crl\n');
     else if (route === undefined) answer(response, 404, 'text/plain', `there is ${Object.keys(routes).join(', ')}\n`);
     else route(response);
   });

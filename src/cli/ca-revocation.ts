@@ -1,0 +1,116 @@
+/** `tokaido ca list`, `revoke` and `crl`: what a CA has issued, and what of it no longer counts. */
+import type { Command } from 'commander';
+import { messageOf, TokaidoError } from '../base/errors.js';
+import { openCa } from '../pki/ca.js';
+import { type IssuedRecord, readRecords, revoke, type Selection, writeCrl } from '../pki/ca-records.js';
+import { action, print, printJson } from './output.js';
+
+const PUBLISH_TIMEOUT_MS = 30_000;
+
+interface ListFlags {
+  readonly ca: string;
+  readonly json?: boolean;
+}
+
+interface CrlFlags extends ListFlags {
+  readonly days: string;
+  readonly publish?: string;
+}
+
+interface RevokeFlags extends CrlFlags {
+  readonly name?: string;
+  readonly serial?: string;
+  readonly certificate?: string;
+}
+
+function stateOf({ notAfter, revoked }: IssuedRecord, nowMs: number): string {
+  if (revoked !== undefined) return `revoked ${revoked}`;
+  return Date.parse(notAfter) > nowMs ? 'valid' : 'expired';
+}
+
+function selectionOf({ name, serial, certificate }: RevokeFlags): Selection {
+  const given = [name, serial, certificate].filter((value) => value !== undefined);
+  if (given.length !== 1)
+    throw new TokaidoError('CONFIG', 'say which certificate: one of --name, --serial and --certificate');
+  if (name !== undefined) return { name };
+  return serial === undefined ? { certificate: certificate as string } : { serial };
+}
+
+/** Brings lists to the root's admin listener, which hands them to every node. Errors: `NETWORK`, `IDENTITY`. */
+async function publish(admin: string, pem: string): Promise<{ published: number; known: number }> {
+  let response: Response;
+  try {
+    const signal = AbortSignal.timeout(PUBLISH_TIMEOUT_MS);
+    response = await fetch(`http://${admin}/crl`, { method: 'POST', body: pem, signal });
+  } catch (error) {
+    throw new TokaidoError(
+      'NETWORK',
+      `the list is written, but not published at ${admin}: ${messageOf((error as Error).cause ?? error)}`,
+      {
+        hint: 'check that --publish names the listen.admin address of the root, and run `tokaido ca crl --publish`',
+        cause: error,
+      },
+    );
+  }
+  const body = (await response.json()) as {
+    published: number;
+    known: number;
+    error?: { message: string; hint?: string };
+  };
+  if (body.error === undefined) return body;
+  const { message, hint } = body.error;
+  throw new TokaidoError('IDENTITY', `the list is written, but refused by ${admin}: ${message}`, {
+    ...(hint === undefined ? {} : { hint }),
+  });
+}
+
+/** Signs a new list, publishes it if asked to, and says what happened. */
+async function writeAndPublish(flags: CrlFlags, revoked: readonly IssuedRecord[]): Promise<void> {
+  const list = await writeCrl(openCa(flags.ca), { days: Number(flags.days), nowMs: Date.now() });
+  const published = flags.publish === undefined ? undefined : await publish(flags.publish, list.pem);
+  if (flags.json) {
+    const { path, nextUpdate } = list;
+    printJson({ revoked, path, onList: list.revoked, nextUpdate, ...(published === undefined ? {} : { published }) });
+    return;
+  }
+  for (const { identity, serial } of revoked) print(`revoked ${identity} (serial ${serial})`);
+  print(`wrote ${list.path}: ${list.revoked} certificates, next list due ${list.nextUpdate}`);
+  if (published === undefined) print('bring it to the nodes: --publish ROOT:PORT, or the file that identity.crl names');
+  else print(`published at ${flags.publish}: every node that is linked has it within a second`);
+}
+
+export function registerRevocation(ca: Command): void {
+  ca.command('list')
+    .description('what the CA has issued, and what of it is valid, expired or revoked')
+    .requiredOption('--ca <folder>', 'folder of the CA')
+    .option('--json', 'print one JSON object')
+    .addHelpText('after', '\nExample:\n  tokaido ca list --ca ./pki')
+    .action(
+      action(async (flags: ListFlags) => {
+        const nowMs = Date.now();
+        const certificates = readRecords(flags.ca).map((record) => ({ ...record, state: stateOf(record, nowMs) }));
+        if (flags.json) printJson({ certificates });
+        for (const { serial, identity, notAfter, state } of flags.json ? [] : certificates)
+          print(`${serial}  ${notAfter}  ${identity}  ${state}`);
+      }),
+    );
+  const withPublish = (command: Command): Command =>
+    command
+      .requiredOption('--ca <folder>', 'folder of the CA')
+      .option('--days <number>', 'when the next list is due', '30')
+      .option('--publish <host:port>', 'admin listener of the root, which hands the list to every node')
+      .option('--json', 'print one JSON object');
+  withPublish(ca.command('revoke').description('lock out whoever holds a certificate: mark it, and sign a new list'))
+    .option('--name <name>', 'every valid certificate of this name')
+    .option('--serial <hex>', 'the certificate with this serial')
+    .option('--certificate <file>', 'this certificate, whether there is a record of it or not')
+    .addHelpText('after', '\nExample:\n  tokaido ca revoke --ca ./pki --name edge-tokyo --publish 127.0.0.1:1980')
+    .action(
+      action(
+        async (flags: RevokeFlags) => await writeAndPublish(flags, revoke(flags.ca, selectionOf(flags), Date.now())),
+      ),
+    );
+  withPublish(ca.command('crl').description('sign a new revocation list: ca.crl'))
+    .addHelpText('after', '\nExample:\n  tokaido ca crl --ca ./pki --publish 127.0.0.1:1980')
+    .action(action(async (flags: CrlFlags) => await writeAndPublish(flags, [])));
+}
