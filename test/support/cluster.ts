@@ -27,6 +27,8 @@ export interface ClusterNode {
   readonly replicationPort: number;
   readonly adminPort: number;
   readonly memcachedPorts: readonly number[];
+  /** Where followers that are Kyoto Tycoon servers connect; 0 for no such listener. */
+  readonly kyotoTycoonPort: number;
   readonly niceness: number;
   /** How often it was started. */
   starts: number;
@@ -43,6 +45,8 @@ export interface AddNode {
   readonly niceness?: number;
   /** Settings of memcached listeners, one each. */
   readonly memcached?: readonly object[];
+  /** Whether it serves followers that are Kyoto Tycoon servers, on this machine. */
+  readonly kyotoTycoon?: boolean;
   /** More of the configuration. */
   readonly config?: Record<string, unknown>;
   readonly env?: Record<string, string>;
@@ -76,7 +80,16 @@ export class Cluster {
 
   /** Issues a certificate and writes a configuration; starts nothing. */
   async add(options: AddNode): Promise<ClusterNode> {
-    const { name, role, upstreams = [], niceness = 0, memcached = [], config = {}, env = {} } = options;
+    const {
+      name,
+      role,
+      upstreams = [],
+      niceness = 0,
+      memcached = [],
+      kyotoTycoon = false,
+      config = {},
+      env = {},
+    } = options;
     const folder = join(this.folder, name);
     await issueCertificate({
       ca: join(this.folder, 'ca'),
@@ -90,6 +103,7 @@ export class Cluster {
     });
     const [clientPort, replicationPort, adminPort] = [await freePort(), await freePort(), await freePort()];
     const memcachedPorts = await Promise.all(memcached.map(freePort));
+    const kyotoTycoonPort = kyotoTycoon ? await freePort() : 0;
     const node: ClusterNode = {
       name,
       role,
@@ -98,6 +112,7 @@ export class Cluster {
       replicationPort,
       adminPort,
       memcachedPorts,
+      kyotoTycoonPort,
       niceness,
       starts: 0,
       process: undefined,
@@ -114,6 +129,7 @@ export class Cluster {
         clients: { port: clientPort },
         memcached: memcached.map((settings, index) => ({ ...settings, port: memcachedPorts[index] })),
         ...(role === 'edge' ? {} : { replication: { port: replicationPort } }),
+        ...(kyotoTycoon ? { kyotoTycoon: { port: kyotoTycoonPort, allow: ['127.0.0.1'] } } : {}),
         admin: { port: adminPort },
       },
       ...config,

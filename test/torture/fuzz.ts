@@ -8,6 +8,7 @@ import type { ConnectionOptions } from 'node:tls';
 import { TokaidoError } from '../../src/base/errors.js';
 import { HttpDecoder } from '../../src/protocol/http.js';
 import { BinaryDecoder } from '../../src/protocol/kt-binary.js';
+import { encodeFollowRequest } from '../../src/protocol/kt-replication.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { openSockets, privateMb, socketsLeft } from '../support/process-facts.js';
 import { Dice } from '../support/random.js';
@@ -15,6 +16,7 @@ import { clientHello, type End, peerOptions, speakAsPeer, speakPlain } from './c
 import { frameInput, honestFrames } from './frames.js';
 import { HonestClient } from './honest-client.js';
 import { brokenHttp, clientInput, mutated, noise, pieces, recordedRequests } from './inputs.js';
+import { memcachedInput, memcachedLeavesInOrder } from './memcached-inputs.js';
 import { clock, type Report, type Torture, type TortureOptions, type TortureResult } from './torture.js';
 
 const LANES = 12;
@@ -35,9 +37,19 @@ const SETTLE_MS = 5_000;
 /** Failures that are told in full. */
 const MOST_TOLD = 10;
 
+const PORTS = [
+  'clients',
+  'memcached',
+  'memcached-queue',
+  'replication',
+  'replication-tls',
+  'kyoto-tycoon',
+  'admin',
+] as const;
+
 /** What one conversation sends. */
 interface Plan {
-  readonly port: 'clients' | 'replication' | 'replication-tls' | 'admin';
+  readonly port: (typeof PORTS)[number];
   readonly parts: readonly Buffer[];
   readonly inputs: number;
 }
@@ -108,7 +120,7 @@ class Fuzzer {
   readonly #kept: Buffer[] = [];
   /** What each lane is sending: the suspects when the process dies. */
   readonly #underWay = new Map<number, Plan>();
-  readonly inputs = { clients: 0, replication: 0, 'replication-tls': 0, admin: 0 };
+  readonly inputs = Object.fromEntries(PORTS.map((port) => [port, 0])) as Record<Plan['port'], number>;
   connections = 0;
   failed = 0;
 
@@ -165,10 +177,16 @@ class Fuzzer {
   }
 
   async #hold({ port, parts }: Plan): Promise<End> {
-    const { clientPort, replicationPort, adminPort } = this.#node;
+    const { clientPort, memcachedPorts, replicationPort, kyotoTycoonPort, adminPort } = this.#node;
     switch (port) {
       case 'clients':
         return await speakPlain(clientPort, parts);
+      case 'memcached':
+        return await speakPlain(memcachedPorts[0] as number, parts);
+      case 'memcached-queue':
+        return await speakPlain(memcachedPorts[1] as number, parts);
+      case 'kyoto-tycoon':
+        return await speakPlain(kyotoTycoonPort, parts);
       case 'replication':
         return await speakPlain(replicationPort, parts);
       case 'replication-tls':
@@ -180,9 +198,11 @@ class Fuzzer {
 
   #plan(dice: Dice): Plan {
     const kind = dice.roll();
-    if (kind < 0.88) return this.#clientPlan(dice);
-    if (kind < 0.92) return this.#plainReplication(dice);
-    if (kind < 0.96) return this.#peerPlan(dice);
+    if (kind < 0.7) return this.#clientPlan(dice);
+    if (kind < 0.86) return this.#memcachedPlan(dice);
+    if (kind < 0.9) return this.#plainReplication(dice);
+    if (kind < 0.94) return this.#peerPlan(dice);
+    if (kind < 0.97) return this.#followerPlan(dice);
     const input = dice.chance(0.7) ? brokenHttp(dice) : clientInput(this.#recorded, dice);
     return { port: 'admin', parts: pieces(input, dice), inputs: 1 };
   }
@@ -209,6 +229,29 @@ class Fuzzer {
     const last = isCut ? this.truncations.next().head : this.#disorderly(dice);
     const end = isCut ? [last] : pieces(last, dice);
     return { port: 'clients', parts: [...parts, ...end].filter(({ length }) => length > 0), inputs: row + 1 };
+  }
+
+  /** Likewise. One in four is to the listener of queues, where a get takes what another one put there. */
+  #memcachedPlan(dice: Dice): Plan {
+    const parts: Buffer[] = [];
+    const row = dice.below(MOST_INPUTS);
+    while (parts.length < row) {
+      const input = memcachedInput(dice);
+      if (memcachedLeavesInOrder(input)) parts.push(input);
+    }
+    const together = dice.chance(0.5) ? [Buffer.concat(parts)] : parts;
+    const port = dice.chance(0.25) ? 'memcached-queue' : 'memcached';
+    const all = [...together, ...pieces(memcachedInput(dice), dice)].filter(({ length }) => length > 0);
+    return { port, parts: all, inputs: row + 1 };
+  }
+
+  /** What a Kyoto Tycoon server would ask for, true or broken, and what it would say to ticks, or anything else. */
+  #followerPlan(dice: Dice): Plan {
+    const timestampNs = dice.chance(0.3) ? 0n : BigInt(Date.now() - dice.below(10_000)) * 1_000_000n;
+    const request = encodeFollowRequest({ timestampNs, sid: dice.below(65_536), onlySid: dice.chance(0.2) });
+    const first = dice.chance(0.5) ? request : mutated([request], dice);
+    const then = dice.chance(0.5) ? noise(dice, Buffer.of(0xb1, 0xb1)) : Buffer.alloc(0);
+    return { port: 'kyoto-tycoon', parts: pieces(Buffer.concat([first, then]), dice), inputs: 1 };
   }
 
   #orderly(dice: Dice): Buffer {
@@ -271,6 +314,11 @@ async function run({ seconds, seed, report, signal }: TortureOptions): Promise<T
     const root = await cluster.add({
       name: 'root',
       role: 'root',
+      memcached: [
+        { database: 'other', flags: true },
+        { database: 'other', queue: true, queueTimeoutMs: 20 },
+      ],
+      kyotoTycoon: true,
       config: {
         databases: ['default', '*#capcnt=5000#capsiz=8m', 'other', 'honest'],
         durability: 'committed',
