@@ -61,10 +61,9 @@ export function renderStatus(status: NodeStatus): string {
     rows.push(['upstream', `${who}: ${upstream.state} for ${duration(upstream.sinceMs)}${loading}${error}`]);
   }
   for (const follower of status.followers) {
-    rows.push([
-      'follower',
-      `${follower.name} (${follower.role}) at ${follower.address}: ${follower.state}, ${follower.lagChanges} behind`,
-    ]);
+    const { name, role, address, state, lagChanges, scope } = follower;
+    const part = scope === 'all' ? '' : `, sees ${scope}`;
+    rows.push(['follower', `${name} (${role}) at ${address}: ${state}, ${lagChanges} behind${part}`]);
   }
   rows.push(['certificate', certificateText(status.certificate)]);
   for (const { feed, position } of status.reached) rows.push(['reached', `${feed} ${position}`]);

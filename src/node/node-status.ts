@@ -43,8 +43,8 @@ export function nodeStatus(node: Node): NodeStatus {
         ? undefined
         : { ...upstream, sinceMs: Math.round(runtime.monotonicMs() - upstream.sinceMs) },
     followers: [...(node.replication?.followers() ?? []), ...(node.ktFollowers?.list() ?? [])].map(
-      ({ name, role, address, state, lagChanges, queuedBytes, connectedMs }) => {
-        return { name, role, address, state, lagChanges, queuedBytes, connectedMs: Math.round(connectedMs) };
+      ({ name, role, address, state, lagChanges, queuedBytes, connectedMs, scope }) => {
+        return { name, role, address, state, lagChanges, queuedBytes, connectedMs: Math.round(connectedMs), scope };
       },
     ),
     certificate:

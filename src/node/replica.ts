@@ -11,9 +11,11 @@ import { Equality } from '../replication/equality.js';
 import { encodeFrame, type PathNode } from '../replication/frames.js';
 import { Heartbeats } from '../replication/heartbeats.js';
 import type { Peer, PeerLink } from '../replication/link.js';
+import { ScopePolicy, type ScopeRule } from '../replication/scope-policy.js';
 import { ReplicationServer } from '../replication/server.js';
 import { type Connect, type LinkEvents, UpstreamFollower } from '../replication/upstream-follower.js';
 import type { FeedPosition } from '../store/types.js';
+import { scopeRules } from './config/policy-schema.js';
 import type { NodeConfig } from './config/schema.js';
 import type { DataDirectory } from './data-directory.js';
 import type { Disk } from './disk.js';
@@ -53,6 +55,7 @@ export class Replica {
   readonly #options: ReplicaOptions;
   #path: readonly PathNode[] = [];
   #rootAddress: string;
+  #scopes: ScopePolicy;
   #replication: ReplicationServer | undefined;
   #upstream: UpstreamFollower | undefined;
   #sweep: Timer | undefined;
@@ -64,6 +67,7 @@ export class Replica {
     this.#rootAddress = options.rootAddress;
     const { config, directory, disk, runtime, log, onFatal } = options;
     this.equality = new Equality({ runtime, log, onEqual: (proof) => this.#replication?.prove(proof) });
+    this.#scopes = new ScopePolicy(scopeRules(config));
     this.stores = new StoreHolder({ config, directory, disk, runtime, log, onFatal });
     this.progress = new FeedProgress({
       runtime,
@@ -123,6 +127,7 @@ export class Replica {
       queueBytes: config.replication.followerQueueBytes,
       snapshots: config.replication.snapshots,
       reached: () => this.progress.forFollowers(),
+      scopeFor: (peer) => this.#scopes.for(peer),
       path: () => [this.#self(), ...this.#path],
       rootAddress: () => this.#rootAddress,
       isRecovering: () => this.recovery.active,
@@ -158,6 +163,12 @@ export class Replica {
     };
   }
 
+  /** Takes another policy of who may follow what; open links that it does not allow as they are end now. */
+  setScopes(rules: readonly ScopeRule[] | undefined): void {
+    this.#scopes = new ScopePolicy(rules);
+    this.#replication?.recheckScopes();
+  }
+
   /** Keeps a link to an upstream from now on, unless this is a root. */
   follow(): void {
     const { config, runtime, log, self, connect } = this.#options;
@@ -174,7 +185,7 @@ export class Replica {
         clusterId: self.clusterId,
         self: this.#self(),
         store: () => this.stores.current,
-        openSnapshot: async (contents) => await this.stores.openSnapshot(contents),
+        openSnapshot: async (contents, scope) => await this.stores.openSnapshot(contents, scope),
         unappliedBytes: config.replication.unappliedBytes,
         onWelcome: (welcome) => {
           this.#path = welcome.path;

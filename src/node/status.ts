@@ -56,6 +56,8 @@ export interface NodeStatus {
     readonly lagChanges: number;
     readonly queuedBytes: number;
     readonly connectedMs: number;
+    /** What it may see: `all`, or databases and key prefixes. */
+    readonly scope: string;
   }[];
   /** Of a node that replicates; a root that stands alone has none. */
   readonly certificate:

@@ -146,11 +146,11 @@ export class StoreHolder {
     this.#listeners.push(listener);
   }
 
-  /** Begins to load a snapshot beside the current store. */
-  async openSnapshot(contents: SnapshotContents): Promise<SnapshotTarget> {
+  /** Begins to load a snapshot beside the current store; `scope` names the part of the whole that it is. */
+  async openSnapshot(contents: SnapshotContents, scope: Buffer): Promise<SnapshotTarget> {
     const folder = this.#options.directory.nextStore();
     const engine = this.#openEngine(folder);
-    const loader = new SnapshotLoader(engine, contents, this.#options.config.databases);
+    const loader = new SnapshotLoader(engine, contents, this.#options.config.databases, scope);
     return {
       add: async (slice) => await loader.add(slice),
       finish: async (rows) => {

@@ -13,11 +13,20 @@ import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../base/
 import type { Logger } from '../base/logger.js';
 import { type Epoch, type LocalNumber, localNumber, type OriginPosition, type Position } from '../base/types.js';
 import { changesBetween, describePosition, originOf, START } from '../log/position.js';
-import type { Found, LogBatch } from '../log/update-log.js';
+import type { Found } from '../log/update-log.js';
 import { SnapshotSource } from '../store/snapshot.js';
 import type { LocalStore } from '../store/store.js';
 import { encodeFrame, type Frame, FrameDecoder, type Hello, type PathNode, PROTOCOL_VERSION } from './frames.js';
 import type { Peer, PeerLink } from './link.js';
+import { MAX_SCOPE_BYTES, type Scope } from './scope.js';
+
+/** Newest log, encoded once for each scope that followers have. */
+export interface RecentBatch {
+  readonly first: LocalNumber;
+  /** Number of the first transaction behind it. */
+  readonly next: LocalNumber;
+  frame(scope: Scope): Buffer;
+}
 
 /** What the server lends to each session. */
 export interface SessionHost {
@@ -31,8 +40,8 @@ export interface SessionHost {
   readonly queueBytes: number;
   /** About how many bytes of records go into one snapshot frame. */
   readonly snapshotSliceBytes: number;
-  /** Encoded frame of a recent batch, if it is still in memory. */
-  recentFrame(first: LocalNumber): { readonly frame: Buffer; readonly next: LocalNumber } | undefined;
+  /** A recent batch, if it is still in memory. */
+  recentBatch(first: LocalNumber): RecentBatch | undefined;
   /** Whether this origin may have lost its tail and is taking it back right now. */
   isRecovering(): boolean;
   /**
@@ -59,6 +68,8 @@ export type FollowerState = 'greeting' | 'recalling' | 'waiting' | 'copying' | '
 
 export class FollowerSession {
   readonly peer: Peer;
+  /** What this link may carry. */
+  readonly scope: Scope;
   readonly #link: PeerLink;
   readonly #host: SessionHost;
   readonly #log: Logger;
@@ -73,8 +84,9 @@ export class FollowerSession {
   #applied: Position = START;
   #flushed: Position = START;
 
-  constructor(peer: Peer, link: PeerLink, host: SessionHost) {
+  constructor(peer: Peer, link: PeerLink, scope: Scope, host: SessionHost) {
     this.peer = peer;
+    this.scope = scope;
     this.#link = link;
     this.#host = host;
     this.#log = host.log.child({ follower: peer.name, address: peer.address });
@@ -166,6 +178,9 @@ export class FollowerSession {
     if (ahead === undefined) {
       this.#host.accountedFor(this);
       this.#welcome(hello);
+    } else if (this.#host.isRecovering() && !this.#hasWhole(hello)) {
+      // What it has of a transaction may be less than the whole. Others may have that: this one asks again later.
+      this.#refuse('NOT_READY', 'this root takes back what it lost from followers that have everything');
     } else if (this.#host.isRecovering()) {
       this.#state = 'recalling';
       this.#log.warn({ have: own?.sequence ?? 0, follower: ahead.sequence }, 'taking back transactions this root lost');
@@ -173,6 +188,11 @@ export class FollowerSession {
     } else {
       this.#welcomeInNewEpoch(hello);
     }
+  }
+
+  /** Only who may see everything, and has it, can give anything back. */
+  #hasWhole({ scopeId }: Hello): boolean {
+    return this.scope.isWhole && scopeId === this.scope.id;
   }
 
   /** Too late to take anything back: numbering must not continue where a follower already counts differently. */
@@ -208,6 +228,7 @@ export class FollowerSession {
         message: `the data of cluster ${hello.clusterId} does not belong to ${this.#host.clusterId}`,
       };
     }
+    if (this.scope.encoded.length > MAX_SCOPE_BYTES) return { code: 'SCOPE', message: 'the scope has too many parts' };
     const path = this.#host.path();
     const loop = path.findIndex((node) => node.instanceId === hello.self.instanceId);
     if (loop === 0) return { code: 'SELF', message: `${hello.self.name} would follow itself` };
@@ -253,10 +274,12 @@ export class FollowerSession {
     this.#welcomeInNewEpoch(this.#hello as Hello);
   }
 
-  #welcome({ seeded, position }: Hello): void {
+  #welcome({ seeded, position, scopeId }: Hello): void {
     if (this.#state === 'ended') return;
     const { store } = this.#host;
-    const found: Found = seeded ? store.log.find(position, store.position()) : { kind: 'too-old' };
+    const isSame = scopeId === this.scope.id;
+    if (seeded && !isSame) this.#log.info({ scope: String(this.scope) }, 'the scope of this follower is another now');
+    const found: Found = seeded && isSame ? store.log.find(position, store.position()) : { kind: 'too-old' };
     const next = found.kind === 'from' ? 'log' : 'snapshot';
     this.#send({
       type: 'welcome',
@@ -266,6 +289,7 @@ export class FollowerSession {
       rootAddress: this.#host.rootAddress(),
       position: store.position(),
       next,
+      scope: this.scope.encoded,
     });
     this.#logStart(found, position);
     if (found.kind === 'from') {
@@ -277,7 +301,11 @@ export class FollowerSession {
   }
 
   #logStart(found: Found, position: Position): void {
-    const at = { position: describePosition(position), ours: describePosition(this.#host.store.position()) };
+    const at = {
+      position: describePosition(position),
+      ours: describePosition(this.#host.store.position()),
+      ...(this.scope.isWhole ? {} : { scope: String(this.scope) }),
+    };
     if (found.kind === 'from') this.#log.info(at, 'follower connected: sending from the log');
     else if (found.kind === 'too-old')
       this.#log.info(at, 'follower connected: too far behind for the log, sending a snapshot');
@@ -290,12 +318,12 @@ export class FollowerSession {
     this.pump();
   }
 
-  /** A commit made a new batch. `frame` is its encoding, the same for everyone. */
-  onBatch(batch: LogBatch, frame: Buffer): void {
+  /** A commit made a new batch. */
+  onBatch(batch: RecentBatch): void {
     if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull()) return;
     this.#sendProof();
-    this.#link.send([frame]);
-    this.#next = localNumber(batch.first + batch.count);
+    this.#link.send([batch.frame(this.scope)]);
+    this.#next = batch.next;
   }
 
   #isFull(): boolean {
@@ -315,9 +343,9 @@ export class FollowerSession {
   }
 
   /** A proof for the position before `next`. One that still waits goes first: a follower far behind gets there, too. */
-  offerProof(next: LocalNumber, frame: Buffer): void {
+  offerProof(next: LocalNumber, frame: (scope: Scope) => Buffer): void {
     if (this.#state !== 'following') return;
-    this.#proof ??= { next, frame };
+    this.#proof ??= { next, frame: frame(this.scope) };
     this.pump();
   }
 
@@ -333,9 +361,9 @@ export class FollowerSession {
     while (!this.#isFull()) {
       this.#sendProof();
       if (this.#next >= log.next) return;
-      const recent = this.#host.recentFrame(this.#next);
+      const recent = this.#host.recentBatch(this.#next);
       if (recent !== undefined) {
-        this.#link.send([recent.frame]);
+        this.#link.send([recent.frame(this.scope)]);
         this.#next = recent.next;
         continue;
       }
@@ -346,7 +374,7 @@ export class FollowerSession {
       }
       const batch = log.batchAt(this.#next);
       if (batch === undefined) return;
-      this.#send({ type: 'batch', payload: batch.payload });
+      this.#send({ type: 'batch', payload: this.scope.filter(batch.payload) });
       this.#next = localNumber(batch.first + batch.count);
     }
   }
@@ -358,7 +386,7 @@ export class FollowerSession {
       return;
     }
     this.#state = 'copying';
-    this.#snapshot = new SnapshotSource(this.#host.store.engine);
+    this.#snapshot = new SnapshotSource(this.#host.store.engine, () => true, this.scope);
     this.#snapshotRows = 0;
     this.#send({ type: 'snapshotBegin', ...this.#snapshot.contents });
     this.pump();
@@ -390,9 +418,16 @@ export class FollowerSession {
     this.#host.snapshotDone(this);
   }
 
-  /** Already encoded, the same for everyone. */
-  sendBeat(frame: Buffer): void {
-    if (this.#state !== 'greeting' && this.#state !== 'ended' && !this.#isFull()) this.#link.send([frame]);
+  /** `frame` is encoded once for each scope. */
+  sendBeat(frame: (scope: Scope) => Buffer): void {
+    if (this.#state === 'greeting' || this.#state === 'ended' || this.#isFull()) return;
+    this.#link.send([frame(this.scope)]);
+  }
+
+  /** The policy gives this follower nothing, or something else than when it connected. */
+  endForPolicy(message: string): void {
+    this.#log.warn({ reason: message }, 'follower refused by the policy');
+    this.#refuse('SCOPE', message);
   }
 
   #send(frame: Frame): void {

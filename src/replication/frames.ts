@@ -13,6 +13,7 @@ import { decodePosition, encodePosition, MAX_ORIGINS } from '../log/position.js'
 import { type FeedPosition, readSid } from '../log/transaction.js';
 import type { DatabaseProof, Proof } from '../store/proof.js';
 import { decodeHash, encodeHash, SET_HASH_BYTES } from '../store/set-hash.js';
+import { SCOPE_ID_BYTES } from './scope.js';
 
 /** The version of the protocol this code speaks. */
 export const PROTOCOL_VERSION = 1;
@@ -56,6 +57,8 @@ export interface Hello {
   /** Whether the follower has data at all; without any it needs a snapshot, whatever the log still holds. */
   readonly seeded: boolean;
   readonly position: Position;
+  /** Id of the scope whose data the follower has. */
+  readonly scopeId: string;
 }
 
 /** Answer of an upstream that accepts. */
@@ -69,6 +72,8 @@ export interface Welcome {
   readonly rootAddress: string;
   readonly position: Position;
   readonly next: 'log' | 'snapshot';
+  /** What this link carries, as `Scope` encodes it; empty for everything. */
+  readonly scope: Buffer;
 }
 
 /** A polite end, by either side. */
@@ -192,6 +197,7 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       id(writer, frame.self.instanceId);
       writer.text(frame.self.name).u8(frame.seeded ? 1 : 0);
       encodePosition(writer, frame.position);
+      id(writer, frame.scopeId);
       return;
     case 'welcome':
       writer.u8(frame.version);
@@ -203,7 +209,7 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       }
       writer.text(frame.rootAddress);
       encodePosition(writer, frame.position);
-      writer.u8(frame.next === 'log' ? 0 : 1);
+      writer.u8(frame.next === 'log' ? 0 : 1).sized(frame.scope);
       return;
     case 'refuse':
       writer.text(frame.code).text(frame.message);
@@ -307,7 +313,9 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const clusterId = readId(reader);
       const self = { instanceId: readId(reader), name: reader.text() };
       const seeded = reader.u8() !== 0;
-      return ended(reader, { type: 'hello', version, clusterId, self, seeded, position: decodePosition(reader) });
+      const position = decodePosition(reader);
+      const scopeId = reader.bytes(SCOPE_ID_BYTES).toString('hex');
+      return ended(reader, { type: 'hello', version, clusterId, self, seeded, position, scopeId });
     }
     case TYPE.welcome: {
       const version = reader.u8();
@@ -316,7 +324,8 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const rootAddress = reader.text();
       const position = decodePosition(reader);
       const next = reader.u8() === 0 ? 'log' : 'snapshot';
-      return ended(reader, { type: 'welcome', version, clusterId, path, rootAddress, position, next });
+      const scope = Buffer.from(reader.sized());
+      return ended(reader, { type: 'welcome', version, clusterId, path, rootAddress, position, next, scope });
     }
     case TYPE.refuse:
       return ended(reader, { type: 'refuse', code: reader.text(), message: reader.text() });

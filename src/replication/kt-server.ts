@@ -83,6 +83,7 @@ export class KtReplicationServer {
       lagChanges: session.lagChanges(),
       queuedBytes: session.queuedBytes,
       connectedMs: nowMs - sinceMs,
+      scope: 'all',
     }));
   }
 

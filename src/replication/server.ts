@@ -9,10 +9,11 @@ import { type Epoch, type LocalNumber, localNumber, type Position } from '../bas
 import type { LogBatch } from '../log/update-log.js';
 import type { Proof } from '../store/proof.js';
 import type { LocalStore } from '../store/store.js';
-import { FollowerSession, type FollowerState, type SessionHost } from './follower-session.js';
-import { encodeFrame, type OriginBeat, type PathNode } from './frames.js';
+import { FollowerSession, type FollowerState, type RecentBatch, type SessionHost } from './follower-session.js';
+import { encodeFrame, FRAME_HEADER_BYTES, type OriginBeat, type PathNode } from './frames.js';
 import type { Heartbeats } from './heartbeats.js';
 import type { Peer, PeerLink } from './link.js';
+import { Scope } from './scope.js';
 
 export interface ReplicationServerOptions {
   readonly store: LocalStore;
@@ -31,6 +32,8 @@ export interface ReplicationServerOptions {
   readonly snapshots: number;
   /** How far this origin's feeds are; see `OriginBeat`. */
   readonly reached?: () => OriginBeat['reached'];
+  /** What a follower may see, `undefined` for nothing at all; everything when there is no policy. */
+  readonly scopeFor?: (peer: Peer) => Scope | undefined;
   path(): readonly PathNode[];
   rootAddress(): string;
   isRecovering(): boolean;
@@ -48,14 +51,47 @@ export interface FollowerStatus {
   readonly lagChanges: number;
   readonly queuedBytes: number;
   readonly connectedMs: number;
+  /** What it may see, for people. */
+  readonly scope: string;
 }
 
 const SNAPSHOT_SLICE_BYTES = 256 * 1024;
 
-interface Recent {
+/** A batch in the ring, as each scope sees it. Where nothing lies outside, that is the same frame. */
+class Recent implements RecentBatch {
   readonly first: LocalNumber;
   readonly next: LocalNumber;
-  readonly frame: Buffer;
+  readonly #whole: Buffer;
+  /** By id of the scope. */
+  readonly #parts = new Map<string, Buffer>();
+  readonly #grew: (bytes: number) => void;
+  bytes: number;
+
+  /** `grew` hears of frames that are made later. */
+  constructor({ first, count, payload }: LogBatch, grew: (bytes: number) => void) {
+    this.first = first;
+    this.next = localNumber(first + count);
+    this.#whole = encodeFrame({ type: 'batch', payload });
+    this.#grew = grew;
+    this.bytes = this.#whole.length;
+  }
+
+  frame(scope: Scope): Buffer {
+    if (scope.isWhole) return this.#whole;
+    const known = this.#parts.get(scope.id);
+    if (known !== undefined) return known;
+    const payload = this.#whole.subarray(FRAME_HEADER_BYTES);
+    const seen = scope.filter(payload);
+    if (seen === payload) {
+      this.#parts.set(scope.id, this.#whole);
+      return this.#whole;
+    }
+    const frame = encodeFrame({ type: 'batch', payload: seen });
+    this.#parts.set(scope.id, frame);
+    this.bytes += frame.length;
+    this.#grew(frame.length);
+    return frame;
+  }
 }
 
 export class ReplicationServer {
@@ -97,7 +133,7 @@ export class ReplicationServer {
       path,
       rootAddress,
       isRecovering,
-      recentFrame: (first) => this.#recentFrame(first),
+      recentBatch: (first) => this.#recentBatch(first),
       tailLost: async (known) => await this.#beginEpoch(known),
       accountedFor: (session) => {
         if (session.instanceId !== undefined) this.#options.onAccountedFor(session.instanceId);
@@ -130,9 +166,26 @@ export class ReplicationServer {
 
   /** A peer passed authentication: speak with it. The link's events go to the returned session. */
   accept(peer: Peer, link: PeerLink): FollowerSession {
-    const session = new FollowerSession(peer, link, this.#host);
+    const scope = this.#scopeFor(peer);
+    const session = new FollowerSession(peer, link, scope, this.#host);
     this.#sessions.set(session, this.#options.runtime.monotonicMs());
+    if (scope.isNothing) session.endForPolicy(`the policy of this node lets ${peer.name} follow nothing that is here`);
     return session;
+  }
+
+  /** Of what the policy gives this follower, what this node holds itself. An origin holds everything. */
+  #scopeFor(peer: Peer): Scope {
+    const { store, scopeFor = () => Scope.WHOLE } = this.#options;
+    const held = store.sid === undefined ? Scope.decode(store.scope) : Scope.WHOLE;
+    return (scopeFor(peer) ?? Scope.NOTHING).intersect(held);
+  }
+
+  /** The policy changed: ends the links that it no longer allows as they are. Who may follow still, connects again. */
+  recheckScopes(): void {
+    for (const session of [...this.#sessions.keys()]) {
+      if (session.state === 'ended' || this.#scopeFor(session.peer).id === session.scope.id) continue;
+      session.endForPolicy(`the policy of this node lets ${session.peer.name} follow something else now`);
+    }
   }
 
   /** The link of this session is gone. */
@@ -152,25 +205,27 @@ export class ReplicationServer {
   }
 
   #onBatch(batch: LogBatch): void {
-    const frame = encodeFrame({ type: 'batch', payload: batch.payload });
-    this.#remember({ first: batch.first, next: localNumber(batch.first + batch.count), frame });
+    const recent = new Recent(batch, (bytes) => {
+      this.#ringBytes += bytes;
+    });
+    this.#remember(recent);
     this.#options.heartbeats.reach(this.#options.store.position());
-    for (const session of this.#sessions.keys()) session.onBatch(batch, frame);
+    for (const session of this.#sessions.keys()) session.onBatch(recent);
   }
 
   #remember(recent: Recent): void {
     this.#ring.push(recent);
-    this.#ringBytes += recent.frame.length;
+    this.#ringBytes += recent.bytes;
     let drop = 0;
     while (this.#ringBytes > this.#options.ringBytes && drop < this.#ring.length - 1) {
-      this.#ringBytes -= (this.#ring[drop] as Recent).frame.length;
+      this.#ringBytes -= (this.#ring[drop] as Recent).bytes;
       drop++;
     }
     if (drop > 0) this.#ring = this.#ring.slice(drop);
   }
 
   /** By bisection: the ring is ordered. Only an exact start fits; in between, the log serves. */
-  #recentFrame(first: LocalNumber): Recent | undefined {
+  #recentBatch(first: LocalNumber): Recent | undefined {
     let low = 0;
     let high = this.#ring.length - 1;
     while (low <= high) {
@@ -198,7 +253,11 @@ export class ReplicationServer {
       const own = store.ownPosition() ?? { sid, epoch: store.epoch, sequence: 0 as never, versionNs: 0n as never };
       heartbeats.hear({ ...own, timeMs: runtime.nowMs(), reached: reached() }, store.position());
     }
-    const frame = encodeFrame({ type: 'heartbeat', origins: heartbeats.latest() });
+    const latest = heartbeats.latest();
+    const frame = oncePerScope((scope) => {
+      const origins = latest.map((beat) => ({ ...beat, reached: scope.seenFeeds(beat.reached) }));
+      return encodeFrame({ type: 'heartbeat', origins });
+    });
     for (const session of this.#sessions.keys()) {
       session.sendBeat(frame);
       session.pump();
@@ -212,7 +271,9 @@ export class ReplicationServer {
    */
   prove(proof: Proof): void {
     if (this.#closed || this.#sessions.size === 0) return;
-    const frame = encodeFrame({ type: 'proof', position: proof.position, databases: proof.databases });
+    const frame = oncePerScope((scope) => {
+      return encodeFrame({ type: 'proof', position: proof.position, databases: scope.seenProofs(proof.databases) });
+    });
     const { next } = this.#options.store.log;
     for (const session of this.#sessions.keys()) session.offerProof(next, frame);
   }
@@ -235,6 +296,7 @@ export class ReplicationServer {
       lagChanges: session.lagChanges(),
       queuedBytes: session.queuedBytes,
       connectedMs: nowMs - sinceMs,
+      scope: String(session.scope),
     }));
   }
 
@@ -245,4 +307,13 @@ export class ReplicationServer {
     this.#unsubscribe();
     for (const session of [...this.#sessions.keys()]) session.end();
   }
+}
+
+function oncePerScope(make: (scope: Scope) => Buffer): (scope: Scope) => Buffer {
+  const frames = new Map<string, Buffer>();
+  return (scope) => {
+    const frame = frames.get(scope.id) ?? make(scope);
+    frames.set(scope.id, frame);
+    return frame;
+  };
 }

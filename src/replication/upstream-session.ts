@@ -27,6 +27,7 @@ import {
   type Welcome,
 } from './frames.js';
 import type { Peer, PeerLink } from './link.js';
+import { Scope } from './scope.js';
 
 /** Where a snapshot goes: a store in the making. */
 export interface SnapshotTarget {
@@ -44,7 +45,8 @@ export interface UpstreamHost {
   readonly self: PathNode;
   /** The store to apply to, or `undefined` when this node never had data. */
   store(): LocalStore | undefined;
-  openSnapshot(contents: SnapshotContents): Promise<SnapshotTarget>;
+  /** `scope` names the part that the snapshot is, as `Scope` encodes it. */
+  openSnapshot(contents: SnapshotContents, scope: Buffer): Promise<SnapshotTarget>;
   /** Bytes received and not applied yet, at most. */
   readonly unappliedBytes: number;
   onWelcome(welcome: Welcome): void;
@@ -66,6 +68,8 @@ export class UpstreamSession {
   readonly #log: Logger;
   readonly #decoder = new FrameDecoder();
   #state: UpstreamState = 'greeting';
+  /** What this link carries. */
+  #scope = Scope.WHOLE;
   #unapplied = 0;
   #paused = false;
   #ackDue = false;
@@ -89,7 +93,14 @@ export class UpstreamSession {
       self: host.self,
       seeded: host.store() !== undefined,
       position: host.store()?.position() ?? [],
+      scopeId: this.#scopeId,
     });
+  }
+
+  /** Of the data that this node has. */
+  get #scopeId(): string {
+    const store = this.#host.store();
+    return store === undefined ? Scope.WHOLE.id : Scope.decode(store.scope).id;
   }
 
   get state(): UpstreamState {
@@ -170,9 +181,16 @@ export class UpstreamSession {
       throw new TokaidoError('REPLICATION', `a loop: ${drawn}`);
     }
     if (welcome.path.length >= MAX_PATH) throw new TokaidoError('REPLICATION', 'too many nodes up to the root');
+    this.#scope = Scope.decode(welcome.scope);
+    if (welcome.next === 'log' && this.#scope.id !== this.#scopeId)
+      throw new TokaidoError('REPLICATION', 'the log of another scope than that of the data here');
     this.#decoder.allowLargeFrames();
     this.#state = welcome.next === 'log' ? 'following' : 'loading';
-    this.#log.info({ position: describePosition(welcome.position), next: welcome.next }, 'connected to the upstream');
+    const scope = this.#scope.isWhole ? {} : { scope: String(this.#scope) };
+    this.#log.info(
+      { position: describePosition(welcome.position), next: welcome.next, ...scope },
+      'connected to the upstream',
+    );
     this.#host.onWelcome(welcome);
   }
 
@@ -260,7 +278,7 @@ export class UpstreamSession {
     );
     this.#inOrder(async () => {
       if (this.#target !== undefined) throw new TokaidoError('REPLICATION', 'a second snapshot on one link');
-      this.#target = await this.#host.openSnapshot(contents);
+      this.#target = await this.#host.openSnapshot(contents, this.#scope.encoded);
     });
   }
 

@@ -3,8 +3,9 @@
  * the loader fills a store that nobody reads yet. Rows are the engine's own bytes, so a copy is equal to its source,
  * versions and tombstones included.
  */
-import { ByteReader, ByteWriter } from '../base/bytes.js';
+import { afterKey, ByteReader, ByteWriter, EMPTY } from '../base/bytes.js';
 import { assert, TokaidoError } from '../base/errors.js';
+import { isNone, type Keys, rangesOf, within } from '../base/keys.js';
 import {
   type LocalNumber,
   localNumber,
@@ -13,7 +14,7 @@ import {
   type Sid,
   type VersionNs,
 } from '../base/types.js';
-import type { Engine, MapId, Snapshot } from '../engine/engine.js';
+import type { Engine, MapId, Range, Snapshot } from '../engine/engine.js';
 import type { FeedPosition } from '../log/transaction.js';
 import { type DatabaseMaps, openDatabase, specFor } from './catalog.js';
 import type { DatabaseSpec } from './database-spec.js';
@@ -21,7 +22,7 @@ import { indexKey } from './draft.js';
 import { checkRecord } from './record.js';
 import { NOTHING, RecordHasher, type SetHash } from './set-hash.js';
 import { type DatabaseState, decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
-import { STATE_KEY } from './store.js';
+import { SCOPE_KEY, STATE_KEY } from './store.js';
 
 /** A clear that still keeps older writes out: without it a seeded node would let them in. */
 export interface SnapshotClear {
@@ -30,6 +31,13 @@ export interface SnapshotClear {
   readonly prefix: Buffer;
   readonly versionNs: VersionNs;
   readonly sid: Sid;
+}
+
+/** The part of a store that a copy may show. */
+export interface RowScope {
+  /** Nothing of a database without keys is shown, not even its name. */
+  keysOf(database: string): Keys;
+  seesFeed(feed: string): boolean;
 }
 
 /** What a snapshot consists of besides its rows. */
@@ -54,63 +62,83 @@ export interface RowSlice {
   readonly count: number;
 }
 
+/** Rows of a database that lie together. */
+interface Part {
+  readonly database: number;
+  readonly map: MapId;
+  readonly range: Range;
+}
+
+const EVERYTHING: RowScope = { keysOf: () => 'all', seesFeed: () => true };
+
 /** Reads a store at one moment. Close it: it pins disk pages. */
 export class SnapshotSource {
   readonly contents: SnapshotContents;
   /** Local number of the first transaction that is not in it. */
   readonly nextNumber: LocalNumber;
   readonly #snapshot: Snapshot;
-  readonly #maps: readonly MapId[];
-  #database = 0;
+  readonly #parts: readonly Part[];
+  #part = 0;
   #after: Buffer | undefined;
 
-  /** Of all databases, or of those that `only` chooses. */
-  constructor(engine: Engine, only: (database: DatabaseState) => boolean = () => true) {
+  /** Of all databases, or of those that `only` chooses, as far as `scope` shows them. */
+  constructor(engine: Engine, only: (database: DatabaseState) => boolean = () => true, scope: RowScope = EVERYTHING) {
     const meta = engine.openMap('meta');
     this.#snapshot = engine.snapshot();
     const row = this.#snapshot.get(meta, STATE_KEY);
     const state = row === undefined ? EMPTY_STATE : decodeState(Buffer.from(row));
-    const chosen = state.databases.filter(only);
-    this.#maps = chosen.map(({ id, storage }) => engine.openMap(`records-${id}`, { storage }));
+    const chosen = state.databases.filter((database) => only(database) && !isNone(scope.keysOf(database.name)));
+    this.#parts = chosen.flatMap(({ id, name, storage }, database) => {
+      const map = engine.openMap(`records-${id}`, { storage });
+      return rangesOf(scope.keysOf(name)).map((range) => ({ database, map, range }));
+    });
     this.nextNumber = state.next;
-    const { position, lastVersionNs, feeds } = state;
-    const databases = chosen.map(({ name, records }) => ({ name, records }));
+    const { position, lastVersionNs } = state;
+    const feeds = state.feeds.filter(({ feed }) => scope.seesFeed(feed));
+    // How many records of a part there are would take counting; how many there are outside is nobody's business.
+    const databases = chosen.map(({ name, records }) => ({
+      name,
+      records: scope.keysOf(name) === 'all' ? records : 0,
+    }));
     const clears = state.clears.flatMap(({ databaseId, prefix, versionNs, sid }) => {
       const database = chosen.findIndex(({ id }) => id === databaseId);
-      return database < 0 ? [] : [{ database, prefix, versionNs, sid }];
+      const name = chosen[database]?.name;
+      const keys = name === undefined ? [] : within(scope.keysOf(name), prefix);
+      const prefixes = keys === 'all' ? [prefix] : keys;
+      return prefixes.map((part) => ({ database, prefix: part, versionNs, sid }));
     });
     this.contents = { position, lastVersionNs, feeds, databases, clears };
   }
 
   /** The next rows, about `bytes` of them, or `undefined` after the last. */
   next(bytes: number): RowSlice | undefined {
-    for (; this.#database < this.#maps.length; this.#database++, this.#after = undefined) {
-      const slice = this.#slice(this.#maps[this.#database] as MapId, bytes);
+    for (; this.#part < this.#parts.length; this.#part++, this.#after = undefined) {
+      const slice = this.#slice(this.#parts[this.#part] as Part, bytes);
       if (slice !== undefined) return slice;
     }
     return undefined;
   }
 
-  #slice(map: MapId, bytes: number): RowSlice | undefined {
-    const start = this.#after === undefined ? undefined : Buffer.concat([this.#after, Buffer.of(0)]);
+  #slice({ database, map, range }: Part, bytes: number): RowSlice | undefined {
+    const rest = this.#after === undefined ? range : { ...range, start: afterKey(this.#after) };
     const writer = new ByteWriter(bytes + 4096);
     let count = 0;
-    for (const { key, value } of this.#snapshot.range(map, start === undefined ? {} : { start })) {
+    for (const { key, value } of this.#snapshot.range(map, rest)) {
       writer.sized(key).sized(value);
       count++;
       if (writer.length >= bytes) {
         this.#after = Buffer.from(key);
-        return { database: this.#database, rows: writer.take(), count };
+        return { database, rows: writer.take(), count };
       }
     }
     if (count === 0) return undefined;
-    // The database is done: the next call looks after a key that has none behind it.
-    this.#after = this.#lastKey(map);
-    return { database: this.#database, rows: writer.take(), count };
+    // The part is done: the next call looks after a key that has none behind it.
+    this.#after = this.#lastKey(map, range);
+    return { database, rows: writer.take(), count };
   }
 
-  #lastKey(map: MapId): Buffer | undefined {
-    for (const { key } of this.#snapshot.range(map, { reverse: true, limit: 1 })) return Buffer.from(key);
+  #lastKey(map: MapId, range: Range): Buffer | undefined {
+    for (const { key } of this.#snapshot.range(map, { ...range, reverse: true, limit: 1 })) return Buffer.from(key);
     return undefined;
   }
 
@@ -123,6 +151,7 @@ export class SnapshotSource {
 export class SnapshotLoader {
   readonly #engine: Engine;
   readonly #contents: SnapshotContents;
+  readonly #scope: Buffer;
   readonly #databases: readonly DatabaseMaps[];
   readonly #meta: MapId;
   readonly #live: number[];
@@ -130,10 +159,11 @@ export class SnapshotLoader {
   readonly #hashes: readonly SetHash[];
   #rows = 0;
 
-  /** `specs` are the databases configured on this node. */
-  constructor(engine: Engine, contents: SnapshotContents, specs: readonly DatabaseSpec[]) {
+  /** `specs` are the databases configured on this node; `scope` names the part that the snapshot is, empty for all. */
+  constructor(engine: Engine, contents: SnapshotContents, specs: readonly DatabaseSpec[], scope = EMPTY) {
     this.#engine = engine;
     this.#contents = contents;
+    this.#scope = scope;
     this.#meta = engine.openMap('meta');
     this.#databases = contents.databases.map(({ name }, index) => {
       return openDatabase(engine, index + 1, specFor(name, specs));
@@ -191,7 +221,10 @@ export class SnapshotLoader {
       }),
       clears: clears.map(({ database, ...clear }) => ({ ...clear, databaseId: database + 1, loggedAt: LOGGED_AT })),
     };
-    const { flushed } = await this.#engine.write((writer) => writer.put(this.#meta, STATE_KEY, encodeState(state)));
+    const { flushed } = await this.#engine.write((writer) => {
+      if (this.#scope.length > 0) writer.put(this.#meta, SCOPE_KEY, this.#scope);
+      writer.put(this.#meta, STATE_KEY, encodeState(state));
+    });
     await flushed;
   }
 }

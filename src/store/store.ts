@@ -11,6 +11,7 @@
  * all inside the commit, so numbers have no gaps (invariant 2). Replicated ones keep what they came with, must continue
  * their origin's sequence exactly, and are skipped when they were applied before.
  */
+import { EMPTY } from '../base/bytes.js';
 import { assert, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
@@ -43,6 +44,8 @@ import type { Database, LiveEntry, RecordView, Store, StoreTransaction, Written 
 
 /** Row of the meta map that holds the state. */
 export const STATE_KEY = Buffer.from('state');
+/** Row of the same map that names the part of the whole this store holds; there is none for the whole. */
+export const SCOPE_KEY = Buffer.from('scope');
 
 export interface StoreOptions {
   readonly engine: Engine;
@@ -94,6 +97,8 @@ export class LocalStore implements Store {
   readonly #listeners = new Set<CommitListener>();
   #state: StoreState;
   #flushedPosition: Position;
+  /** The part of the whole that the snapshot this store began with was, as replication encodes it; empty for all. */
+  readonly scope: Buffer;
   /** Databases with a capacity. */
   #caches: readonly DatabaseMaps[] = [];
   #evicting = false;
@@ -117,6 +122,7 @@ export class LocalStore implements Store {
     const row = engine.get(this.#maps.meta, STATE_KEY);
     this.#state = withOwnEpoch(row === undefined ? EMPTY_STATE : decodeState(Buffer.from(row)), options.sid);
     this.#flushedPosition = this.#state.position;
+    this.scope = Buffer.from(engine.get(this.#maps.meta, SCOPE_KEY) ?? EMPTY);
     this.#log = new UpdateLog(engine, this.#maps.log, this.#state.next);
     this.#queue = new CommitQueue(options.queue, options.runtime, (next) => this.#commit(next));
     const configured = options.databases.map(({ name }) => name);

@@ -82,6 +82,8 @@ export interface TestNode {
   readonly ends: string[];
   readonly loaded: number[];
   upstreamPath: readonly PathNode[];
+  /** Every byte that came from upstreams. */
+  readonly received: Buffer[];
 }
 
 /** Builds nodes, links them, and removes everything at the end. */
@@ -134,6 +136,7 @@ export class TestCluster {
       ends: [],
       loaded: [],
       upstreamPath: [],
+      received: [],
     };
     this.#nodes.push(node);
     return node;
@@ -184,9 +187,9 @@ export class TestCluster {
       clusterId,
       self: follower.self,
       store: () => follower.store,
-      openSnapshot: async (contents) => {
+      openSnapshot: async (contents, scope) => {
         const engine = this.newEngine();
-        const loader = new SnapshotLoader(engine, contents, []);
+        const loader = new SnapshotLoader(engine, contents, [], scope);
         return {
           add: async (slice) => await loader.add(slice),
           finish: async (rows) => {
@@ -210,7 +213,10 @@ export class TestCluster {
       onLoaded: (rows) => follower.loaded.push(rows),
     });
     down.other = {
-      onData: (chunk) => upstreamSession.onData(chunk),
+      onData: (chunk) => {
+        follower.received.push(chunk);
+        upstreamSession.onData(chunk);
+      },
       onClosed: (reason) => upstreamSession.onClosed(reason),
     };
     return { down, up, session: upstreamSession };

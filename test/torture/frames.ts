@@ -2,6 +2,7 @@
 import { crc32 } from 'node:zlib';
 import { epoch, sequence, sid, versionNs } from '../../src/base/types.js';
 import { encodeFrame, FRAME_HEADER_BYTES, type Frame } from '../../src/replication/frames.js';
+import { Scope } from '../../src/replication/scope.js';
 import type { Dice } from '../support/random.js';
 import { encode, set, transaction } from '../support/store-model.js';
 import { mutated, noise } from './inputs.js';
@@ -11,9 +12,10 @@ export function honestFrames(clusterId: string): Buffer[] {
   const origin = { sid: sid(1), epoch: epoch(1), sequence: sequence(3), versionNs: versionNs(5n) };
   const position = [origin];
   const self = { instanceId: '0123456789abcdef0123456789abcdef', name: 'stranger' };
+  const part = Scope.of([{ databases: ['default'], prefixes: [Buffer.from('k')] }]).encoded;
   const frames: Frame[] = [
-    { type: 'hello', version: 1, clusterId, self, seeded: true, position },
-    { type: 'welcome', version: 1, clusterId, path: [self], rootAddress: 'a:1', position, next: 'log' },
+    { type: 'hello', version: 1, clusterId, self, seeded: true, position, scopeId: Scope.WHOLE.id },
+    { type: 'welcome', version: 1, clusterId, path: [self], rootAddress: 'a:1', position, next: 'log', scope: part },
     { type: 'refuse', code: 'LOOP', message: 'a loop' },
     { type: 'batch', payload: encode([transaction(1, 1, 1, [set('key', 'value')])]) },
     { type: 'heartbeat', origins: [{ ...origin, timeMs: 5, reached: [{ feed: 'postgres', position: 77n }] }] },

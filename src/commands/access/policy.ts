@@ -5,7 +5,8 @@
  * Rules only add: a client may do what any rule that fits it allows, and nothing else. What holds for everybody holds for
  * who says more about itself, too.
  */
-import { afterPrefix, startsWith } from '../../base/bytes.js';
+import { afterPrefix } from '../../base/bytes.js';
+import { holds, isNone, type Keys, keysWith, NO_KEYS, union } from '../../base/keys.js';
 import type { Range } from '../../store/types.js';
 
 /**
@@ -65,9 +66,6 @@ export class AccessPolicy {
   }
 }
 
-/** Keys that begin with one of some prefixes, none of which begins with another; or all keys. */
-type Keys = 'all' | readonly Buffer[];
-
 interface Grant {
   readonly read: Keys;
   readonly write: Keys;
@@ -112,11 +110,11 @@ export class Access {
   }
 
   mayRead(database: string, key: Buffer): boolean {
-    return isAmong(this.#of(database).read, key);
+    return holds(this.#of(database).read, key);
   }
 
   mayWrite(database: string, key: Buffer): boolean {
-    return isAmong(this.#of(database).write, key);
+    return holds(this.#of(database).write, key);
   }
 
   /** Without a database: the server as a whole. */
@@ -143,24 +141,11 @@ export class Access {
 }
 
 function isNothing({ read, write, admin }: Grant): boolean {
-  return read.length === 0 && write.length === 0 && !admin;
-}
-
-function isAmong(keys: Keys, key: Buffer): boolean {
-  if (keys === 'all') return true;
-  for (const prefix of keys) if (startsWith(key, prefix)) return true;
-  return false;
+  return isNone(read) && isNone(write) && !admin;
 }
 
 function keysOf(rules: readonly AccessRule[], permission: Permission): Keys {
-  const fitting = rules.filter(({ allow }) => allow.includes(permission));
-  if (fitting.some(({ prefixes }) => prefixes.length === 0)) return 'all';
-  const sorted = fitting.flatMap(({ prefixes }) => prefixes).sort((a, b) => a.compare(b));
-  // What begins with the one before it in this order is covered by it.
-  const least: Buffer[] = [];
-  for (const prefix of sorted) {
-    const covering = least.at(-1);
-    if (covering === undefined || !startsWith(prefix, covering)) least.push(prefix);
-  }
-  return least;
+  return rules
+    .filter(({ allow }) => allow.includes(permission))
+    .reduce<Keys>((keys, { prefixes }) => union(keys, prefixes.length === 0 ? 'all' : keysWith(prefixes)), NO_KEYS);
 }

@@ -1,12 +1,20 @@
-/** The part of the schema that says who may do what: the policy of a listener for clients. */
+/** The part of the schema that says who may do what: policies of listeners for clients, and scopes of followers. */
 import { z } from 'zod';
 import { type AccessRule, PERMISSIONS } from '../../commands/access/policy.js';
+import { Scope } from '../../replication/scope.js';
+import type { ScopeRule } from '../../replication/scope-policy.js';
 
 /** Rules are looked through once per client. */
 const MAX_RULES = 1000;
 const MAX_NAMES = 1000;
 
 const names = (what: string) => z.array(z.string().min(1)).max(MAX_NAMES).default([]).describe(what);
+
+const databases = z.array(z.string().min(1)).min(1).describe('Databases by name; `*` for all.');
+const prefixes = z
+  .array(z.string().min(1))
+  .default([])
+  .describe('Only keys that begin with one of these texts; all keys when empty.');
 
 const rule = z
   .strictObject({
@@ -15,11 +23,8 @@ const rule = z
     ),
     tokens: names('Names of tokens, one of which a request must bring for this rule to fit. HTTP only.'),
     anonymous: z.boolean().default(false).describe('The rule fits everybody.'),
-    databases: z.array(z.string().min(1)).min(1).describe('Databases by name; `*` for all.'),
-    prefixes: z
-      .array(z.string().min(1))
-      .default([])
-      .describe('Only keys that begin with one of these texts; all keys when empty.'),
+    databases,
+    prefixes,
     allow: z
       .array(z.enum(PERMISSIONS))
       .min(1)
@@ -38,6 +43,49 @@ export const policy = z
   .array(rule)
   .max(MAX_RULES)
   .describe('What which client may do: everything that a rule which fits it allows. Without a policy, everything.');
+
+const scope = z
+  .strictObject({
+    names: names(
+      'Names of followers, as their certificates say; a `*` at the end stands for any rest. Any name when empty.',
+    ),
+    roles: z
+      .array(z.enum(['relay', 'edge']))
+      .default([])
+      .describe('Roles of followers; any when empty.'),
+    databases,
+    prefixes,
+  })
+  .refine((rule) => rule.names.length + rule.roles.length > 0, {
+    message: 'must say whom it is for: names, or roles',
+  });
+
+/** Room for the scope of an upstream to be added when both meet. */
+const MAX_SCOPES_BYTES = 16 * 1024;
+
+export const scopes = z
+  .array(scope)
+  .max(MAX_RULES)
+  .refine((rules) => Scope.of(partsOf(rules)).encoded.length <= MAX_SCOPES_BYTES, {
+    message: `the databases and prefixes of all rules together are more than ${MAX_SCOPES_BYTES} bytes`,
+  })
+  .describe(
+    'Which follower may see what: everything that a rule which fits it names, and nothing else. Without this list every follower sees everything.',
+  );
+
+type ScopeSection = z.output<typeof scope>;
+
+function partsOf(rules: readonly ScopeSection[]): readonly ScopeRule[] {
+  return rules.map((rule) => ({ ...rule, prefixes: rule.prefixes.map((prefix) => Buffer.from(prefix)) }));
+}
+
+/** The rules for followers of a configuration; `undefined` when it has no policy. */
+export function scopeRules(config: {
+  readonly replication: { readonly scopes?: readonly ScopeSection[] | undefined };
+}) {
+  const { scopes: rules } = config.replication;
+  return rules === undefined ? undefined : partsOf(rules);
+}
 
 export type PolicyRule = z.output<typeof rule>;
 

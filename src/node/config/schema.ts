@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { messageOf } from '../../base/errors.js';
 import { LONGEST_KEY_BYTES } from '../../commands/commands.js';
 import { type DatabaseSpec, parseDatabase } from '../../store/database-spec.js';
-import { policy } from './policy-schema.js';
+import { policy, scopes } from './policy-schema.js';
 
 const SIZE_UNITS: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
 const TIME_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -369,6 +369,7 @@ export const schema = z.strictObject({
       silenceMs: duration('10s').describe('An upstream that says nothing for this long is given up.'),
       reconnectMinMs: duration('100ms').describe('First wait before connecting again (with jitter).'),
       reconnectMaxMs: duration('5s').describe('Longest such wait.'),
+      scopes: scopes.optional(),
       maxFollowers: count(1024).describe('Most connections from followers.'),
       followerQueueBytes: size('4MiB').describe('Bytes that may wait for one follower in memory.'),
       ringBytes: size('8MiB').describe('Newest log kept in memory for followers that are a moment behind.'),
