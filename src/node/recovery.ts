@@ -1,8 +1,9 @@
 /**
  * What a root does when the machine went down under it: sending happens before flushing, so followers may know
  * transactions that its disk does not. Before it numbers anything new it waits for the followers it knew and takes back
- * what they have (the sessions do that). When not all of them came within the time, it begins a new epoch: numbers it
- * may have given out are never given out again, and a follower that still has them is brought over by a snapshot.
+ * what they have (the sessions do that), but no longer than it was told to. Then it begins a new epoch: numbers it may
+ * have given out are never given out again, and whoever still has them is brought over by a snapshot. That is so even
+ * when all came: those behind them may know more than they do.
  */
 import { TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
@@ -71,13 +72,10 @@ export class Recovery {
       });
     }
     if (this.#missing.size > 0) {
-      log.error(
-        { missing: this.#missing.size },
-        'not every follower came back in time: numbering goes on in a new epoch',
-      );
-      await beginEpoch();
+      log.error({ missing: this.#missing.size }, 'not every follower came back in time: what only they have is lost');
       directory.forgetFollowers([...this.#missing]);
     }
+    await beginEpoch();
     directory.tailSettled();
     this.#active = false;
     log.info({}, 'recovery complete: taking writes');

@@ -135,6 +135,12 @@ export class Draft {
     this.#epoch = epoch;
   }
 
+  /** Writes a row beside the state. */
+  putMeta(key: Buffer, value: Buffer): void {
+    this.writes++;
+    this.#writer.put(this.#maps.meta, key, value);
+  }
+
   databaseId(name: string): number {
     const id = this.#ids.get(name);
     if (id === undefined) throw new TokaidoError('NO_DATABASE', `no such database: ${name}`);

@@ -46,6 +46,8 @@ import type { Database, LiveEntry, RecordView, Store, StoreTransaction, Written 
 export const STATE_KEY = Buffer.from('state');
 /** Row of the same map that names the part of the whole this store holds; there is none for the whole. */
 export const SCOPE_KEY = Buffer.from('scope');
+/** Row of the meta map that holds the highest epoch ever begun here. */
+const EPOCH_KEY = Buffer.from('epoch');
 
 export interface StoreOptions {
   readonly engine: Engine;
@@ -96,6 +98,8 @@ export class LocalStore implements Store {
   readonly #queue: CommitQueue<Job>;
   readonly #listeners = new Set<CommitListener>();
   #state: StoreState;
+  /** The highest epoch ever begun here, whether or not anything was numbered in it. */
+  #lastEpoch: Epoch;
   #flushedPosition: Position;
   /** The part of the whole that the snapshot this store began with was, as replication encodes it; empty for all. */
   readonly scope: Buffer;
@@ -121,6 +125,7 @@ export class LocalStore implements Store {
     };
     const row = engine.get(this.#maps.meta, STATE_KEY);
     this.#state = withOwnEpoch(row === undefined ? EMPTY_STATE : decodeState(Buffer.from(row)), options.sid);
+    this.#lastEpoch = decodeEpoch(engine.get(this.#maps.meta, EPOCH_KEY));
     this.#flushedPosition = this.#state.position;
     this.scope = Buffer.from(engine.get(this.#maps.meta, SCOPE_KEY) ?? EMPTY);
     this.#log = new UpdateLog(engine, this.#maps.log, this.#state.next);
@@ -365,12 +370,18 @@ export class LocalStore implements Store {
    * Begins a new incarnation of this node's numbering, because its own tail may be lost. An empty transaction in the new
    * epoch says so to every node at once: whoever has numbers of the old epoch beyond it then knows that it diverged.
    * `beyond` is the highest epoch of this origin that anyone was seen to know: an older copy of the data may know less.
+   *
+   * The epoch is on the disk before anything is numbered in it, for what is numbered is sent before it is flushed: a
+   * power cut in between must not lead to the same epoch again, with other transactions in it.
    */
   async beginEpoch(beyond: Epoch = this.epoch): Promise<void> {
     const { sid, runtime } = this.#options;
     assert(sid !== undefined, 'only an origin has epochs');
+    const next = epoch(Math.max(this.epoch, beyond, this.#lastEpoch) + 1);
+    this.#lastEpoch = next;
+    await this.#queue.add<void>({ databases: [], run: (draft) => draft.putMeta(EPOCH_KEY, encodeEpoch(next)) }).flushed;
     const run = (draft: Draft): void => {
-      draft.setEpoch(epoch(Math.max(draft.epoch, beyond) + 1));
+      draft.setEpoch(next);
       const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
       this.#logLocal(draft, { sid, versionNs, feed: undefined, changes: [] });
     };
@@ -542,6 +553,16 @@ export class LocalStore implements Store {
     this.#listeners.clear();
     await this.#engine.close();
   }
+}
+
+function encodeEpoch(epoch: Epoch): Buffer {
+  const row = Buffer.allocUnsafe(6);
+  row.writeUIntBE(epoch, 0, 6);
+  return row;
+}
+
+function decodeEpoch(row: Buffer | undefined): Epoch {
+  return epoch(row === undefined ? 0 : row.readUIntBE(0, 6));
 }
 
 /** A store that was a follower's and becomes its root's goes on in the epoch that the root's numbers are in. */

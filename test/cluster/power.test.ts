@@ -128,7 +128,7 @@ describe('a machine that went down', () => {
     cluster.start(two);
     await until('the root takes writes', async () => !(await cluster.status(root)).recovering);
     await write(root, 30, 32, 'new');
-    assert.equal(await position(root), '1:28');
+    assert.equal(await position(root), '2:29');
     const all = await equal(root, edges);
     assert.equal(Object.keys(all).length, 28);
     assert.equal(all.k25, 'later 25');
