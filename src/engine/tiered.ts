@@ -15,7 +15,8 @@ import { Recency } from './recency.js';
 /** Longest key of a map in memory, in bytes. */
 export const MAX_MEMORY_KEY_BYTES = 65_535;
 
-function treeKey(key: Buffer): string {
+/** A key as a tree has it. */
+export function treeKey(key: Buffer): string {
   return key.toString('latin1');
 }
 
@@ -27,7 +28,8 @@ function treeRange({ start, end, reverse }: Range): TreeRange {
   };
 }
 
-function* entries(version: TreeVersion, range: Range): Generator<Entry> {
+/** What a tree holds, as an engine shows it. */
+export function* treeEntries(version: TreeVersion, range: Range): Generator<Entry> {
   let left = range.limit ?? Number.POSITIVE_INFINITY;
   if (left <= 0) return;
   for (const { key, value } of scanTree(version, treeRange(range))) {
@@ -132,7 +134,7 @@ export class TieredEngine implements Engine {
 
   range(map: MapId, range: Range): Iterable<Entry> {
     const slot = this.#slot(map);
-    return 'disk' in slot ? this.#disk.range(slot.disk, range) : entries(slot.memory.version, range);
+    return 'disk' in slot ? this.#disk.range(slot.disk, range) : treeEntries(slot.memory.version, range);
   }
 
   overflow(map: MapId, limit: number): Buffer[] {
@@ -167,7 +169,7 @@ export class TieredEngine implements Engine {
         const slot = this.#slot(map);
         if ('disk' in slot) return disk.range(slot.disk, range);
         const editor = edits.get(slot.memory)?.editor;
-        return entries(editor === undefined ? slot.memory.version : editor.version(), range);
+        return treeEntries(editor === undefined ? slot.memory.version : editor.version(), range);
       },
       put: (map, key, value) => {
         const slot = this.#slot(map);
@@ -212,7 +214,7 @@ export class TieredEngine implements Engine {
       },
       range: (map, range) => {
         const where = at(map);
-        return 'disk' in where ? disk.range(where.disk, range) : entries(where.version, range);
+        return 'disk' in where ? disk.range(where.disk, range) : treeEntries(where.version, range);
       },
       close: () => disk.close(),
     };

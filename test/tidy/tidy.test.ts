@@ -20,10 +20,11 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   client: ['base', 'protocol'],
   node: ['base', 'protocol', 'engine', 'log', 'store', 'commands', 'pki', 'transport', 'replication', 'feeds'],
   cli: ['base', 'protocol', 'client', 'pki', 'feeds', 'node'],
+  sim: ['base', 'engine', 'log', 'store', 'replication', 'node'],
 };
 
 /** Layers that know neither time nor network nor disk: those come in from outside. */
-const PURE = ['base', 'protocol', 'log', 'store', 'commands', 'replication'];
+const PURE = ['base', 'protocol', 'log', 'store', 'commands', 'replication', 'sim'];
 const IMPURE = /\bDate\.now\(|\bMath\.random\(|\bsetTimeout\(|\bsetInterval\(|'node:(net|tls|fs|http|child_process)'/;
 
 const root = repository();

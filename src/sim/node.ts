@@ -1,0 +1,239 @@
+/**
+ * One node of a simulated cluster: the very `Replica` and `DataDirectory` that real nodes run, on a simulated machine.
+ * It starts and stops, crashes and comes back, and shows after each step that it kept the invariants.
+ */
+import { AssertionFailure, messageOf } from '../base/errors.js';
+import type { Logger } from '../base/logger.js';
+import type { Position } from '../base/types.js';
+import type { NodeConfig } from '../node/config/schema.js';
+import { DataDirectory } from '../node/data-directory.js';
+import { Replica } from '../node/replica.js';
+import type { LocalStore } from '../store/store.js';
+import { checkContents, checkLog, checkNotBehind } from './checks.js';
+import type { Dice } from './dice.js';
+import { SimulatedDisk, Storage } from './disk.js';
+import { type History, Violation } from './history.js';
+import { type Crash, Machine, type Process } from './machine.js';
+import type { Network } from './network.js';
+import type { Scheduler } from './scheduler.js';
+
+export const CLUSTER = '00112233445566778899aabbccddeeff';
+const FOLDER = '/data';
+
+export interface World {
+  readonly scheduler: Scheduler;
+  readonly network: Network;
+  readonly history: History;
+  readonly dice: Dice;
+  /** The latest any machine's clock ever was, ms. */
+  latestMs(): number;
+  trace(node: string, what: string): void;
+  log(node: string): Logger;
+  /** A node's machine lost its power; it had told that everything up to `flushed` is safe. */
+  onPowerCut(node: string, flushed: Position): void;
+}
+
+/** One run of the node's process. */
+interface Run {
+  readonly process: Process;
+  readonly replica: Replica;
+}
+
+export class SimulatedNode {
+  readonly name: string;
+  readonly config: NodeConfig;
+  readonly machine: Machine;
+  readonly storage: Storage;
+  readonly #world: World;
+  #run: Run | undefined;
+  /** The store whose commits are listened to. */
+  #watched: LocalStore | undefined;
+  /** Where this run has been. */
+  #shown: Position = [];
+  /** What the next start must find. */
+  #kept: Position = [];
+  /** What a power cut must not take back. */
+  #flushed: Position = [];
+  #isOpen = false;
+  #hadData = false;
+  #isDirty = false;
+  #problem: unknown;
+
+  constructor(name: string, config: NodeConfig, world: World) {
+    this.name = name;
+    this.config = config;
+    this.#world = world;
+    this.storage = new Storage(world.dice.fork());
+    this.machine = new Machine(name, world.scheduler, world.dice.fork(), (process, crash) => {
+      this.#crashed(process, crash);
+    });
+  }
+
+  get replica(): Replica | undefined {
+    return this.#run?.replica;
+  }
+
+  get store(): LocalStore | undefined {
+    return this.#run?.replica.stores.current;
+  }
+
+  get process(): Process | undefined {
+    return this.#run?.process;
+  }
+
+  get isUp(): boolean {
+    return this.#run !== undefined;
+  }
+
+  start(): void {
+    if (this.#run !== undefined) return;
+    const { scheduler, network, dice } = this.#world;
+    const { config, name } = this;
+    const process = this.machine.start();
+    const { runtime } = process;
+    this.#world.trace(name, 'starts');
+    const fatal = (error: unknown): void => {
+      if (!process.alive) return;
+      this.#problem ??= error;
+    };
+    const disk = new SimulatedDisk(this.storage, process, scheduler, dice.fork(), () => {
+      this.#isDirty = true;
+    });
+    const directory = new DataDirectory({
+      folder: FOLDER,
+      disk,
+      clusterId: CLUSTER,
+      runtime,
+      flushesCommits: config.store.flush === 'commits',
+    });
+    if (directory.wasDiscarded) this.#promiseNothing();
+    const peer = { name, role: config.role, address: name };
+    const replica = new Replica({
+      config,
+      self: { clusterId: CLUSTER, role: config.role, name },
+      directory,
+      disk,
+      runtime,
+      log: this.#world.log(name),
+      rootAddress: config.role === 'root' ? `${name}:1978` : '',
+      connect: network.connector(process, peer),
+      onFatal: fatal,
+    });
+    if (!process.alive) return;
+    this.#run = { process, replica };
+    this.#shown = [];
+    this.#isOpen = false;
+    const begin = async (): Promise<void> => {
+      await replica.open();
+      this.#opened();
+      network.listen(name, { process, peer, accept: (other, link) => replica.accept(other, link) });
+      replica.follow();
+      replica.keepHouse();
+      if (config.role === 'root') await replica.beginWriting();
+    };
+    begin().catch(fatal);
+  }
+
+  /** What the last run left is what it promised to leave, and its log is whole. */
+  #opened(): void {
+    this.#guard(() => {
+      const { store } = this;
+      if (store === undefined) {
+        if (this.#hadData) throw new Violation(8, `${this.name} had data before its restart and has none now`);
+        return;
+      }
+      this.#isOpen = true;
+      checkNotBehind(this.name, store.position(), this.#kept, 'and had safely reached');
+    });
+  }
+
+  #promiseNothing(): void {
+    this.#kept = [];
+    this.#flushed = [];
+    this.#hadData = false;
+  }
+
+  #guard(check: () => void): void {
+    try {
+      check();
+    } catch (error) {
+      this.#problem ??= error;
+    }
+  }
+
+  #crashed(process: Process, crash: Crash): void {
+    this.#world.trace(this.name, crash === 'kill' ? 'is killed' : 'loses power');
+    const store = this.#run?.process === process ? this.store : undefined;
+    // Before it was open, a process had flushed nothing and promised nothing.
+    if (store !== undefined && this.#isOpen && store.engine.flushesCommits) this.#flushed = store.flushedPosition();
+    if (crash === 'power') this.#kept = this.#flushed;
+    else if (this.#watched !== undefined) this.#kept = this.#shown;
+    if (crash === 'power') this.#world.onPowerCut(this.name, this.#flushed);
+    this.storage.crashed(crash);
+    this.#world.network.crashed(process, crash);
+    this.#run = undefined;
+    this.#watched = undefined;
+  }
+
+  /** An orderly stop; nothing may be lost by it. */
+  async stop(): Promise<void> {
+    const run = this.#run;
+    if (run === undefined) return;
+    this.#world.trace(this.name, 'stops');
+    const { replica, process } = run;
+    replica.beginStopping();
+    replica.stopReplicating();
+    await replica.close();
+    if (!process.alive) return;
+    this.#kept = this.#shown;
+    this.#flushed = this.#shown;
+    this.#run = undefined;
+    this.#watched = undefined;
+    this.machine.ended();
+    this.#world.network.crashed(process, 'kill');
+  }
+
+  /** The machine is replaced by an empty one. */
+  wipe(): void {
+    this.machine.crash('power');
+    this.storage.wipe();
+    this.#promiseNothing();
+    this.#world.trace(this.name, 'is replaced by an empty machine');
+  }
+
+  /** Looks at everything that may have changed since the last step. Errors: `Violation`, and what broke the node. */
+  check(): void {
+    const { history } = this.#world;
+    if (this.#problem !== undefined) throw this.#asViolation(this.#problem);
+    const { store } = this;
+    if (store === undefined) {
+      if (this.isUp && this.#isOpen && this.#hadData)
+        throw new Violation(8, `${this.name} serves nothing, and had data`);
+      return;
+    }
+    if (store !== this.#watched) this.#watch(store);
+    if (!this.#isDirty) return;
+    this.#isDirty = false;
+    this.#hadData = true;
+    checkContents(this.name, store, history, this.#world.latestMs());
+    const position = store.position();
+    checkNotBehind(this.name, position, this.#shown, 'and had shown');
+    this.#shown = position;
+  }
+
+  #watch(store: LocalStore): void {
+    this.#watched = store;
+    store.onCommit((batch) => this.#guard(() => void this.#world.history.see(this.name, batch)));
+    // A commit may have been the step in which the store appeared.
+    checkLog(this.name, store, this.#world.history);
+    this.#isDirty = true;
+  }
+
+  #asViolation(problem: unknown): unknown {
+    if (problem instanceof Violation) return problem;
+    const kind = problem instanceof AssertionFailure ? 'asserts' : 'cannot go on';
+    const error = new Violation(0, `${this.name} ${kind}: ${messageOf(problem)}`);
+    error.cause = problem;
+    return error;
+  }
+}

@@ -1,0 +1,97 @@
+/**
+ * What a seed decides before anything runs: the shape of the cluster, its settings, and which faults it will suffer. Not
+ * every run has every fault: a disturbance that always comes hides what only shows without it.
+ */
+import { configFrom } from '../node/config/load.js';
+import type { NodeConfig } from '../node/config/schema.js';
+import type { Dice } from './dice.js';
+
+export const FAULTS = [
+  'kill',
+  'power',
+  'power-all',
+  'stop',
+  'wipe',
+  'break',
+  'cut',
+  'cut-one-way',
+  'slow-network',
+  'slow-disk',
+  'full-disk',
+  'clock',
+] as const;
+export type Fault = (typeof FAULTS)[number];
+
+export interface Plan {
+  /** By name; the root first. */
+  readonly nodes: readonly NodeConfig[];
+  readonly faults: readonly Fault[];
+  /** Average time between two faults, ms. */
+  readonly faultPauseMs: number;
+  /** How long faults go on, ms. */
+  readonly stormMs: number;
+  readonly clients: number;
+  readonly clientPauseMs: number;
+  readonly valueBytes: number;
+}
+
+/** Settings that bring a small cluster to its limits within seconds. */
+function settings(dice: Dice): NodeConfig {
+  return configFrom({
+    role: 'root',
+    sid: 1,
+    data: '/data',
+    databases: ['default', 'other'],
+    replication: {
+      heartbeatMs: 250,
+      silenceMs: 1500,
+      reconnectMinMs: 50,
+      reconnectMaxMs: 1000,
+      recoveryWaitMs: dice.pick([300, 3000]),
+      followerQueueBytes: dice.pick([1000, 64 * 1024]),
+      ringBytes: dice.pick([200, 4000, 1024 * 1024]),
+      unappliedBytes: dice.pick([500, 1024 * 1024]),
+    },
+    store: {
+      expiryIntervalMs: 300,
+      commitIntervalMs: dice.pick([0, 0, 5]),
+      commitChanges: dice.pick([3, 2000]),
+    },
+    log: { retainBytes: dice.pick([600, 4000, 1024 * 1024]), retainAgeMs: dice.pick([2000, 3_600_000]) },
+  });
+}
+
+function upstream(name: string): NodeConfig['upstreams'][number] {
+  return { host: name, port: 1979, name };
+}
+
+/** One root, two relays behind it, and edges that know both, and perhaps the root. */
+function cluster(dice: Dice): NodeConfig[] {
+  const root = { ...settings(dice), name: 'root' };
+  const follower = { ...root, sid: undefined, durability: 'committed' as const };
+  const relays = ['relay-1', 'relay-2'].map((name, index) => {
+    const others = dice.chance(0.3) ? [`relay-${2 - index}`] : [];
+    return { ...follower, name, role: 'relay' as const, upstreams: ['root', ...others].map(upstream) };
+  });
+  const edges = Array.from({ length: dice.between(1, 3) }, (_, index) => {
+    const order = dice.chance(0.5) ? ['relay-1', 'relay-2'] : ['relay-2', 'relay-1'];
+    const upstreams = [...order, ...(dice.chance(0.3) ? ['root'] : [])].map(upstream);
+    const store = { ...root.store, flush: dice.chance(0.2) ? ('at-stop' as const) : ('commits' as const) };
+    const listen = { ...root.listen, replication: false as const };
+    return { ...follower, name: `edge-${index + 1}`, role: 'edge' as const, upstreams, store, listen };
+  });
+  return [root, ...relays, ...edges];
+}
+
+export function planFrom(dice: Dice): Plan {
+  const chosen = FAULTS.filter(() => dice.chance(0.4));
+  return {
+    nodes: cluster(dice.fork()),
+    faults: chosen.length === 0 ? [dice.pick(FAULTS)] : chosen,
+    faultPauseMs: dice.pick([50, 150, 400]),
+    stormMs: dice.between(500, 3000),
+    clients: dice.between(1, 3),
+    clientPauseMs: dice.pick([10, 40, 150]),
+    valueBytes: dice.pick([20, 20, 2000]),
+  };
+}

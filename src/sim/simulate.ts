@@ -1,0 +1,256 @@
+/**
+ * One seed: a cluster, clients that write, a storm of faults, and then calm, in which everybody must become equal. After
+ * every step the invariants are checked on whatever that step may have changed. The same seed does the same again.
+ */
+import { crc32 } from 'node:zlib';
+import { messageOf } from '../base/errors.js';
+import { type Logger, silentLogger } from '../base/logger.js';
+import type { Position } from '../base/types.js';
+import { checkLog, dump } from './checks.js';
+import { Client, Ledger } from './clients.js';
+import { Dice } from './dice.js';
+import { calm, type Faultable, strike } from './faults.js';
+import { History, numberOf, Violation } from './history.js';
+import { Network } from './network.js';
+import { SimulatedNode, type World } from './node.js';
+import { type Plan, planFrom } from './plan.js';
+import { Scheduler, START_MS } from './scheduler.js';
+
+/** How long a cluster may take to become equal once nothing disturbs it any more, ms of its time. */
+const CALM_MS = 60_000;
+/** Steps that a seed may take: beyond, something runs in circles. */
+const MAX_STEPS = 200_000;
+/** Lines kept of what happened. */
+const MAX_TRACE = 2000;
+
+export interface Outcome {
+  readonly seed: number;
+  /** What broke, if anything did. */
+  readonly violation: Violation | undefined;
+  readonly trace: readonly string[];
+  /** Of everything that happened: the same seed has the same one. */
+  readonly checksum: number;
+  readonly steps: number;
+  readonly transactions: number;
+  readonly acknowledged: number;
+  /** Of the cluster's time, ms. */
+  readonly virtualMs: number;
+  readonly faults: number;
+}
+
+/** Hears of everything that happens, as it happens. */
+export type Listen = (line: string) => void;
+
+/** Runs one seed. With `listen` the nodes' own logs are heard, too; it changes nothing else. */
+export async function simulate(seed: number, listen?: Listen): Promise<Outcome> {
+  const simulation = new Simulation(seed, listen);
+  const violation = await simulation.run();
+  return simulation.outcome(violation);
+}
+
+class Simulation {
+  readonly #seed: number;
+  readonly #listen: Listen | undefined;
+  readonly #dice: Dice;
+  readonly #plan: Plan;
+  readonly #scheduler = new Scheduler();
+  readonly #ledger = new Ledger();
+  readonly #history = new History((known) => this.#ledger.noted(known));
+  readonly #network: Network;
+  readonly #nodes: readonly SimulatedNode[];
+  readonly #trace: string[] = [];
+  #checksum = 0;
+  #latestMs = START_MS;
+  #isStorming = true;
+  #faults = 0;
+  #problem: unknown;
+
+  constructor(seed: number, listen: Listen | undefined) {
+    this.#seed = seed;
+    this.#listen = listen;
+    this.#dice = new Dice(seed);
+    this.#plan = planFrom(this.#dice.fork());
+    this.#network = new Network(this.#scheduler, this.#dice.fork());
+    const world: World = {
+      scheduler: this.#scheduler,
+      network: this.#network,
+      history: this.#history,
+      dice: this.#dice.fork(),
+      latestMs: () => this.#latestMs,
+      trace: (node, what) => this.#note(node, what),
+      log: (node) => this.#logOf(node),
+      onPowerCut: (node, flushed) => this.#onPowerCut(node, flushed),
+    };
+    this.#nodes = this.#plan.nodes.map((config) => new SimulatedNode(config.name as string, config, world));
+  }
+
+  get #root(): SimulatedNode {
+    return this.#nodes[0] as SimulatedNode;
+  }
+
+  #note(who: string, what: string): void {
+    const line = `${this.#scheduler.nowMs.toFixed(3)} ${who} ${what}`;
+    this.#checksum = crc32(line, this.#checksum);
+    if (this.#trace.length < MAX_TRACE) this.#trace.push(line);
+    this.#listen?.(line);
+  }
+
+  #logOf(node: string): Logger {
+    const listen = this.#listen;
+    if (listen === undefined) return silentLogger;
+    const say = (fields: object, message: string): void => {
+      listen(`${this.#scheduler.nowMs.toFixed(3)} ${node}: ${message} ${JSON.stringify(fields)}`);
+    };
+    const logger: Logger = { debug: say, info: say, warn: say, error: say, child: () => logger };
+    return logger;
+  }
+
+  #onPowerCut(node: string, flushed: Position): void {
+    if (node === this.#root.name) this.#ledger.powerCut(flushed);
+  }
+
+  async run(): Promise<Violation | undefined> {
+    // What nobody catches ends a real node.
+    process.on('unhandledRejection', this.#onProblem);
+    try {
+      await this.#storm();
+      await this.#settle();
+      return undefined;
+    } catch (error) {
+      if (error instanceof Violation) return error;
+      const violation = new Violation(0, `the simulation itself fails: ${messageOf(error)}`);
+      violation.cause = error;
+      return violation;
+    } finally {
+      process.off('unhandledRejection', this.#onProblem);
+    }
+  }
+
+  outcome(violation: Violation | undefined): Outcome {
+    if (violation !== undefined) this.#note('VIOLATION', violation.message);
+    return {
+      seed: this.#seed,
+      violation,
+      trace: this.#trace,
+      checksum: this.#checksum,
+      steps: this.#scheduler.steps,
+      transactions: this.#history.size,
+      acknowledged: this.#ledger.acknowledged,
+      virtualMs: Math.round(this.#scheduler.nowMs),
+      faults: this.#faults,
+    };
+  }
+
+  readonly #onProblem = (problem: unknown): void => {
+    this.#problem ??= problem;
+  };
+
+  async #storm(): Promise<void> {
+    const { clients, stormMs } = this.#plan;
+    for (const node of this.#nodes) node.start();
+    const writers = Array.from({ length: clients }, (_, index) => this.#client(`c${index + 1}`, index));
+    this.#scheduleFault({
+      scheduler: this.#scheduler,
+      network: this.#network,
+      nodes: this.#nodes,
+      dice: this.#dice.fork(),
+      isStorming: () => this.#isStorming,
+      trace: (node, what) => this.#note(node, what),
+      onProblem: this.#onProblem,
+    });
+    await this.#runUntil(stormMs);
+    for (const writer of writers) writer.stop();
+  }
+
+  #client(name: string, index: number): Client {
+    return new Client({
+      name,
+      scheduler: this.#scheduler,
+      dice: this.#dice.fork(),
+      ledger: this.#ledger,
+      durability: index % 2 === 0 ? 'flushed' : 'committed',
+      root: this.#root,
+      pauseMs: this.#plan.clientPauseMs,
+      valueBytes: this.#plan.valueBytes,
+      onProblem: this.#onProblem,
+    });
+  }
+
+  #scheduleFault(on: Faultable): void {
+    const { faults, faultPauseMs } = this.#plan;
+    this.#scheduler.after(faultPauseMs * 2 * on.dice.roll(), () => {
+      if (!this.#isStorming) return;
+      this.#faults++;
+      strike(on.dice.pick(faults), on);
+      this.#scheduleFault(on);
+    });
+  }
+
+  /** Steps until `untilMs`, or until `done`; returns whether it came to that. */
+  async #runUntil(untilMs: number, done: () => boolean = () => false): Promise<boolean> {
+    while (await this.#scheduler.step(untilMs)) {
+      this.#check();
+      // An orderly stop that began in the storm may end in the calm.
+      if (!this.#isStorming) for (const node of this.#nodes) node.start();
+      if (done()) return true;
+    }
+    return false;
+  }
+
+  #check(): void {
+    if (this.#scheduler.steps > MAX_STEPS) throw new Violation(0, `no end after ${MAX_STEPS} steps`);
+    for (const node of this.#nodes) {
+      this.#latestMs = Math.max(this.#latestMs, node.machine.nowMs);
+      node.check();
+    }
+    // What a client noticed follows from what a node did, so that comes first.
+    if (this.#problem !== undefined) throw this.#problem;
+  }
+
+  /** Nothing disturbs the cluster any more: it takes writes, and all become equal. */
+  async #settle(): Promise<void> {
+    this.#isStorming = false;
+    this.#note('the storm', 'is over');
+    const deadlineMs = this.#scheduler.nowMs + CALM_MS;
+    calm({ network: this.#network, nodes: this.#nodes });
+    const last = this.#client('last', 0);
+    last.stop();
+    let state: 'idle' | 'asked' | 'acknowledged' = 'idle';
+    const isWritten = (): boolean => {
+      if (state === 'idle') {
+        state = 'asked';
+        last.write((isAcknowledged) => {
+          state = isAcknowledged ? 'acknowledged' : 'idle';
+        });
+      }
+      return state === 'acknowledged';
+    };
+    const written = await this.#runUntil(deadlineMs, isWritten);
+    if (!written) throw new Violation(10, `the root takes no writes ${CALM_MS} ms after the last fault`);
+    if (!(await this.#runUntil(deadlineMs, () => this.#areTogether()))) {
+      const at = this.#nodes.map(({ name, store }) => `${name} ${store?.position().map(numberOf).join(' ')}`);
+      throw new Violation(10, `not at one position ${CALM_MS} ms after the last fault: ${at.join(', ')}`);
+    }
+    this.#compare();
+  }
+
+  #areTogether(): boolean {
+    const [root, ...others] = this.#nodes.map(({ store }) => store?.position().map(numberOf).join(' '));
+    return root !== undefined && others.every((position) => position === root);
+  }
+
+  /** Invariants 2, 4, 5 and 11, over the whole run. */
+  #compare(): void {
+    const root = this.#root.store;
+    if (root === undefined) throw new Violation(8, 'the root has no data');
+    const all = dump(root, this.#latestMs);
+    this.#checksum = crc32(all, this.#checksum);
+    for (const { name, store } of this.#nodes) {
+      if (store === undefined) throw new Violation(8, `${name} has no data`);
+      checkLog(name, store, this.#history);
+      const own = dump(store, this.#latestMs);
+      if (own !== all) throw new Violation(4, `${name} differs from the root:\n${own}\n--- root\n${all}`);
+    }
+    this.#ledger.check(root.position().flatMap((last) => this.#history.chain(last)));
+  }
+}

@@ -1,0 +1,60 @@
+/** An epoch that began once is never begun again, whatever the power does meanwhile (invariant 2). */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { silentLogger } from '../../src/base/logger.js';
+import { type Epoch, sid } from '../../src/base/types.js';
+import { Dice } from '../../src/sim/dice.js';
+import { DataFile, SimulatedEngine } from '../../src/sim/engine.js';
+import { Machine } from '../../src/sim/machine.js';
+import { Scheduler } from '../../src/sim/scheduler.js';
+import { parseDatabase } from '../../src/store/database-spec.js';
+import { LocalStore } from '../../src/store/store.js';
+
+const OPTIONS = { mapSizeBytes: 1, maxMaps: 1, flushesCommits: true, onBroken: () => undefined };
+
+describe('an epoch', () => {
+  it('is not begun a second time after a power cut, at whatever moment it comes', async () => {
+    for (let seed = 0; seed < 60; seed++) {
+      const steps = 1 + (seed % 12);
+      const scheduler = new Scheduler();
+      const dice = new Dice(seed);
+      const file = new DataFile();
+      const machine = new Machine('root', scheduler, dice, () => file.powerCut(dice));
+      const weather = { commitMs: 1, flushMs: 10, full: false };
+      const open = (): LocalStore => {
+        const world = { scheduler, weather, dice, onCommit: () => undefined };
+        const process = machine.start();
+        return new LocalStore({
+          engine: new SimulatedEngine(file, process, world, OPTIONS),
+          runtime: process.runtime,
+          log: silentLogger,
+          sid: sid(1),
+          databases: [parseDatabase('default')],
+          retention: { bytes: 2 ** 30, ageMs: 2 ** 40 },
+          transaction: { bytes: 2 ** 20, keyBytes: 1024 },
+          queue: { jobs: 1000, commitChanges: 2000, commitBytes: 2 ** 20, commitIntervalMs: 0 },
+          maxDatabases: 16,
+        });
+      };
+      const step = async (count: number): Promise<void> => {
+        for (let i = 0; i < count; i++) {
+          await new Promise((resolve) => setImmediate(resolve));
+          await scheduler.step(scheduler.nowMs + 100);
+        }
+      };
+      const numbered: Epoch[] = [];
+      const first = open();
+      first.onCommit(() => numbered.push(first.ownPosition()?.epoch as Epoch));
+      void first.write((transaction) => transaction.set('default', Buffer.from('k'), Buffer.from('v'), 0)).committed;
+      await step(20);
+      void first.beginEpoch();
+      await step(steps);
+      machine.crash('power');
+      const second = open();
+      void second.beginEpoch();
+      await step(40);
+      const { epoch } = second;
+      assert.ok(epoch > Math.max(...numbered), `${steps} steps: ${epoch} after ${numbered.join(' ')}`);
+    }
+  });
+});
