@@ -34,6 +34,7 @@ import { CommitQueue, type Outcome, type QueueHead, type QueueLimits } from './c
 import type { DatabaseSpec } from './database-spec.js';
 import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
 import { LocalTransaction, type TransactionLimits } from './local-transaction.js';
+import { decodeEpoch, EPOCH_KEY, encodeEpoch, isNext, withOwnEpoch } from './numbering.js';
 import { type Comparison, compare, type Proof, prove, type StoreView } from './proof.js';
 import { StoredRecord } from './record.js';
 import { RESERVED_DATABASE } from './reserved.js';
@@ -46,8 +47,6 @@ import type { Database, LiveEntry, RecordView, Store, StoreTransaction, Written 
 export const STATE_KEY = Buffer.from('state');
 /** Row of the same map that names the part of the whole this store holds; there is none for the whole. */
 export const SCOPE_KEY = Buffer.from('scope');
-/** Row of the meta map that holds the highest epoch ever begun here. */
-const EPOCH_KEY = Buffer.from('epoch');
 
 export interface StoreOptions {
   readonly engine: Engine;
@@ -555,22 +554,6 @@ export class LocalStore implements Store {
   }
 }
 
-function encodeEpoch(epoch: Epoch): Buffer {
-  const row = Buffer.allocUnsafe(6);
-  row.writeUIntBE(epoch, 0, 6);
-  return row;
-}
-
-function decodeEpoch(row: Buffer | undefined): Epoch {
-  return epoch(row === undefined ? 0 : row.readUIntBE(0, 6));
-}
-
-/** A store that was a follower's and becomes its root's goes on in the epoch that the root's numbers are in. */
-function withOwnEpoch(state: StoreState, sid: Sid | undefined): StoreState {
-  const own = sid === undefined ? undefined : originOf(state.position, sid);
-  return own === undefined || own.epoch <= state.epoch ? state : { ...state, epoch: own.epoch };
-}
-
 /** A job may fail alone as long as it has not written; after that only the whole commit can be undone. */
 function outcomeOf(job: Job, draft: Draft): Outcome {
   const { writes } = draft;
@@ -580,28 +563,4 @@ function outcomeOf(job: Job, draft: Draft): Outcome {
     if (draft.writes !== writes) throw error;
     return { error };
   }
-}
-
-/**
- * Whether a replicated transaction is new and next. Applied before: no. A gap: an error (invariant 2), which makes the
- * receiver resynchronise.
- */
-function isNext(last: OriginPosition | undefined, header: OriginPosition): boolean {
-  const reached = last?.sequence ?? 0;
-  if (header.sequence <= reached) {
-    if (last === undefined || header.epoch <= last.epoch) return false;
-    throw new TokaidoError(
-      'REPLICATION',
-      `origin ${header.sid} began epoch ${header.epoch} at ${header.sequence}, this node has ${reached} of epoch ${last.epoch}`,
-      { hint: 'the origin lost transactions this node still has; the node resynchronises by itself' },
-    );
-  }
-  if (header.sequence !== reached + 1 || header.epoch < (last?.epoch ?? 0)) {
-    throw new TokaidoError(
-      'REPLICATION',
-      `transaction ${header.sequence} (epoch ${header.epoch}) of origin ${header.sid} arrived after ${reached}: something is missing`,
-      { hint: 'the node reconnects and resynchronises by itself; if this repeats, report it' },
-    );
-  }
-  return true;
 }

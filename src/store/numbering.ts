@@ -1,0 +1,48 @@
+/** How transactions of one origin follow each other, and the epochs of this store's own numbering (invariant 2). */
+import { TokaidoError } from '../base/errors.js';
+import { type Epoch, epoch, type OriginPosition, type Sid } from '../base/types.js';
+import { originOf } from '../log/position.js';
+import type { StoreState } from './state.js';
+
+/** Row of the meta map that holds the highest epoch ever begun here. */
+export const EPOCH_KEY = Buffer.from('epoch');
+
+export function encodeEpoch(epoch: Epoch): Buffer {
+  const row = Buffer.allocUnsafe(6);
+  row.writeUIntBE(epoch, 0, 6);
+  return row;
+}
+
+export function decodeEpoch(row: Buffer | undefined): Epoch {
+  return epoch(row === undefined ? 0 : row.readUIntBE(0, 6));
+}
+
+/** A store that was a follower's and becomes its root's goes on in the epoch that the root's numbers are in. */
+export function withOwnEpoch(state: StoreState, sid: Sid | undefined): StoreState {
+  const own = sid === undefined ? undefined : originOf(state.position, sid);
+  return own === undefined || own.epoch <= state.epoch ? state : { ...state, epoch: own.epoch };
+}
+
+/**
+ * Whether a replicated transaction is new and next. Applied before: no. A gap: an error (invariant 2), which makes the
+ * receiver resynchronise.
+ */
+export function isNext(last: OriginPosition | undefined, header: OriginPosition): boolean {
+  const reached = last?.sequence ?? 0;
+  if (header.sequence <= reached) {
+    if (last === undefined || header.epoch <= last.epoch) return false;
+    throw new TokaidoError(
+      'REPLICATION',
+      `origin ${header.sid} began epoch ${header.epoch} at ${header.sequence}, this node has ${reached} of epoch ${last.epoch}`,
+      { hint: 'the origin lost transactions this node still has; the node resynchronises by itself' },
+    );
+  }
+  if (header.sequence !== reached + 1 || header.epoch < (last?.epoch ?? 0)) {
+    throw new TokaidoError(
+      'REPLICATION',
+      `transaction ${header.sequence} (epoch ${header.epoch}) of origin ${header.sid} arrived after ${reached}: something is missing`,
+      { hint: 'the node reconnects and resynchronises by itself; if this repeats, report it' },
+    );
+  }
+  return true;
+}
