@@ -139,8 +139,9 @@ Examples:
   tokaido serve --data ./data --port 1978 --db ':' --db casket.kct
   tokaido serve --data ./data --db ':' --memcached 11211 --memcached-options 'opts=f'
 
-SIGTERM and SIGINT stop it in good order; a second one at once. SIGHUP reads certificates, keys, CA certificates and
-revocation lists again at once; changed files are noticed without it, too.`,
+SIGTERM and SIGINT stop it in good order; a second one at once. SIGHUP reads certificates, keys, CA certificates,
+revocation lists and tokens again at once (changed files are noticed without it, too), and takes the policies of a
+changed configuration: replication.scopes, and policy of client listeners.`,
     )
     .action(
       action(async (flags: ServeFlags) => {
@@ -184,8 +185,16 @@ revocation lists again at once; changed files are noticed without it, too.`,
         process.on('SIGTERM', stop);
         process.on('SIGINT', stop);
         process.on('SIGHUP', () => {
-          log.info({}, 'SIGHUP: reading certificates and revocation lists again');
-          node.reload();
+          log.info({}, 'SIGHUP: reading certificates, revocation lists, tokens and policies again');
+          const { config: file } = flags;
+          const read = file === undefined ? Promise.resolve(undefined) : loadConfig(file, settings);
+          read
+            .catch((error: unknown) => {
+              log.error({ reason: messageOf(error) }, 'the configuration is not valid: policies stay as they were');
+              return undefined;
+            })
+            .then((changed) => node.reload(changed))
+            .catch(onFatal);
         });
         await new Promise<never>(() => {
           // Listeners keep the process alive; it ends in `leave`.

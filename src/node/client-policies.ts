@@ -1,92 +1,93 @@
-/** The policies of this node's client listeners: rules from the configuration, tokens from a file that is read again when it changes. */
-import { statSync } from 'node:fs';
-import { messageOf } from '../base/errors.js';
+/** The policies of this node's client listeners: rules from the configuration, tokens from a file, both of which may change. */
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import { AccessPolicy } from '../commands/access/policy.js';
 import { TokenTable } from '../pki/client-tokens.js';
 import { readKey } from '../pki/files.js';
+import { LiveFiles, LiveValue } from '../pki/live.js';
 import type { ListenerPolicy } from '../transport/client-access.js';
 import { accessRules, type PolicyRule } from './config/policy-schema.js';
+import type { NodeConfig } from './config/schema.js';
 
-/** How often the files are looked at: a token that was removed is refused after so long. */
-const LOOK_MS = 1000;
+/** How often the files are looked at: a token that was removed is refused after two looks. */
+const LOOK_MS = 250;
 
 export interface ClientPoliciesOptions {
   readonly runtime: Runtime;
   readonly log: Logger;
 }
 
+/** What a listener's policy is made of. */
+interface Policed {
+  readonly policy?: readonly PolicyRule[] | undefined;
+  readonly tokens?: string | undefined;
+}
+
 export class ClientPolicies {
   readonly #options: ClientPoliciesOptions;
-  readonly #files: TokenFile[] = [];
-  readonly #timer: Timer;
+  readonly #rules: { readonly live: LiveValue<AccessPolicy>; readonly at: string }[] = [];
+  readonly #files: LiveFiles<TokenTable>[] = [];
+  readonly #looks: Timer;
   /** Requests that a policy refused; for metrics. */
   refusals = 0;
 
   constructor(options: ClientPoliciesOptions) {
     this.#options = options;
-    this.#timer = options.runtime.every(LOOK_MS, () => {
+    this.#looks = options.runtime.every(LOOK_MS, () => {
       for (const file of this.#files) file.look();
     });
   }
 
-  /** Errors: `IDENTITY` when the file of tokens cannot be read, or can be by others; `CONFIG` when it makes no sense. */
-  of(rules: readonly PolicyRule[] | undefined, tokens?: string): ListenerPolicy | undefined {
+  /**
+   * The policy of the listener at `at`, `undefined` when it has none. Errors: `IDENTITY` when the file of tokens cannot
+   * be read, or can be by others; `CONFIG` when it makes no sense.
+   */
+  of(at: string, { policy: rules, tokens }: Policed): ListenerPolicy | undefined {
     if (rules === undefined) return undefined;
-    const { runtime, log } = this.#options;
-    const file = tokens === undefined ? undefined : new TokenFile(tokens, log);
-    if (file !== undefined) this.#files.push(file);
+    const { runtime } = this.#options;
+    const live = new LiveValue(new AccessPolicy(accessRules(rules)));
+    this.#rules.push({ live, at });
+    const file = tokens === undefined ? undefined : this.#open(tokens);
     return {
-      policy: new AccessPolicy(accessRules(rules)),
-      tokenName: (token) => file?.table.nameOf(token, runtime.nowMs()),
+      policy: live,
+      tokenName: (token) => file?.current.nameOf(token, runtime.nowMs()),
       refused: () => {
         this.refusals++;
       },
     };
   }
 
+  #open(path: string): LiveFiles<TokenTable> {
+    const load = (): TokenTable => TokenTable.parse(readKey(path, 'file of tokens'), path);
+    const file = new LiveFiles({ files: [path], load, what: 'tokens of clients', log: this.#options.log });
+    this.#files.push(file);
+    return file;
+  }
+
+  /** Reads the files again at once. */
+  reload(): void {
+    for (const file of this.#files) file.reload();
+  }
+
+  /** Takes the rules of another configuration, for listeners that have a policy in both. Open connections are judged again. */
+  adopt({ listen }: NodeConfig): void {
+    const listeners = [
+      ...listen.clients.map((listener) => ({ at: listenerAt('clients', listener), ...listener })),
+      ...listen.memcached.map((listener) => ({ at: listenerAt('memcached', listener), ...listener })),
+    ];
+    for (const { live, at } of this.#rules) {
+      const rules = listeners.find((listener) => listener.at === at)?.policy;
+      if (rules !== undefined) live.set(new AccessPolicy(accessRules(rules)));
+      else this.#options.log.warn({ listener: at }, 'a listener or its policy is gone: that takes a restart');
+    }
+  }
+
   close(): void {
-    this.#timer.cancel();
+    this.#looks.cancel();
   }
 }
 
-class TokenFile {
-  readonly #path: string;
-  readonly #log: Logger;
-  #stamp: string;
-  table: TokenTable;
-
-  constructor(path: string, log: Logger) {
-    this.#path = path;
-    this.#log = log;
-    this.#stamp = this.#stampNow();
-    this.table = this.#read();
-  }
-
-  #read(): TokenTable {
-    return TokenTable.parse(readKey(this.#path, 'file of tokens'), this.#path);
-  }
-
-  #stampNow(): string {
-    try {
-      const { mtimeMs, ctimeMs, size, ino } = statSync(this.#path);
-      return `${mtimeMs} ${ctimeMs} ${size} ${ino}`;
-    } catch {
-      return 'none';
-    }
-  }
-
-  /** A file that went or makes no sense changes nothing: the tokens that were valid still are. */
-  look(): void {
-    const stamp = this.#stampNow();
-    if (stamp === this.#stamp) return;
-    this.#stamp = stamp;
-    try {
-      this.table = this.#read();
-      this.#log.info({ file: this.#path, tokens: this.table.names.length }, 'read the tokens of clients again');
-    } catch (error) {
-      this.#log.error({ file: this.#path, reason: messageOf(error) }, 'the tokens of clients stay as they were');
-    }
-  }
+/** How a listener is known from one configuration to the next. */
+export function listenerAt(kind: 'clients' | 'memcached', { host, port }: { host: string; port: number }): string {
+  return `${kind} ${host}:${port}`;
 }

@@ -31,7 +31,8 @@ import { type AdminServer, startAdmin } from './admin/admin.js';
 import { MetricsRegistry } from './admin/metrics.js';
 import { BackupCommands } from './backup-commands.js';
 import { NodeCertificates } from './certificates.js';
-import { ClientPolicies } from './client-policies.js';
+import { ClientPolicies, listenerAt } from './client-policies.js';
+import { scopeRules } from './config/policy-schema.js';
 import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 import { DataDirectory } from './data-directory.js';
 import type { FeedProgress } from './feed-progress.js';
@@ -193,9 +194,17 @@ export class Node {
     return identity;
   }
 
-  /** Reads certificates, keys, CA bundles and revocation lists again at once. */
-  reload(): void {
+  /**
+   * Reads certificates, keys, CA bundles, revocation lists and tokens again at once. With another configuration: takes
+   * its policies (scopes of followers, rules of client listeners), and nothing else of it.
+   */
+  reload(config?: NodeConfig): void {
     this.certificates.reload();
+    this.clientPolicies.reload();
+    if (config === undefined) return;
+    this.clientPolicies.adopt(config);
+    this.#replica.setScopes(scopeRules(config));
+    this.#log.info({}, 'the policies of the configuration hold from now on; other settings take a restart');
   }
 
   async #listenForFollowers(): Promise<void> {
@@ -235,7 +244,7 @@ export class Node {
     const services = this.#services();
     for (const listener of this.config.listen.clients) {
       const { host, port } = listener;
-      const policy = this.clientPolicies.of(listener.policy, listener.tokens);
+      const policy = this.clientPolicies.of(listenerAt('clients', listener), listener);
       const own = { host, port, tls: this.certificates.clientTls(listener), policy };
       this.#clients.push(await listenForClients({ ...shared, ...own, signals, feedWaits, services }));
     }
@@ -244,7 +253,7 @@ export class Node {
     for (const listener of this.config.listen.memcached) {
       const tls = this.certificates.clientTls(listener);
       const { database } = listener;
-      const policy = this.clientPolicies.of(listener.policy);
+      const policy = this.clientPolicies.of(listenerAt('memcached', listener), listener);
       const own = { ...listener, database, tls, policy };
       this.#memcached.push(await listenForMemcached({ ...shared, ...own, queues, recaching }));
     }

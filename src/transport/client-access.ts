@@ -1,12 +1,14 @@
 /** What each client of a listener may do, by what it proves: the commands it gets are restricted, or none are. */
 import { TokaidoError } from '../base/errors.js';
-import type { AccessPolicy } from '../commands/access/policy.js';
+import type { Access, AccessPolicy } from '../commands/access/policy.js';
 import { RestrictedCommands } from '../commands/access/restricted-commands.js';
 import type { Commands } from '../commands/commands.js';
+import type { Live } from '../pki/live.js';
+import type { Admission } from './stream-server.js';
 
 /** The policy of a listener, with what it takes to know its clients. */
 export interface ListenerPolicy {
-  readonly policy: AccessPolicy;
+  readonly policy: Live<AccessPolicy>;
   /** Whose token it is; `undefined` for one that is not valid (any more). Asked on each request that brings one. */
   tokenName(token: string): string | undefined;
   /** Called for each refused request. */
@@ -15,32 +17,52 @@ export interface ListenerPolicy {
 
 const BEARER = /^bearer +([\x21-\x7e]{1,512})$/i;
 
+/** What a client of a listener may do, as its policy is now. */
+interface Granted {
+  readonly access: () => Access;
+  readonly commands: Commands;
+}
+
 /** One connection. */
 export class ClientAccess {
   readonly #listener: ListenerPolicy;
   readonly #whole: Commands;
   readonly #certificates: readonly string[];
-  /** By name of the token: as many as the policy names. */
-  readonly #byToken = new Map<string, Commands>();
-  /** What the connection may do without a token. */
-  readonly commands: Commands;
-  readonly #isEmpty: boolean;
+  readonly #withoutToken: Granted;
+  /** By name of the token. */
+  readonly #byToken = new Map<string, Granted>();
 
   /** `certificates`: names in the verified certificate of the client; none without one. */
   constructor(listener: ListenerPolicy, whole: Commands, certificates: readonly string[]) {
     this.#listener = listener;
     this.#whole = whole;
     this.#certificates = certificates;
-    const access = listener.policy.for({ certificates, token: undefined });
-    this.#isEmpty = access.isEmpty;
-    this.commands = new RestrictedCommands(whole, access, listener.refused);
+    this.#withoutToken = this.#grant(undefined);
+  }
+
+  /** What the connection may do without a token. */
+  get commands(): Commands {
+    return this.#withoutToken.commands;
+  }
+
+  #grant(token: string | undefined): Granted {
+    const { policy, refused } = this.#listener;
+    let asked: AccessPolicy | undefined;
+    let answer: Access | undefined;
+    const access = (): Access => {
+      const { current } = policy;
+      if (answer !== undefined && current === asked) return answer;
+      asked = current;
+      answer = current.for({ certificates: this.#certificates, token });
+      return answer;
+    };
+    return { access, commands: new RestrictedCommands(this.#whole, access, refused) };
   }
 
   /** What a request with this `Authorization` may do. Errors: `UNAUTHENTICATED`, `FORBIDDEN`. */
   authorized(header: string | undefined): Commands {
-    const { policy } = this.#listener;
     if (header === undefined) {
-      if (!this.#isEmpty) return this.commands;
+      if (!this.#withoutToken.access().isEmpty) return this.commands;
       this.#listener.refused();
       throw new TokaidoError('UNAUTHENTICATED', 'this listener asks for a token', {
         hint: 'send the header Authorization: Bearer TOKEN; `tokaido client-token` makes one',
@@ -55,23 +77,25 @@ export class ClientAccess {
         hint: 'it was mistyped, has ended, or was removed from the file of tokens',
       });
     }
-    const known = this.#byToken.get(name);
-    if (known !== undefined) return known;
-    const access = policy.for({ certificates: this.#certificates, token: name });
-    if (access.isEmpty) {
-      this.#listener.refused();
-      throw new TokaidoError('FORBIDDEN', `the policy of this listener allows nothing to the token ${name}`);
-    }
-    const commands = new RestrictedCommands(this.#whole, access, this.#listener.refused);
-    this.#byToken.set(name, commands);
-    return commands;
+    const granted = this.#byToken.get(name) ?? this.#grant(name);
+    this.#byToken.set(name, granted);
+    if (!granted.access().isEmpty) return granted.commands;
+    this.#listener.refused();
+    throw new TokaidoError('FORBIDDEN', `the policy of this listener allows nothing to the token ${name}`);
   }
 }
 
-/** Why a client may not even speak: nothing it could say would be allowed. */
-export function refusalBy({ policy }: ListenerPolicy, certificates: readonly string[]): string | undefined {
-  if (policy.knowsTokens || !policy.for({ certificates, token: undefined }).isEmpty) return undefined;
-  return certificates.length === 0
-    ? 'it presented no certificate, and the policy allows nothing without one'
-    : `the policy allows nothing to ${certificates.join(', ')}`;
+/** Whom a policy turns away before it says a word: nothing it could say would be allowed. */
+export function admissionBy({ policy }: ListenerPolicy): Admission {
+  return {
+    isCertificateOptional: () => policy.current.admitsWithoutCertificate,
+    refusal: (certificates) => {
+      const { current } = policy;
+      if (current.knowsTokens || !current.for({ certificates, token: undefined }).isEmpty) return undefined;
+      return certificates.length === 0
+        ? 'it presented no certificate, and the policy allows nothing without one'
+        : `the policy allows nothing to ${certificates.join(', ')}`;
+    },
+    onChange: (listener) => policy.onChange(listener),
+  };
 }

@@ -6,11 +6,11 @@ import type { FeedWaits } from '../commands/feed-waits.js';
 import type { Signals } from '../commands/signals.js';
 import { Slices } from '../commands/slices.js';
 import type { Live } from '../pki/live.js';
-import { ClientAccess, type ListenerPolicy, refusalBy } from './client-access.js';
+import { admissionBy, ClientAccess, type ListenerPolicy } from './client-access.js';
 import { ClientConnection } from './client-connection.js';
 import type { ClientKeeper } from './client-keeper.js';
 import type { NodeServices } from './rpc-session.js';
-import { type ClientTls, listenForStreams, type StreamServer, type StreamServerOptions } from './stream-server.js';
+import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
 
 export interface ClientListenerOptions {
   readonly host: string;
@@ -69,7 +69,7 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
   };
   const server: StreamServer = await listenForStreams({
     ...options,
-    ...policed(policy),
+    admission: policy === undefined ? undefined : admissionBy(policy),
     applicationProtocols: ['http/1.1'],
     onConnection: (socket, names) => {
       if (policy === undefined) return new ClientConnection(socket, context);
@@ -84,16 +84,5 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
     },
     requests,
     close: async () => await server.close(),
-  };
-}
-
-/** What a policy asks of the listener's TLS, and whom it turns away at once. */
-export function policed(
-  policy: ListenerPolicy | undefined,
-): Pick<StreamServerOptions, 'certificateOptional' | 'refusal'> {
-  if (policy === undefined) return {};
-  return {
-    certificateOptional: policy.policy.admitsWithoutCertificate,
-    refusal: (names) => refusalBy(policy, names),
   };
 }

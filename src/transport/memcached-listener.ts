@@ -7,9 +7,9 @@ import type { MessageQueues } from '../commands/message-queues.js';
 import type { Recaching } from '../commands/recaching.js';
 import { Slices } from '../commands/slices.js';
 import type { Live } from '../pki/live.js';
-import { ClientAccess, type ListenerPolicy } from './client-access.js';
+import { admissionBy, ClientAccess, type ListenerPolicy } from './client-access.js';
 import type { ClientKeeper } from './client-keeper.js';
-import { type ClientListener, policed } from './client-listener.js';
+import type { ClientListener } from './client-listener.js';
 import { MemcachedConnection, type MemcachedContext } from './memcached-connection.js';
 import { MemcachedCounts, type MemcachedOptions } from './memcached-session.js';
 import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
@@ -64,7 +64,7 @@ export async function listenForMemcached(options: MemcachedListenerOptions): Pro
   };
   const server: StreamServer = await listenForStreams({
     ...options,
-    ...policed(policy),
+    admission: policy === undefined ? undefined : admissionBy(policy),
     applicationProtocols: ['memcached'],
     onConnection: (socket, names) => {
       if (policy === undefined) return new MemcachedConnection(socket, context);

@@ -25,6 +25,15 @@ export interface ClientTls {
 /** Names in the verified certificate of a client; none when it presented none. */
 export type ClientNames = readonly string[];
 
+export interface Admission {
+  /** With `clientCa`: whether clients may present no certificate. They are served as what they are: strangers. */
+  isCertificateOptional(): boolean;
+  /** Why a client of these names may not speak. */
+  refusal(names: ClientNames): string | undefined;
+  /** Calls `listener` when the answers may be others, until the returned function is called. */
+  onChange(listener: () => void): () => void;
+}
+
 export interface StreamServerOptions {
   readonly host: string;
   readonly port: number;
@@ -38,10 +47,8 @@ export interface StreamServerOptions {
   readonly maxConnections: number;
   /** Ends connections that cost more than they may; shared by all client listeners of a node. */
   readonly keeper: ClientKeeper;
-  /** With `clientCa`: clients may present no certificate. They are served as what they are: strangers. */
-  readonly certificateOptional?: boolean;
-  /** Why a client of these names may not speak at all. */
-  refusal?(names: ClientNames): string | undefined;
+  /** Who may speak at all, of those whose certificate is in order; everybody without it. */
+  readonly admission?: Admission | undefined;
   /** A connection that may speak. */
   onConnection(socket: Socket, names: ClientNames): Conversation;
 }
@@ -76,19 +83,30 @@ function namesOf(socket: TLSSocket): string[] {
 
 /** Errors: `NETWORK` when the address cannot be used, or key and certificate do not fit. */
 export async function listenForStreams(options: StreamServerOptions): Promise<StreamServer> {
-  const { log, runtime, tls } = options;
+  const { log, runtime, tls, admission } = options;
   const sockets = new Set<Socket>();
   const refuse = refusals(options);
 
-  const converse = (socket: Socket, names: ClientNames): void => {
-    const refusal = options.refusal?.(names);
-    if (refusal === undefined) {
-      options.keeper.watch(socket, options.onConnection(socket, names));
-      return;
-    }
+  /** Those who may speak, where that can change. */
+  const admitted = new Map<Socket, ClientNames>();
+  const isRefused = (socket: Socket, names: ClientNames): boolean => {
+    const refusal = admission?.refusal(names);
+    if (refusal === undefined) return false;
     refuse(refusal, socket);
     socket.destroy();
+    return true;
   };
+  const converse = (socket: Socket, names: ClientNames): void => {
+    if (isRefused(socket, names)) return;
+    if (admission !== undefined) {
+      admitted.set(socket, names);
+      socket.on('close', () => admitted.delete(socket));
+    }
+    options.keeper.watch(socket, options.onConnection(socket, names));
+  };
+  const forget = admission?.onChange(() => {
+    for (const [socket, names] of [...admitted]) isRefused(socket, names);
+  });
   const { server, unsubscribe }: Secured =
     tls === undefined
       ? { server: createServer(SOCKET, (socket) => converse(socket, [])), unsubscribe: () => undefined }
@@ -112,6 +130,7 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
     },
     close: async () => {
       unsubscribe();
+      forget?.();
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       for (const socket of sockets) socket.end();
       const timer = runtime.after(CLOSE_TIMEOUT_MS, () => {
@@ -133,7 +152,7 @@ function contextOf(tls: ClientTls): object {
 }
 
 function secureServer(
-  { applicationProtocols, runtime, certificateOptional = false }: StreamServerOptions,
+  { applicationProtocols, runtime, admission }: StreamServerOptions,
   tls: Live<ClientTls>,
   converse: (socket: Socket, names: ClientNames) => void,
   refuse: Refuse,
@@ -156,7 +175,8 @@ function secureServer(
   });
   server.on('secureConnection', (socket) => {
     socket.on('error', () => undefined);
-    const isStranger = !asksCertificate || (certificateOptional && !hasCertificate(socket));
+    const mayBeStranger = !asksCertificate || admission?.isCertificateOptional() === true;
+    const isStranger = mayBeStranger && !(asksCertificate && hasCertificate(socket));
     const judge = isStranger ? () => undefined : judgeOf(socket, tls, runtime);
     const refusal = judge();
     if (refusal === undefined) {

@@ -21,6 +21,7 @@ const pem = (name: string): string => readFileSync(file(name), 'utf8');
 const ports = { mixed: 0, certificates: 0, memcached: 0, plain: 0 };
 let node: ServedNode;
 let token = '';
+let settings: object;
 
 async function makeToken(name: string): Promise<string> {
   const { code, out, err } = await tokaido(['client-token', name, '--file', file('tokens')]);
@@ -38,7 +39,7 @@ before(async () => {
   for (const name of Object.keys(ports) as (keyof typeof ports)[]) ports[name] = await freePort();
   const tls = { certificate: 'server/node.crt', key: 'server/node.key', clientCa: 'ca/ca.crt' };
   const app = { certificates: ['app'], databases: ['one'], prefixes: ['app/'], allow: ['read', 'write'] };
-  const settings = {
+  settings = {
     role: 'root',
     sid: 1,
     identity: false,
@@ -258,6 +259,37 @@ describe('a policy on a listener for memcached', () => {
   });
 });
 
+describe('a changed policy', () => {
+  const adopt = async (text: string): Promise<void> => {
+    const before = node.log.length;
+    writeFileSync(file('node.yaml'), text);
+    node.signal('SIGHUP');
+    await eventually('it is read', () =>
+      /the policies of the configuration hold|policies stay/.test(node.log.slice(before)),
+    );
+  };
+
+  it('holds after SIGHUP, for open connections too; those who may do nothing any more are disconnected', async () => {
+    const mixed = await dial(ports.mixed, 'app');
+    const strict = await dial(ports.certificates, 'app');
+    assert.match(await strict.ask(binaryGet([0, 'app/a']), 20), /app\/avalue$/);
+    assert.match(await mixed.ask(binaryGet([0, 'app/a']), 20), /app\/avalue$/);
+    const text = stringify(settings);
+    await adopt(text.replaceAll('- app/', '- other/'));
+    assert.equal(await mixed.ask(binaryGet([0, 'app/a']), 1), '\xbf');
+    assert.equal(await mixed.ask(binaryGet([0, 'other/a']), 5), '\xba\0\0\0\0');
+    await adopt(text.replaceAll('- app\n', '- nobody\n'));
+    await eventually('the client is disconnected', () => strict.socket.closed);
+    assert.equal(await mixed.ask(binaryGet([0, 'other/a']), 1), '\xbf', 'who may do something else stays');
+    // A configuration that is not valid changes nothing.
+    await adopt('role: nothing');
+    assert.equal(await status('GET', '/one/app/a', { as: 'app' }), 403);
+    await adopt(text);
+    assert.equal(await status('GET', '/one/app/a', { as: 'app' }), 200);
+    mixed.socket.destroy();
+  });
+});
+
 describe('the file of tokens', () => {
   it('is for its owner only, and holds no token', () => {
     assert.equal(statSync(file('tokens')).mode & 0o777, 0o600);
@@ -270,11 +302,11 @@ describe('the file of tokens', () => {
     assert.match(await ask(get, 50), /^HTTP\/1\.1 200/);
     const before = pem('tokens');
     writeFileSync(file('tokens'), 'half a line');
-    await eventually('the mistake is logged', () => node.log.includes('the tokens of clients stay as they were'));
+    await eventually('the mistake is logged', () => node.log.includes('tokens of clients: changed files are ignored'));
     assert.match(await ask(get, 50), /^HTTP\/1\.1 200/, 'a file that makes no sense changes nothing');
     writeFileSync(file('tokens'), before.replace('deploy', 'retired'));
     const fresh = await makeToken('deploy');
-    await eventually('the file is read', () => node.log.includes('read the tokens of clients again'));
+    await eventually('the file is read', () => node.log.includes('tokens of clients: read again'));
     await eventuallyStatus(200, fresh);
     assert.match(await ask(get, 50), /^HTTP\/1\.1 403/);
     socket.destroy();

@@ -100,7 +100,7 @@ describe('restricted commands', () => {
       fc.constantFrom(...DATABASES),
       fc.constantFrom(...PREFIXES),
       async (all, name, prefix) => {
-        const commands = new RestrictedCommands(whole, new Access(all));
+        const commands = new RestrictedCommands(whole, () => new Access(all));
         const database = whole.database(name);
         const readable = KEYS.filter((key) => allows(all, 'read', name, key)).toSorted();
         const search = { commands, slices, database, max: Number.POSITIVE_INFINITY, isWanted: () => true };
@@ -132,7 +132,7 @@ describe('restricted commands', () => {
 
   it('refuse a bulk call for one key, before anything of it is done', async () => {
     const access = new Access([rule({ allow: ['read', 'write'], prefixes: [bytes('a')] })]);
-    const commands = new RestrictedCommands(whole, access);
+    const commands = new RestrictedCommands(whole, () => access);
     const database = whole.database('default');
     const records = ['ax', 'b'].map((key) => ({ database, key: bytes(key), value: bytes('!'), xtMs: 0 }));
     await assert.rejects(commands.setBulk(records), { code: 'FORBIDDEN' });
@@ -147,7 +147,7 @@ describe('restricted commands', () => {
     const database = whole.database('default');
     const ref = { database, key: bytes('a') };
     for (const allow of [['read'], ['write']] as const) {
-      const commands = new RestrictedCommands(whole, new Access([rule({ allow })]));
+      const commands = new RestrictedCommands(whole, () => new Access([rule({ allow })]));
       await assert.rejects(
         commands.update(ref, () => ({ next: 'keep', result: 1 })),
         { code: 'FORBIDDEN' },
@@ -156,7 +156,7 @@ describe('restricted commands', () => {
   });
 
   it('answer alike for a database that is not allowed and one that is not there', () => {
-    const commands = new RestrictedCommands(whole, new Access([rule({ databases: ['default'] })]));
+    const commands = new RestrictedCommands(whole, () => new Access([rule({ databases: ['default'] })]));
     const answer = (name: string | number): string => {
       try {
         return commands.database(name).name;

@@ -14,14 +14,18 @@ import { type BulkOptions, Commands, type Decision, type KeyRef, type RecordWrit
 import type { Access } from './policy.js';
 
 export class RestrictedCommands extends Commands {
-  readonly #access: Access;
+  readonly #accessNow: () => Access;
   readonly #refused: () => void;
 
-  /** `refused` is called for every refusal. */
-  constructor(whole: Commands, access: Access, refused: () => void = () => undefined) {
+  /** `access` is asked for each call: a policy may change meanwhile. `refused` is called for every refusal. */
+  constructor(whole: Commands, access: () => Access, refused: () => void = () => undefined) {
     super(whole.options, whole.counts);
-    this.#access = access;
+    this.#accessNow = access;
     this.#refused = refused;
+  }
+
+  get #access(): Access {
+    return this.#accessNow();
   }
 
   /** Says nothing of what is there. */
