@@ -129,6 +129,16 @@ function registerFeedMetrics(node: Node): void {
     'Transactions that readers saw in parts.',
     () => feed()?.cutTransactions,
   );
+  metrics.gauge(
+    'feed_spill_bytes',
+    'Disk taken by large transactions of Postgres that did not commit yet.',
+    () => feed()?.spillBytes,
+  );
+  metrics.counter(
+    'feed_spilled_transactions_total',
+    'Large transactions that waited on the disk for their commit.',
+    () => feed()?.spilledTransactions,
+  );
   metrics.counter(
     'feed_dropped_slots_total',
     'Slots dropped because they kept too much WAL.',

@@ -310,7 +310,13 @@ export class Node {
     const { postgres, kyotoTycoon, sid, limits } = this.config;
     const { runtime } = this.#options;
     if (postgres !== undefined) {
-      return new PostgresFeed({ config: postgres, runtime, log: this.#log, onReached: () => this.progress.ownMoved() });
+      return new PostgresFeed({
+        config: postgres,
+        runtime,
+        log: this.#log,
+        spillFolder: join(this.config.data, 'spill'),
+        onReached: () => this.progress.ownMoved(),
+      });
     }
     if (kyotoTycoon === undefined || sid === undefined) return undefined;
     const config = { ...kyotoTycoon, keyBytes: limits.keyBytes };

@@ -9,6 +9,7 @@ import {
   encodeStatus,
   formatLsn,
   type Message,
+  ofStreamed,
   parseLsn,
 } from '../../src/feeds/postgres/pgoutput.js';
 
@@ -79,7 +80,24 @@ const GOLDEN: readonly (readonly [string, string, Message])[] = [
   ['truncate of two tables', '5400000002000000400000004008', { kind: 'truncate', relationIds: [0x4000, 0x4008] }],
   ['logical message', '4d01000000000178b920746f6b6169646f0000000000', { kind: 'other' }],
   ['commit', '430000000000017899580000000001789988000303fb50ae1d54', { kind: 'commit', endLsn: 0x1789988n }],
+  ['beginning of a part of a transaction', '53000002f201', { kind: 'streamStart', xid: 0x2f2 }],
+  ['end of a part', '45', { kind: 'streamStop' }],
+  ['roll back of a subtransaction', '41000002f2000002f3', { kind: 'streamAbort', xid: 0x2f2, subXid: 0x2f3 }],
+  [
+    'commit of a streamed transaction',
+    '63000002f200000000000177715000000000017772c800030419da2bbc4a',
+    { kind: 'streamCommit', xid: 0x2f2, commitLsn: 0x177_7150n, endLsn: 0x177_72c8n },
+  ],
 ];
+
+/** What some messages carry behind what we read. */
+const NEEDED: Readonly<Record<string, number>> = {
+  begin: 9,
+  commit: 18,
+  'logical message': 1,
+  'beginning of a part of a transaction': 5,
+  'commit of a streamed transaction': 22,
+};
 
 describe('pgoutput', () => {
   for (const [name, hex, message] of GOLDEN) {
@@ -89,12 +107,20 @@ describe('pgoutput', () => {
   it('invariant 9: a message that was cut anywhere is refused, never half understood', () => {
     for (const [name, hex] of GOLDEN) {
       const whole = Buffer.from(hex, 'hex');
-      // What a commit and a begin carry behind their position is not read.
-      const needed = { begin: 9, commit: 18, 'logical message': 1 }[name] ?? whole.length;
+      const needed = NEEDED[name] ?? whole.length;
       for (let length = 0; length < needed; length++) {
         assert.throws(() => decodeMessage(whole.subarray(0, length)), TokaidoError, `${name} cut at ${length}`);
       }
     }
+  });
+
+  it('takes streamed messages apart', () => {
+    const insert = Buffer.from('49000002f3000040004e0002740000000132740000000162', 'hex');
+    const { subXid, message } = ofStreamed(insert) as { subXid: number; message: Buffer };
+    assert.equal(subXid, 0x2f3);
+    assert.deepEqual(decodeMessage(message), { kind: 'insert', relationId: 0x4000, after: ['2', 'b'] });
+    assert.equal(ofStreamed(Buffer.from('E')), undefined);
+    assert.throws(() => ofStreamed(Buffer.from('I123')), TokaidoError);
   });
 
   it('invariant 9: any bytes are either understood or refused as corrupt', () => {

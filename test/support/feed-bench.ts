@@ -59,6 +59,10 @@ export class FeedBench {
     return new FeedBench(postgres, sql, url, name, options);
   }
 
+  get spillFolder(): string {
+    return join(this.#folder, 'spill');
+  }
+
   openStore(): LocalStore {
     return new LocalStore({
       engine: new LmdbEngine({
@@ -93,6 +97,7 @@ export class FeedBench {
       maxTransactionBytes: 8 * 2 ** 20,
       maxTransactionChanges: 50_000,
       maxUnappliedBytes: 32 * 2 ** 20,
+      maxSpillBytes: 2 ** 30,
       ...this.#options.config,
     };
   }
@@ -103,7 +108,12 @@ export class FeedBench {
       this.logged.push(`${message} ${JSON.stringify(fields)}`);
     };
     const log: Logger = { debug: note, info: note, warn: note, error: note, child: () => log };
-    this.#feed = new PostgresFeed({ config: { ...this.config, ...overrides }, runtime: localRuntime(), log });
+    this.#feed = new PostgresFeed({
+      config: { ...this.config, ...overrides },
+      runtime: localRuntime(),
+      log,
+      spillFolder: this.spillFolder,
+    });
     this.#feed.start(store);
     return this;
   }
@@ -114,14 +124,14 @@ export class FeedBench {
   }
 
   /** Waits until the feed streams, and everything committed in Postgres so far is in the store and flushed. */
-  async synced(): Promise<void> {
+  async synced(deadlineMs = 15_000): Promise<void> {
     const { rows } = await this.sql.query<{ lsn: string }>('SELECT pg_current_wal_insert_lsn() AS lsn');
     const lsn = parseLsn(rows[0]?.lsn ?? '');
     const isThere = (): boolean => {
       const { state, copy, confirmedLsn } = this.status;
       return state === 'streaming' && copy === undefined && parseLsn(confirmedLsn) >= lsn;
     };
-    await eventually(`the feed reaches ${rows[0]?.lsn}`, isThere, 15_000).catch((error: unknown) => {
+    await eventually(`the feed reaches ${rows[0]?.lsn}`, isThere, deadlineMs).catch((error: unknown) => {
       throw new Error(`${String(error)}: ${JSON.stringify(this.status)} ${this.logged.join('\n')}`);
     });
   }
@@ -165,6 +175,14 @@ export class FeedBench {
       if (performance.now() > deadlineMs) throw new Error(`slot ${this.slot} is gone or stays active`);
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
+  }
+
+  /** Another session, for the caller to end. */
+  async connect(): Promise<pg.Client> {
+    const client = new pg.Client({ connectionString: this.url });
+    client.on('error', () => undefined);
+    await client.connect();
+    return client;
   }
 
   /** A new connection for `sql`, after Postgres was restarted. */

@@ -42,11 +42,14 @@ export interface AttemptOptions {
   readonly counters: MappingCounters & StreamCounters;
   readonly progress: CopyProgress;
   readonly watch: SlotWatch;
+  readonly spillFolder: string;
   readonly notes: OriginNotes;
   /** Rows that the attempt before missed. */
   readonly missing: readonly MissingRow[];
   /** The attempt before found that a copy cannot go on beside the stream. */
   readonly copyFirst: boolean;
+  /** Postgres has to keep large transactions until they commit: there was no room for them here. */
+  readonly keepWhole: boolean;
   /** Copy everything again, whatever the store has. */
   readonly copyAll: boolean;
   readonly onState: (state: AttemptState) => void;
@@ -86,6 +89,11 @@ export class Attempt {
     return this.#stream?.reached;
   }
 
+  /** What large transactions that did not commit yet take on the disk. */
+  get spillBytes(): number {
+    return this.#stream?.spillBytes ?? 0;
+  }
+
   /** Runs until something fails, or until `stop`. Errors: why. */
   async run(): Promise<void> {
     const { config, runtime } = this.#options;
@@ -95,7 +103,7 @@ export class Attempt {
     try {
       if (!this.#stopped) await this.#feed(sql);
     } finally {
-      this.#stream?.abandon();
+      await this.#stream?.abandon();
       for (const connection of this.#connections) connection.destroy();
       await endSql(sql, runtime);
       this.#sql = undefined;
@@ -292,6 +300,7 @@ export class Attempt {
       overtaken,
       types,
       limits: config,
+      spillFolder: this.#options.spillFolder,
       counters,
       startLsn,
       found,
@@ -330,7 +339,8 @@ export class Attempt {
     ];
     this.#options.onState('streaming');
     log.info({ slot: config.slot, lsn: formatLsn(startLsn) }, 'streaming');
-    const command = `START_REPLICATION SLOT ${quoteIdentifier(config.slot)} LOGICAL ${formatLsn(startLsn)} (proto_version '1', publication_names '${quoteIdentifier(config.publication)}')`;
+    const isStreaming = config.maxSpillBytes > 0 && !this.#options.keepWhole;
+    const command = `START_REPLICATION SLOT ${quoteIdentifier(config.slot)} LOGICAL ${formatLsn(startLsn)} (proto_version '2', streaming '${isStreaming ? 'on' : 'off'}', publication_names '${quoteIdentifier(config.publication)}')`;
     try {
       const streaming = replication.stream(command, (chunk) => {
         heardMs = runtime.monotonicMs();

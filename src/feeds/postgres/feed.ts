@@ -20,6 +20,7 @@ import { CopyFirst } from './overtaken.js';
 import { formatLsn } from './pgoutput.js';
 import type { SetupConfig } from './setup.js';
 import { type SlotFigures, type SlotLimits, SlotWatch } from './slot-watch.js';
+import { Spill, SpillFull } from './spill.js';
 import { RowsMissing, type StreamLimits } from './stream.js';
 import { CopiedTables, FEED_NAME, TablesChanged } from './tables.js';
 
@@ -38,6 +39,8 @@ export interface PostgresFeedOptions {
   readonly config: PostgresFeedConfig;
   readonly runtime: Runtime;
   readonly log: Logger;
+  /** Of this feed alone: emptied at start. */
+  readonly spillFolder: string;
   /** `reached` moved on, and no transaction of the store says so. */
   readonly onReached?: () => void;
 }
@@ -65,6 +68,9 @@ export interface PostgresFeedStatus {
   readonly transactions: number;
   readonly changes: number;
   readonly cutTransactions: number;
+  /** Transactions that Postgres sent before they committed, and that waited on the disk; and what wait there now. */
+  readonly spilledTransactions: number;
+  readonly spillBytes: number;
   /** Rows whose key has a NULL. */
   readonly skippedRows: number;
   /** Large values that had to be asked for, because their records had expired. */
@@ -88,9 +94,10 @@ interface Lesson {
   readonly missing: readonly MissingRow[];
   readonly copyFirst: boolean;
   readonly copyAll: boolean;
+  readonly keepWhole: boolean;
 }
 
-const NO_LESSON: Lesson = { missing: [], copyFirst: false, copyAll: false };
+const NO_LESSON: Lesson = { missing: [], copyFirst: false, copyAll: false, keepWhole: false };
 
 export class PostgresFeed implements Feed {
   readonly #options: PostgresFeedOptions;
@@ -102,6 +109,7 @@ export class PostgresFeed implements Feed {
     transactions: 0,
     changes: 0,
     cutTransactions: 0,
+    spilledTransactions: 0,
     droppedSlots: 0,
   };
   readonly #progress: CopyProgress = { rows: 0, expectedRows: 0, tablesDone: 0, tables: 0 };
@@ -148,8 +156,9 @@ export class PostgresFeed implements Feed {
   }
 
   async #try(store: Store, notes: OriginNotes, lesson: Lesson): Promise<void> {
-    const { config, runtime } = this.#options;
+    const { config, runtime, spillFolder } = this.#options;
     this.#watch.forgetBeats();
+    await Spill.clean(spillFolder);
     this.#attempt = new Attempt({
       config,
       runtime,
@@ -158,6 +167,7 @@ export class PostgresFeed implements Feed {
       counters: this.#counters,
       progress: this.#progress,
       watch: this.#watch,
+      spillFolder,
       notes,
       ...lesson,
       onReached: this.#options.onReached ?? (() => undefined),
@@ -178,6 +188,10 @@ export class PostgresFeed implements Feed {
     if (error instanceof CopyFirst) {
       this.#log.info({ reason: error.message }, 'the stream waits for the copy');
       return { ...NO_LESSON, copyFirst: true };
+    }
+    if (error instanceof SpillFull) {
+      this.#log.warn({ reason: error.message }, 'Postgres has to keep large transactions until they commit');
+      return { ...NO_LESSON, keepWhole: true };
     }
     if (error instanceof TablesChanged) {
       this.#log.info({ tables: error.mappings.map(({ table }) => table) }, 'tables changed in shape');
@@ -228,6 +242,7 @@ export class PostgresFeed implements Feed {
       confirmed: 0n,
     };
     const { nullKeys, missingValues, transactions, changes, cutTransactions, droppedSlots } = this.#counters;
+    const { spilledTransactions } = this.#counters;
     return {
       kind: 'postgres',
       state: this.#state,
@@ -244,6 +259,8 @@ export class PostgresFeed implements Feed {
       transactions,
       changes,
       cutTransactions,
+      spilledTransactions,
+      spillBytes: this.#attempt?.spillBytes ?? 0,
       skippedRows: nullKeys,
       askedRows: missingValues,
       failures: this.#failures,

@@ -1,5 +1,5 @@
 /**
- * Postgres' logical replication on the wire: the replication envelope and pgoutput messages (protocol version 1), from
+ * Postgres' logical replication on the wire: the replication envelope and pgoutput messages (protocol version 2), from
  * the Postgres manual, chapters "Streaming Replication Protocol" and "Logical Replication Message Formats". Pure.
  */
 import { ByteReader } from '../../base/bytes.js';
@@ -46,6 +46,12 @@ export type Message =
   | { readonly kind: 'update'; readonly relationId: number; readonly before: Tuple | undefined; readonly after: Tuple }
   | { readonly kind: 'delete'; readonly relationId: number; readonly before: Tuple }
   | { readonly kind: 'truncate'; readonly relationIds: readonly number[] }
+  /** What follows, up to the stop, belongs to a transaction that goes on; see `ofStreamed`. */
+  | { readonly kind: 'streamStart'; readonly xid: number }
+  | { readonly kind: 'streamStop' }
+  | { readonly kind: 'streamCommit'; readonly xid: number; readonly commitLsn: Lsn; readonly endLsn: Lsn }
+  /** `subXid` is `xid` itself when all of the transaction is rolled back. */
+  | { readonly kind: 'streamAbort'; readonly xid: number; readonly subXid: number }
   /** Type, origin, logical message: nothing to apply. */
   | { readonly kind: 'other' };
 
@@ -167,6 +173,17 @@ export function decodeMessage(bytes: Buffer): Message {
       if (count * 4 > reader.remaining) throw new TokaidoError('CORRUPT', 'a truncate of more tables than it names');
       return { kind: 'truncate', relationIds: Array.from({ length: count }, () => reader.u32()) };
     }
+    case 'S':
+      return { kind: 'streamStart', xid: reader.u32() };
+    case 'E':
+      return { kind: 'streamStop' };
+    case 'c': {
+      const xid = reader.u32();
+      reader.u8();
+      return { kind: 'streamCommit', xid, commitLsn: reader.u64(), endLsn: reader.u64() };
+    }
+    case 'A':
+      return { kind: 'streamAbort', xid: reader.u32(), subXid: reader.u32() };
     case 'Y':
     case 'O':
     case 'M':
@@ -174,4 +191,22 @@ export function decodeMessage(bytes: Buffer): Message {
     default:
       throw new TokaidoError('CORRUPT', `unknown pgoutput message ${JSON.stringify(tag)}`);
   }
+}
+
+const STREAM_STOP = 'E'.charCodeAt(0);
+const ORIGIN = 'O'.charCodeAt(0);
+const XID_BYTES = 4;
+
+/**
+ * A message between stream start and stop, taken apart: which (sub)transaction wrote it, and the message in the form
+ * that it has outside. `undefined` for what does not belong to the transaction: the stop itself, an origin.
+ * Errors: `CORRUPT`.
+ */
+export function ofStreamed(bytes: Buffer): { readonly subXid: number; readonly message: Buffer } | undefined {
+  if (bytes[0] === STREAM_STOP || bytes[0] === ORIGIN) return undefined;
+  if (bytes.length < 1 + XID_BYTES) throw new TokaidoError('CORRUPT', 'a streamed message without its transaction');
+  const message = Buffer.allocUnsafe(bytes.length - XID_BYTES);
+  message[0] = bytes[0] as number;
+  bytes.copy(message, 1, 1 + XID_BYTES);
+  return { subXid: bytes.readUInt32BE(1), message };
 }

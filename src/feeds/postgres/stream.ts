@@ -8,8 +8,11 @@
  *
  * Writes are not awaited one by one; at most `maxUnappliedBytes` are under way, then Postgres has to wait. When one
  * fails, none behind it may be applied: they would carry the position past what is missing.
+ *
+ * Postgres sends the changes of a large transaction before it commits. They wait on the disk (spill.ts) and are applied
+ * when the commit comes, as if all of them came with it; the connection is not read meanwhile.
  */
-import { TokaidoError } from '../../base/errors.js';
+import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Store } from '../../store/types.js';
 import {
   BoundMapping,
@@ -20,7 +23,8 @@ import {
   type RowChange,
 } from './mapping.js';
 import type { Overtaken } from './overtaken.js';
-import { decodeEnvelope, decodeMessage, type Lsn, type Message, type Relation } from './pgoutput.js';
+import { decodeEnvelope, decodeMessage, type Lsn, type Message, ofStreamed, type Relation } from './pgoutput.js';
+import { Spill, SpillFull } from './spill.js';
 import { hasColumns, type PublishedTable, TablesChanged } from './tables.js';
 import type { TypeCatalog } from './values.js';
 
@@ -28,6 +32,8 @@ export interface StreamLimits {
   readonly maxTransactionBytes: number;
   readonly maxTransactionChanges: number;
   readonly maxUnappliedBytes: number;
+  /** Transactions that Postgres streams before they commit take this much on the disk here, together; 0: none does. */
+  readonly maxSpillBytes: number;
 }
 
 export interface StreamOptions {
@@ -39,6 +45,8 @@ export interface StreamOptions {
   readonly overtaken: Overtaken | undefined;
   readonly types: TypeCatalog;
   readonly limits: StreamLimits;
+  /** Where transactions that are streamed before they commit wait. */
+  readonly spillFolder: string;
   readonly counters: MappingCounters & StreamCounters;
   readonly startLsn: Lsn;
   /** Rows that an earlier stream missed. */
@@ -91,6 +99,8 @@ export interface StreamCounters {
   transactions: number;
   changes: number;
   cutTransactions: number;
+  /** Transactions that waited on the disk. */
+  spilledTransactions: number;
   /** Slots dropped because they kept too much WAL. */
   droppedSlots: number;
 }
@@ -108,8 +118,18 @@ export class FeedStream {
   #uncommitted = 0;
   #unflushed = 0;
   #pressed = false;
+  #paused = false;
   #reserving = false;
   #failed = false;
+  readonly #spill: Spill;
+  /** The streamed transaction that the messages belong to. */
+  #streamed: number | undefined;
+  /** A spilled transaction is being applied: what arrives meanwhile waits here. */
+  #replaying = false;
+  #behind: Buffer[] = [];
+  /** The transaction was applied before. */
+  #isOld = false;
+  #relieved: (() => void) | undefined;
   #received: Lsn;
   #committed: Lsn;
   #confirmed: Lsn;
@@ -119,6 +139,12 @@ export class FeedStream {
     this.#received = options.startLsn;
     this.#committed = options.startLsn;
     this.#confirmed = options.startLsn;
+    this.#spill = new Spill({
+      folder: options.spillFolder,
+      maxBytes: options.limits.maxSpillBytes,
+      onWritten: () => this.#balance(),
+      onFail: (error) => this.#fail(new SpillFull(messageOf(error))),
+    });
   }
 
   get positions(): { readonly received: Lsn; readonly committed: Lsn; readonly confirmed: Lsn } {
@@ -127,18 +153,29 @@ export class FeedStream {
 
   /** Everything that Postgres committed before this position is visible here. */
   get reached(): Lsn {
-    const isIdle = !this.#inTransaction && this.#uncommitted === 0 && !this.#failed;
+    const isIdle = !this.#inTransaction && this.#streamed === undefined && this.#uncommitted === 0 && !this.#failed;
     return isIdle && this.#received > this.#committed ? this.#received : this.#committed;
   }
 
   /** Postgres is made to wait because too much is under way. */
   get isPressed(): boolean {
-    return this.#pressed;
+    return this.#paused;
+  }
+
+  /** What large transactions take on the disk. */
+  get spillBytes(): number {
+    return this.#spill.bytes;
   }
 
   /** One CopyData message. Errors: `CORRUPT`, `FEED`. */
   onData(chunk: Buffer): void {
     if (this.#failed) return;
+    // A copy on purpose: the chunk is a view of what the connection will use again.
+    if (this.#replaying) this.#behind.push(Buffer.from(chunk));
+    else this.#take(chunk);
+  }
+
+  #take(chunk: Buffer): void {
     const envelope = decodeEnvelope(chunk);
     if (envelope.walEnd > this.#received) this.#received = envelope.walEnd;
     if (envelope.kind === 'keepalive') {
@@ -146,6 +183,14 @@ export class FeedStream {
       this.#advanceWhenIdle();
       if (envelope.replyWanted) this.#options.onConfirm();
       return;
+    }
+    if (this.#streamed !== undefined) {
+      const part = ofStreamed(envelope.payload);
+      if (part !== undefined) {
+        this.#spill.append(this.#streamed, part.subXid, part.message);
+        this.#balance();
+        return;
+      }
     }
     this.#onMessage(decodeMessage(envelope.payload), envelope.payload.length);
   }
@@ -179,9 +224,7 @@ export class FeedStream {
   #onMessage(message: Message, bytes: number): void {
     switch (message.kind) {
       case 'begin':
-        this.#inTransaction = true;
-        this.#cut = false;
-        this.#commitLsn = message.commitLsn;
+        this.#begin(message.commitLsn);
         return;
       case 'relation':
         this.#describe(message.relation);
@@ -201,9 +244,62 @@ export class FeedStream {
       case 'commit':
         this.#commit(message.endLsn);
         return;
+      case 'streamStart':
+        this.#streamed = message.xid;
+        return;
+      case 'streamStop':
+        this.#streamed = undefined;
+        return;
+      case 'streamAbort':
+        if (message.subXid === message.xid) this.#spill.forget(message.xid);
+        else this.#spill.rollBack(message.xid, message.subXid);
+        return;
+      case 'streamCommit':
+        this.#replay(message).catch((error: unknown) => this.#fail(error));
+        return;
       default:
         return;
     }
+  }
+
+  #begin(commitLsn: Lsn): void {
+    this.#inTransaction = true;
+    this.#cut = false;
+    this.#isOld = false;
+    this.#commitLsn = commitLsn;
+  }
+
+  /** Applies a transaction that waited on the disk, as if all of it came now. */
+  async #replay({ xid, commitLsn, endLsn }: Extract<Message, { kind: 'streamCommit' }>): Promise<void> {
+    const { counters } = this.#options;
+    this.#replaying = true;
+    this.#balance();
+    this.#begin(commitLsn);
+    // Its descriptions of tables hold for what comes behind it, even when its changes are here already.
+    this.#isOld = this.#isApplied(endLsn);
+    for await (const messages of this.#spill.read(xid)) {
+      if (this.#failed) return;
+      for (const message of messages) this.#onMessage(decodeMessage(message), message.length);
+      if (this.#pressed) await new Promise<void>((resolve) => (this.#relieved = resolve));
+    }
+    if (this.#failed) return;
+    this.#spill.forget(xid);
+    counters.spilledTransactions++;
+    this.#commit(endLsn);
+    this.#replaying = false;
+    this.#catchUp();
+  }
+
+  #catchUp(): void {
+    const behind = this.#behind;
+    this.#behind = [];
+    for (const [at, chunk] of behind.entries()) {
+      if (this.#failed) return;
+      if (this.#replaying) this.#behind.push(...behind.slice(at));
+      if (this.#replaying) return;
+      this.#take(chunk);
+    }
+    this.#balance();
   }
 
   #describe(relation: Relation): void {
@@ -219,7 +315,7 @@ export class FeedStream {
     if (described === undefined)
       throw new TokaidoError('CORRUPT', `a change of relation ${relationId}, which was not described`);
     const targets = described.targets.filter(({ since }) => this.#commitLsn >= since);
-    if (targets.length === 0) return;
+    if (targets.length === 0 || this.#isOld) return;
     if (this.#isFull(bytes)) this.#writePart();
     for (const target of targets) {
       target.bound ??= this.#bind(described.relation, target);
@@ -263,10 +359,21 @@ export class FeedStream {
   #commit(endLsn: Lsn): void {
     this.#inTransaction = false;
     this.#options.counters.transactions++;
-    // Applied before: Postgres sends again what it was not told to be safe.
-    if (endLsn <= (this.#options.store.feedPosition(this.#options.feed) ?? 0n)) this.#pending = [];
+    if (this.#isApplied(endLsn)) this.#pending = [];
     this.#write(endLsn);
     this.#advanceWhenIdle();
+  }
+
+  /** Applied before: Postgres sends again what it was not told to be safe. */
+  #isApplied(endLsn: Lsn): boolean {
+    return endLsn <= (this.#options.store.feedPosition(this.#options.feed) ?? 0n);
+  }
+
+  #fail(error: unknown): void {
+    if (this.#failed) return;
+    this.#failed = true;
+    this.#relieved?.();
+    this.#options.onFail(error);
   }
 
   #write(endLsn: Lsn | undefined): void {
@@ -275,12 +382,8 @@ export class FeedStream {
     this.#pending = [];
     this.#pendingBytes = 0;
     if (changes.length === 0) return;
-    const { store, feed, found, onFail, onConfirm } = this.#options;
-    const fail = (error: unknown): void => {
-      if (this.#failed) return;
-      this.#failed = true;
-      onFail(error);
-    };
+    const { store, feed, found, onConfirm } = this.#options;
+    const fail = (error: unknown): void => this.#fail(error);
     const build = (transaction: Parameters<RowChange>[0]): void => {
       if (this.#failed) throw new TokaidoError('FEED', 'a transaction before this one was not applied');
       try {
@@ -324,11 +427,23 @@ export class FeedStream {
     const tooMuch = this.#pressed ? this.#unapplied > maxUnappliedBytes / 2 : this.#unapplied > maxUnappliedBytes;
     if (tooMuch === this.#pressed) return;
     this.#pressed = tooMuch;
-    this.#options.onPressure(tooMuch);
+    if (!tooMuch) this.#relieved?.();
+    this.#balance();
+  }
+
+  /** Lets Postgres wait while too much is under way: to the store, to the disk, or behind a large transaction. */
+  #balance(): void {
+    const isMuch = this.#spill.unwrittenBytes > this.#options.limits.maxUnappliedBytes;
+    const pause = this.#pressed || this.#replaying || isMuch;
+    if (pause === this.#paused) return;
+    this.#paused = pause;
+    this.#options.onPressure(pause);
   }
 
   /** Nothing that is still queued may be applied any more. */
-  abandon(): void {
+  async abandon(): Promise<void> {
     this.#failed = true;
+    this.#relieved?.();
+    await this.#spill.close();
   }
 }

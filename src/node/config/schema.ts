@@ -215,6 +215,11 @@ const postgres = z.strictObject({
   maxTransactionBytes: size('8MiB').describe('A larger Postgres transaction is applied in parts.'),
   maxTransactionChanges: count(50_000).describe('Likewise, in row changes.'),
   maxUnappliedBytes: size('32MiB').describe('Bytes received and not yet committed before Postgres is made to wait.'),
+  maxSpillBytes: quantity(SIZE_UNITS, '10GiB', { least: 0, most: LARGEST_SIZE })
+    .prefault('10GiB')
+    .describe(
+      'What large transactions may take on the disk here before they commit (below `data`). Beyond it, and with 0, Postgres keeps them on its own.',
+    ),
 });
 
 const kyotoTycoon = z.strictObject({
