@@ -223,7 +223,7 @@ describe('memory', () => {
     setFlagsFromString('--expose-gc');
     const collect = runInNewContext('gc') as () => void;
     const postgres = await TestPostgres.start({ settings: ['logical_decoding_work_mem=64kB'] });
-    const config = { maxTransactionBytes: 2 ** 20, maxUnappliedBytes: 2 ** 20 };
+    const config = { maxTransactionBytes: 2 ** 18, maxUnappliedBytes: 2 ** 18 };
     const bench = await FeedBench.open(postgres, { schema: KV, tables: [MAPPING], config });
     try {
       bench.start();
@@ -243,12 +243,11 @@ describe('memory', () => {
         await bench.sql.query('TRUNCATE kv');
         return most;
       };
-      await peak(8);
-      const small = await peak(4);
-      const large = await peak(24);
-      const slope = (large - small) / 20e6;
+      const small = await peak(12);
+      const large = await peak(36);
+      const slope = (large - small) / 24e6;
       // Held, a byte would cost two of text and more of objects.
-      assert.ok(slope < 0.4, `${small} bytes for 4 MB, ${large} for 24 MB: ${slope} bytes for a byte`);
+      assert.ok(slope < 0.6, `${small} bytes for 12 MB, ${large} for 36 MB: ${slope} bytes for a byte`);
       assert.ok(bench.status.spilledTransactions >= 2 && bench.status.cutTransactions >= 2);
     } finally {
       await bench.close();
