@@ -93,11 +93,13 @@ export interface StoreView {
 export function prove({ reader, maps, state }: StoreView, nowMs: number): Proof {
   const { position } = state;
   const horizons = { ...state.horizons };
-  // Where nothing is due, everything up to now is worked off: no commit was needed to say so.
+  // Where nothing is due, everything up to now is worked off: no commit was needed to say so. A clock that was set back
+  // takes nothing back: what was worked off does not count any more.
+  const upToNow = indexKey(nowMs + 1, 0, EMPTY);
   for (const { expiry, storage } of maps.indexes) {
     const [first] = reader.range(expiry, { limit: 1 });
-    if (first === undefined || parseIndexKey(first.key).number > nowMs)
-      horizons[storage] = indexKey(nowMs + 1, 0, EMPTY);
+    const isDone = first === undefined || parseIndexKey(first.key).number > nowMs;
+    if (isDone && upToNow.compare(horizons[storage]) > 0) horizons[storage] = upToNow;
   }
   const databases = state.databases.map(({ id, name, records, hash }) => {
     const { spec } = maps.databases.get(id) as DatabaseMaps;

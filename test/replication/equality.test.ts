@@ -92,6 +92,21 @@ describe('a follower proves that it equals its source (invariant 11)', () => {
     );
   });
 
+  it('also when the root’s clock was ahead and is set back', async () => {
+    const edge = await follower('edge', root);
+    const setExpiring = async (key: string, xtMs: number): Promise<void> => {
+      await storeOf(root).write((t) => t.set('default', Buffer.from(key), Buffer.from('v'), xtMs)).committed;
+    };
+    await setExpiring('early', nowMs + 1);
+    nowMs += 5000;
+    await storeOf(root).sweep();
+    nowMs -= 5000;
+    // Expires before what the root had worked off, and is there still.
+    await setExpiring('late', nowMs + 1000);
+    await eventually('the edge has it', () => contents(edge.store).late === 'v');
+    assert.deepEqual((await comparison(edge)).differences, []);
+  });
+
   it('but not for what no equality is promised: caches', async () => {
     const databases = parseDatabases(['default', '%#capcnt=10']);
     const [, cache] = databases.map(({ name }) => name);
