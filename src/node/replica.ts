@@ -185,6 +185,7 @@ export class Replica {
         clusterId: self.clusterId,
         self: this.#self(),
         store: () => this.stores.current,
+        isFollower: (instanceId) => this.#replication?.isFollower(instanceId) === true,
         openSnapshot: async (contents, scope) => await this.stores.openSnapshot(contents, scope),
         unappliedBytes: config.replication.unappliedBytes,
         onWelcome: (welcome) => {
@@ -211,6 +212,7 @@ export class Replica {
         await this.stores.announceLost();
         return;
       } catch (error) {
+        if (this.#stopping) return;
         if (!(error instanceof TokaidoError) || error.code !== 'STORAGE') throw error;
         log.error({ reason: error.message, hint: error.hint }, 'cannot take writes yet: trying again');
         await new Promise<void>((resolve) => runtime.after(BEGIN_AGAIN_MS, resolve));

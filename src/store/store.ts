@@ -376,15 +376,21 @@ export class LocalStore implements Store {
   async beginEpoch(beyond: Epoch = this.epoch): Promise<void> {
     const { sid, runtime } = this.#options;
     assert(sid !== undefined, 'only an origin has epochs');
-    const next = epoch(Math.max(this.epoch, beyond, this.#lastEpoch) + 1);
-    this.#lastEpoch = next;
-    await this.#queue.add<void>({ databases: [], run: (draft) => draft.putMeta(EPOCH_KEY, encodeEpoch(next)) }).flushed;
-    const run = (draft: Draft): void => {
-      draft.setEpoch(next);
-      const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
-      this.#logLocal(draft, { sid, versionNs, feed: undefined, changes: [] });
-    };
-    await this.#queue.add<void>({ databases: [], run }).flushed;
+    for (;;) {
+      const next = epoch(Math.max(this.epoch, beyond, this.#lastEpoch) + 1);
+      this.#lastEpoch = next;
+      const reserve = (draft: Draft): void => draft.putMeta(EPOCH_KEY, encodeEpoch(next));
+      await this.#queue.add<void>({ databases: [], run: reserve }).flushed;
+      const begin = (draft: Draft): boolean => {
+        // Meanwhile a later one was begun, or came back from a follower.
+        if (draft.epoch >= next) return false;
+        draft.setEpoch(next);
+        const versionNs = nextVersion(runtime.nowNs(), draft.lastVersionNs);
+        this.#logLocal(draft, { sid, versionNs, feed: undefined, changes: [] });
+        return true;
+      };
+      if (await this.#queue.add<boolean>({ databases: [], run: begin }).flushed) return;
+    }
   }
 
   /**

@@ -9,6 +9,7 @@ import { Machine } from '../../src/sim/machine.js';
 import { Scheduler } from '../../src/sim/scheduler.js';
 import { parseDatabase } from '../../src/store/database-spec.js';
 import { LocalStore } from '../../src/store/store.js';
+import { encode, set, transaction, withBench } from '../support/store-model.js';
 
 const OPTIONS = { mapSizeBytes: 1, maxMaps: 1, flushesCommits: true, onBroken: () => undefined };
 
@@ -56,5 +57,16 @@ describe('an epoch', () => {
       const { epoch } = second;
       assert.ok(epoch > Math.max(...numbered), `${steps} steps: ${epoch} after ${numbered.join(' ')}`);
     }
+  });
+
+  it('lies beyond one that comes back from a follower meanwhile', async () => {
+    await withBench(async (bench) => {
+      const store = bench.store(1);
+      const [first, second] = [store.beginEpoch(), store.beginEpoch()];
+      await store.apply(encode([transaction(1, 1, 5, [set('k', 'v')], 7)])).committed;
+      await Promise.all([first, second]);
+      const [origin] = store.position();
+      assert.ok((origin?.epoch ?? 0) > 7, `epoch ${origin?.epoch}`);
+    });
   });
 });
