@@ -129,7 +129,8 @@ export class ReplicationServer {
       clusterId,
       log,
       queueBytes,
-      snapshotSliceBytes: SNAPSHOT_SLICE_BYTES,
+      // A slice beyond what may wait would be more than may wait.
+      snapshotSliceBytes: Math.min(SNAPSHOT_SLICE_BYTES, queueBytes),
       path,
       rootAddress,
       isRecovering,
@@ -193,6 +194,11 @@ export class ReplicationServer {
     this.#sessions.delete(session);
     this.#waiting = this.#waiting.filter((other) => other !== session);
     session.onClosed();
+  }
+
+  /** Whether a node follows this one right now. */
+  isFollower(instanceId: string): boolean {
+    return [...this.#sessions.keys()].some((session) => session.instanceId === instanceId);
   }
 
   #startSnapshots(): void {

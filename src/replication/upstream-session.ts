@@ -45,6 +45,8 @@ export interface UpstreamHost {
   readonly self: PathNode;
   /** The store to apply to, or `undefined` when this node never had data. */
   store(): LocalStore | undefined;
+  /** Whether a node follows this one right now. */
+  isFollower(instanceId: string): boolean;
   /** `scope` names the part that the snapshot is, as `Scope` encodes it. */
   openSnapshot(contents: SnapshotContents, scope: Buffer): Promise<SnapshotTarget>;
   /** Bytes received and not applied yet, at most. */
@@ -179,6 +181,12 @@ export class UpstreamSession {
     if (welcome.path.some(({ instanceId }) => instanceId === this.#host.self.instanceId)) {
       const drawn = [this.#host.self.name, ...welcome.path.map(({ name }) => name)].join(' -> ');
       throw new TokaidoError('REPLICATION', `a loop: ${drawn}`);
+    }
+    // Two nodes that turn to each other at the same moment know of no path yet that would tell them.
+    const below = welcome.path.findIndex(({ instanceId }) => this.#host.isFollower(instanceId));
+    if (below >= 0) {
+      const drawn = [this.#host.self.name, ...welcome.path.slice(0, below + 1).map(({ name }) => name)].join(' -> ');
+      throw new TokaidoError('REPLICATION', `a loop: ${drawn} -> ${this.#host.self.name}`);
     }
     if (welcome.path.length >= MAX_PATH) throw new TokaidoError('REPLICATION', 'too many nodes up to the root');
     this.#scope = Scope.decode(welcome.scope);

@@ -146,6 +146,16 @@ describe('a follower and its upstream', () => {
     assert.deepEqual(edge.loaded, []);
   });
 
+  it('finds the loop when two nodes turn to each other at the same moment', async () => {
+    const nodes = ['one', 'two'].map((name) => cluster.node(name, cluster.openStore(undefined)));
+    const [one, two] = nodes as [TestNode, TestNode];
+    for (const node of nodes) cluster.serve(node);
+    cluster.follow(one, two);
+    cluster.follow(two, one);
+    await eventually('one of them lets go', () => one.ends.length + two.ends.length > 0);
+    assert.match([...one.ends, ...two.ends].join(), /a loop: (one -> two -> one|two -> one -> two)/);
+  });
+
   it('refuses to follow itself, a loop, and another cluster, each with its reason', async () => {
     cluster.follow(root, root);
     await eventually('it refused itself', () => root.ends.length === 1);

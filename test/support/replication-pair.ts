@@ -187,6 +187,7 @@ export class TestCluster {
       clusterId,
       self: follower.self,
       store: () => follower.store,
+      isFollower: (instanceId) => follower.server?.isFollower(instanceId) === true,
       openSnapshot: async (contents, scope) => {
         const engine = this.newEngine();
         const loader = new SnapshotLoader(engine, contents, [], scope);
