@@ -118,6 +118,7 @@ export function calm({ network, nodes }: Pick<Faultable, 'network' | 'nodes'>): 
   for (const node of nodes) {
     Object.assign(node.storage.weather, GOOD_DISK);
     node.machine.disarm();
+    node.machine.skewMs = 0;
     node.start();
   }
 }

@@ -26,6 +26,8 @@ export interface Known {
   readonly checksum: number;
   /** The number before it in its origin's history; undefined for the first. */
   readonly before: string | undefined;
+  /** When it was made, ms of virtual time. */
+  readonly bornMs: number;
 }
 
 /** What a key holds, or when it was removed. */
@@ -98,11 +100,26 @@ export class History {
   readonly #known = new Map<string, Known>();
   /** By position, as far as somebody asked. */
   readonly #expected = new Map<string, Expected>();
+  #born: Known[] = [];
+  readonly #nowMs: () => number;
   readonly #onNew: (known: Known) => void;
 
-  /** `onNew` hears of each transaction once. */
-  constructor(onNew: (known: Known) => void) {
+  /** `nowMs` is virtual time; `onNew` hears of each transaction once. */
+  constructor(nowMs: () => number, onNew: (known: Known) => void) {
+    this.#nowMs = nowMs;
     this.#onNew = onNew;
+  }
+
+  /** The last transaction made before this moment of virtual time. */
+  lastBefore(timeMs: number): Known | undefined {
+    let low = 0;
+    let high = this.#born.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((this.#born[middle] as Known).bornMs < timeMs) low = middle + 1;
+      else high = middle;
+    }
+    return this.#born[low - 1];
   }
 
   get size(): number {
@@ -111,6 +128,14 @@ export class History {
 
   known(number: string): Known | undefined {
     return this.#known.get(number);
+  }
+
+  /** Their origin lost what is beyond `position`; whether it comes back is another matter. */
+  lost(position: Position): void {
+    this.#born = this.#born.filter(({ origin }) => {
+      const has = position.find(({ sid }) => sid === origin.sid);
+      return has !== undefined && has.epoch >= origin.epoch && has.sequence >= origin.sequence;
+    });
   }
 
   /** A node has made or applied this batch: all of it must be new, or what everybody knows by these numbers. */
@@ -136,7 +161,8 @@ export class History {
       const previous = last === undefined ? undefined : numberOf(last);
       if (known === undefined) {
         const copies = changes.map(copyOf);
-        const added = { number, origin, changes: copies, checksum, before: previous };
+        const added = { number, origin, changes: copies, checksum, before: previous, bornMs: this.#nowMs() };
+        this.#born.push(added);
         this.#known.set(number, added);
         this.#onNew(added);
         return added;

@@ -14,8 +14,8 @@ import type { Scheduler } from './scheduler.js';
 const WINDOW_BYTES = 16 * 1024;
 /** Largest piece that arrives at once. */
 const PIECE_BYTES = 4096;
-/** A link whose peer says nothing more breaks within this time, ms. */
-const BREAK_MS = { least: 2000, most: 20_000 } as const;
+/** A link whose peer says nothing more breaks within this time, ms: soon, or when the system gives up at last. */
+const BREAK_MS = [3000, 20_000, 600_000] as const;
 const CONNECT_TIMEOUT_MS = 3000;
 const CLOSE_TIMEOUT_MS = 2000;
 
@@ -56,6 +56,10 @@ export class Network {
   delayMs(): number {
     const { latencyMs, jitterMs } = this.weather;
     return latencyMs + jitterMs * this.dice.roll();
+  }
+
+  breakMs(): number {
+    return this.dice.pick(BREAK_MS) * (0.1 + 0.9 * this.dice.roll());
   }
 
   isCut(from: string, to: string): boolean {
@@ -157,9 +161,8 @@ class Connection {
   crashed(process: Process, crash: Crash): void {
     for (const end of [this.#down, this.#up]) {
       if (end.process !== process) continue;
-      const { least, most } = BREAK_MS;
       const { dice } = this.network;
-      const laterMs = crash === 'kill' ? this.network.delayMs() : least + (most - least) * dice.roll();
+      const laterMs = crash === 'kill' ? this.network.delayMs() : this.network.breakMs();
       // What the system had taken may still go out after a kill.
       if (crash === 'power' || dice.chance(0.5)) end.dropQueue();
       for (const each of [end, this.otherEnd(end)]) {
@@ -260,15 +263,14 @@ class End implements PeerLink {
 
   /** What cannot get through breaks the link in the end. */
   #stall(): void {
-    const { scheduler, dice } = this.#network;
+    const { scheduler } = this.#network;
     if (this.#stalledSinceMs !== undefined) return;
     const sinceMs = scheduler.nowMs;
     this.#stalledSinceMs = sinceMs;
-    const { least, most } = BREAK_MS;
-    scheduler.after(least + (most - least) * dice.roll(), () => {
+    scheduler.after(this.#network.breakMs(), () => {
       if (this.#stalledSinceMs !== sinceMs) return;
       this.lose('no answer', 0);
-      this.#link.otherEnd(this).lose('no answer', least + (most - least) * dice.roll());
+      this.#link.otherEnd(this).lose('no answer', this.#network.breakMs());
     });
   }
 

@@ -5,20 +5,23 @@
 import { AssertionFailure, messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Position } from '../base/types.js';
+import { isSamePosition } from '../log/position.js';
 import type { NodeConfig } from '../node/config/schema.js';
 import { DataDirectory } from '../node/data-directory.js';
 import { Replica } from '../node/replica.js';
 import type { LocalStore } from '../store/store.js';
-import { checkContents, checkLog, checkNotBehind } from './checks.js';
+import { checkContents, checkLog, checkNotBehind, isAtLeast } from './checks.js';
 import type { Dice } from './dice.js';
 import { SimulatedDisk, Storage } from './disk.js';
-import { type History, Violation } from './history.js';
+import { type History, numberOf, Violation } from './history.js';
 import { type Crash, Machine, type Process } from './machine.js';
 import type { Network } from './network.js';
-import type { Scheduler } from './scheduler.js';
+import { type Scheduler, START_MS } from './scheduler.js';
 
 export const CLUSTER = '00112233445566778899aabbccddeeff';
 const FOLDER = '/data';
+/** In calm, data older than this is stale, ms. */
+const FRESH_MS = 2000;
 
 export interface World {
   readonly scheduler: Scheduler;
@@ -29,6 +32,8 @@ export interface World {
   latestMs(): number;
   trace(node: string, what: string): void;
   log(node: string): Logger;
+  /** No clock is off in this run: what nodes say about the age of their data can be checked. */
+  readonly clocksAreRight: boolean;
   /** A node's machine lost its power; it had told that everything up to `flushed` is safe. */
   onPowerCut(node: string, flushed: Position): void;
 }
@@ -136,13 +141,13 @@ export class SimulatedNode {
 
   /** What the last run left is what it promised to leave, and its log is whole. */
   #opened(): void {
+    this.#isOpen = true;
     this.#guard(() => {
       const { store } = this;
       if (store === undefined) {
         if (this.#hadData) throw new Violation(8, `${this.name} had data before its restart and has none now`);
         return;
       }
-      this.#isOpen = true;
       checkNotBehind(this.name, store.position(), this.#kept, 'and had safely reached');
     });
   }
@@ -212,6 +217,7 @@ export class SimulatedNode {
       return;
     }
     if (store !== this.#watched) this.#watch(store);
+    this.#checkClaims();
     if (!this.#isDirty) return;
     this.#isDirty = false;
     this.#hadData = true;
@@ -221,8 +227,43 @@ export class SimulatedNode {
     this.#shown = position;
   }
 
+  /** Invariants 8 and 11: what a node says about itself is true. */
+  #checkClaims(): void {
+    const { replica, store } = this;
+    if (replica === undefined || store === undefined || this.config.role === 'root') return;
+    const [difference] = replica.equality.last?.differences ?? [];
+    if (difference !== undefined) {
+      throw new Violation(11, `${this.name} finds that its database ${difference.database} is not its upstream's`);
+    }
+    const lagMs = replica.heartbeats.lagMs(this.machine.nowMs);
+    if (lagMs === undefined || !this.#world.clocksAreRight) return;
+    const last = this.#world.history.lastBefore(this.machine.nowMs - START_MS - lagMs);
+    if (last === undefined || isAtLeast(store.position(), [last.origin])) return;
+    throw new Violation(8, `${this.name} says it lags ${lagMs} ms and lacks ${last.number}, which is older`);
+  }
+
+  /** Stands at this position, has compared itself there, and hears that it is fresh. */
+  isEqualAt(position: Position): boolean {
+    const { replica, store } = this;
+    if (replica === undefined || store === undefined || !isSamePosition(store.position(), position)) return false;
+    const lagMs = replica.heartbeats.lagMs(this.machine.nowMs);
+    const { last } = replica.equality;
+    return (
+      lagMs !== undefined && Math.abs(lagMs) < FRESH_MS && last !== undefined && isSamePosition(last.position, position)
+    );
+  }
+
+  /** Where it stands, for people. */
+  describe(): string {
+    const lagMs = this.replica?.heartbeats.lagMs(this.machine.nowMs);
+    const compared = this.replica?.equality.last?.position;
+    const at = (position: Position | undefined): string => position?.map(numberOf).join(' ') ?? 'nothing';
+    return `${this.name} at ${at(this.store?.position())}, compared at ${at(compared)}, lag ${lagMs} ms`;
+  }
+
   #watch(store: LocalStore): void {
     this.#watched = store;
+    if (this.config.role === 'root') this.#world.history.lost(store.position());
     store.onCommit((batch) => this.#guard(() => void this.#world.history.see(this.name, batch)));
     // A commit may have been the step in which the store appeared.
     checkLog(this.name, store, this.#world.history);

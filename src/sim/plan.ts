@@ -44,6 +44,7 @@ function settings(dice: Dice): NodeConfig {
     databases: ['default', 'other'],
     replication: {
       heartbeatMs: 250,
+      proofMs: 400,
       silenceMs: 1500,
       reconnectMinMs: 50,
       reconnectMaxMs: 1000,

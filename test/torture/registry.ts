@@ -4,7 +4,8 @@ import { codecs } from './codecs.js';
 import { diskFull } from './disk-full.js';
 import { fuzz } from './fuzz.js';
 import { kill, killAny } from './kill.js';
+import { mutants } from './mutants.js';
 import { simulation } from './simulate.js';
 import type { Torture } from './torture.js';
 
-export const TORTURES: readonly Torture[] = [clients, codecs, diskFull, fuzz, kill, killAny, simulation];
+export const TORTURES: readonly Torture[] = [clients, codecs, diskFull, fuzz, kill, killAny, mutants, simulation];

@@ -1,0 +1,157 @@
+/**
+ * Bugs planted on purpose, to show that the simulation finds them. Each is an exact text of the built code and what
+ * stands there instead; when the text is not there (any more), the mutant fails and has to be written anew.
+ */
+
+export interface Edit {
+  /** File of the build, below `dist/src`. */
+  readonly file: string;
+  /** Occurs there exactly once. */
+  readonly from: string;
+  readonly to: string;
+}
+
+export interface Mutant {
+  readonly name: string;
+  /** What is wrong with it. */
+  readonly about: string;
+  readonly edits: readonly Edit[];
+}
+
+function mutant(name: string, about: string, ...edits: readonly (readonly [string, string, string])[]): Mutant {
+  return { name, about, edits: edits.map(([file, from, to]) => ({ file, from, to })) };
+}
+
+export const MUTANTS: readonly Mutant[] = [
+  mutant('ack-before-durable', 'a flushed write is acknowledged when it is committed', [
+    'store/commit-queue.js',
+    'await this.#flush;',
+    '',
+  ]),
+  mutant('position-outside-transaction', 'a commit writes the position of the commit before it', [
+    'store/store.js',
+    'STATE_KEY, encodeState(state)',
+    'STATE_KEY, encodeState(this.#state)',
+  ]),
+  mutant(
+    'skip-on-gap',
+    'a sender drops what does not fit, and a receiver goes on behind the gap',
+    [
+      'replication/follower-session.js',
+      "if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull())",
+      "if (this.#state === 'following' && this.#isFull())\n            this.#next = localNumber(batch.first + batch.count);\n        if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull())",
+    ],
+    ['store/numbering.js', 'header.sequence !== reached + 1 ||', ''],
+  ),
+  mutant('apply-twice', 'what was applied before is applied again', [
+    'store/numbering.js',
+    'if (last === undefined || header.epoch <= last.epoch)\n            return false;',
+    'if (last === undefined || header.epoch <= last.epoch)\n            return true;',
+  ]),
+  mutant('wrong-tie-break', 'of two changes with the same version, the first stays', [
+    'store/record.js',
+    'VERSION_AT, VERSION_AT + STAMP_BYTES) > 0',
+    'VERSION_AT, VERSION_AT + STAMP_BYTES) >= 0',
+  ]),
+  mutant('older-wins', 'the lower version stays', [
+    'store/record.js',
+    'VERSION_AT, VERSION_AT + STAMP_BYTES) > 0',
+    'VERSION_AT, VERSION_AT + STAMP_BYTES) < 0',
+  ]),
+  mutant('clock-goes-back', 'versions follow the wall clock wherever it goes', [
+    'store/draft.js',
+    '(nowNs > lastVersionNs ? nowNs : lastVersionNs + 1n)',
+    'nowNs',
+  ]),
+  mutant('tombstone-dropped-early', 'tombstones go five transactions before their log entries', [
+    'store/draft.js',
+    'const end = indexKey(firstLogged, 0, EMPTY);',
+    'const end = indexKey(firstLogged + 5, 0, EMPTY);',
+  ]),
+  mutant(
+    'expiry-of-older-record',
+    'a record is collected at the expiration time it had before it was overwritten',
+    ['store/draft.js', '!record.isTombstone && record.xtMs === xtMs', '!record.isTombstone'],
+    ['store/draft.js', 'if (before === undefined || before.xtMs === NEVER_EXPIRES)\n            return;', 'return;'],
+  ),
+  mutant('clear-clears-all', 'a clear of a prefix clears the database', [
+    'store/draft.js',
+    'return begins(false) && begins(true);',
+    'return true;',
+  ]),
+  mutant('silence-ignored', 'a link on which nothing comes any more is kept', [
+    'replication/upstream-follower.js',
+    'if (silentMs < this.#options.silenceMs)',
+    'if (silentMs >= 0)',
+  ]),
+  mutant('heartbeat-covered-early', 'a node takes a heartbeat as reached when it hears it', [
+    'replication/heartbeats.js',
+    'have.epoch >= beat.epoch && have.sequence >= beat.sequence',
+    'have.epoch >= beat.epoch',
+  ]),
+  mutant('proof-of-elsewhere', 'a proof is compared at another position than it was made for', [
+    'replication/equality.js',
+    'if (!isSamePosition(store.position(), proof.position))',
+    'if (store.position().length === 0)',
+  ]),
+  mutant('hash-misses-removal', 'the set hash of a database keeps what was removed', [
+    'store/draft.js',
+    '#bury(databaseId, key, before, stamp) {\n        this.#hash(databaseId, -1, key, before);',
+    '#bury(databaseId, key, before, stamp) {',
+  ]),
+  mutant('epoch-reused', 'an epoch is numbered in before it is on the disk', [
+    'store/store.js',
+    'await this.#queue.add({ databases: [], run: reserve }).flushed;',
+    '',
+  ]),
+  mutant('no-epoch-after-recall', 'a root that took its tail back goes on in its epoch', [
+    'node/recovery.js',
+    'await beginEpoch();',
+    '',
+  ]),
+  mutant('lost-tail-unnoticed', 'a root numbers on after a power cut as if nothing were missing', [
+    'node/data-directory.js',
+    'this.tailMayBeLost = cutOff || before?.tailMayBeLost === true;',
+    'this.tailMayBeLost = false;',
+  ]),
+  mutant('writes-while-recovering', 'a root takes writes before it has its tail back', [
+    'node/recovery.js',
+    'if (!this.#active)\n            return undefined;\n        return new TokaidoError(',
+    'if (this.#active || !this.#active)\n            return undefined;\n        return new TokaidoError(',
+  ]),
+  mutant('swap-before-flush', 'a loaded snapshot becomes the store before it is on the disk', [
+    'store/snapshot.js',
+    'await flushed;',
+    'flushed.catch(() => undefined);',
+  ]),
+  mutant('swap-before-loaded', 'the data directory names the new store before it is whole', [
+    'node/store-holder.js',
+    'await loader.finish(rows);',
+    'directory.adoptNextStore();\n                await loader.finish(rows);',
+  ]),
+  mutant('snapshot-of-many-moments', 'a snapshot reads the newest state slice by slice', [
+    'store/snapshot.js',
+    'this.#snapshot = engine.snapshot();',
+    'this.#snapshot = Object.assign(Object.create(engine), { get: (m, k) => engine.get(m, k), range: (m, r) => engine.range(m, r), close: () => undefined });',
+  ]),
+  mutant('log-before-swap', 'batches behind a snapshot go to the store that it replaces', [
+    'replication/upstream-session.js',
+    'this.#received(payload.length);\n        if (this.#snapshotSent) {',
+    'this.#received(payload.length);\n        if (this.#state === "loading")\n            this.#apply(payload);\n        else if (false) {',
+  ]),
+  mutant('old-store-served', 'after a snapshot a relay goes on serving the store it had', [
+    'node/replica.js',
+    'this.stores.onSwap(() => this.#serveFollowers());',
+    '',
+  ]),
+  mutant('garbage-kept', 'data that was not flushed in order is used after a power cut', [
+    'node/data-directory.js',
+    'before !== undefined && before.generation > 0 && !before.flushesCommits && !before.clean && rebooted;',
+    'false;',
+  ]),
+  mutant('late-start', 'a sender begins one batch too late', [
+    'log/update-log.js',
+    'first = Math.min(first, start.first);',
+    'first = Math.min(first, start.first + start.count);',
+  ]),
+];

@@ -1,0 +1,33 @@
+/** Torture of the simulation itself: plants one known bug after the other, and each must be caught by some seed. */
+import { hunt } from '../mutants/apply.js';
+import { MUTANTS } from '../mutants/mutants.js';
+import type { Torture, TortureOptions, TortureResult } from './torture.js';
+
+/** Seeds that a mutant may survive before it counts as not found. */
+const MOST_SEEDS = 2000;
+
+async function run({ seed, report, signal }: TortureOptions): Promise<TortureResult> {
+  const caught: Record<string, string> = {};
+  let runs = 0;
+  let failed = 0;
+  for (const mutant of MUTANTS) {
+    if (signal.aborted) break;
+    const verdict = await hunt(mutant, seed, MOST_SEEDS, signal);
+    runs++;
+    if (verdict.kind === 'caught')
+      caught[mutant.name] = `after ${verdict.seeds} seeds (${verdict.seed}): ${verdict.how}`;
+    else {
+      failed++;
+      report.failure(`${mutant.name} survived ${verdict.seeds} seeds: ${mutant.about}`);
+    }
+    report.progress(`${runs} of ${MUTANTS.length} mutants, ${failed} not caught`);
+  }
+  return { runs, failed, ...caught };
+}
+
+export const mutants: Torture = {
+  name: 'mutants',
+  about:
+    'Known bugs planted one by one in a copy of the build: the simulation must catch each (however long it takes).',
+  run,
+};
