@@ -172,6 +172,10 @@ export class Node {
         ...config.listen.admin,
         status: () => this.status(),
         ready: () => this.ready(),
+        copyAgain: (table) => {
+          if (this.#feed instanceof PostgresFeed) return this.#feed.copyAgain(table);
+          throw new TokaidoError('NOT_READY', 'no Postgres feed runs on this node', { hint: 'ask the root' });
+        },
         takeLists: async (text) => (await this.#publishedLists?.take(text)) ?? {},
         metrics: this.metrics,
         log: this.#log,

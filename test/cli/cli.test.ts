@@ -26,6 +26,10 @@ describe('tokaido', () => {
     'ca issue',
     'pg',
     'pg setup',
+    'pg check',
+    'pg preview',
+    'pg verify',
+    'pg copy',
     'config',
     'config check',
   ];

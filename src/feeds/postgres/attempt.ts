@@ -72,6 +72,7 @@ export class Attempt {
   #sql: Sql | undefined;
   #copy: TableCopy | undefined;
   #stream: FeedStream | undefined;
+  #interrupt: ((reason: Error) => void) | undefined;
   #stopped = false;
 
   constructor(options: AttemptOptions) {
@@ -108,6 +109,12 @@ export class Attempt {
       await endSql(sql, runtime);
       this.#sql = undefined;
     }
+  }
+
+  /** Ends the stream for this reason. Returns false when nothing streams. */
+  interrupt(reason: Error): boolean {
+    this.#interrupt?.(reason);
+    return this.#interrupt !== undefined;
   }
 
   /** Cuts all connections: `run` ends. */
@@ -282,6 +289,7 @@ export class Attempt {
     const failed = new Promise<never>((_, reject) => {
       fail = reject;
     });
+    if (copy === undefined) this.#interrupt = fail;
     const tell = (ask: boolean): void => {
       const { confirmed } = stream.positions;
       notes.told = confirmed;
@@ -354,6 +362,7 @@ export class Attempt {
         const done = copy.run().then(async (isWhole) => {
           if (!isWhole) return;
           this.#copy = undefined;
+          this.#interrupt = fail;
           await this.#whole.noteCopying([]);
         });
         done.catch(fail);

@@ -111,13 +111,18 @@ async function lockTables(sql: pg.Client, tables: readonly PublishedTable[]): Pr
   if (rows[0] !== undefined) throw new Rewritten(rows[0].name);
 }
 
+/** All rows of a table, or of a partitioned one with its partitions. */
+export function selectFrom({ mapping, columns, isPartitioned }: PublishedTable): string {
+  const only = isPartitioned ? '' : 'ONLY ';
+  return `SELECT ${columns.map(({ name }) => quoteIdentifier(name)).join(', ')} FROM ${only}${quoteTable(mapping.table)}`;
+}
+
 async function planWork(sql: pg.Client, { tables, types, counters, store, progress }: CopyOptions): Promise<Work[]> {
   const works: Work[] = [];
   for (const table of tables) {
     const { mapping, columns, filter, isPartitioned } = table;
     const bound = new BoundMapping(mapping, columns, types, counters);
-    const only = isPartitioned ? '' : 'ONLY ';
-    const query = `SELECT ${columns.map(({ name }) => quoteIdentifier(name)).join(', ')} FROM ${only}${quoteTable(mapping.table)}`;
+    const query = selectFrom(table);
     const { rows } = await sql.query<{ pages: string; rows: string }>(
       `SELECT pg_relation_size(oid) / current_setting('block_size')::int AS pages, greatest(reltuples, 0)::bigint AS rows
        FROM pg_class WHERE oid = $1`,

@@ -194,7 +194,10 @@ export class PostgresFeed implements Feed {
       return { ...NO_LESSON, keepWhole: true };
     }
     if (error instanceof TablesChanged) {
-      this.#log.info({ tables: error.mappings.map(({ table }) => table) }, 'tables changed in shape');
+      this.#log.info(
+        { tables: error.mappings.map(({ table }) => table), reason: error.reason },
+        'tables to copy again',
+      );
       try {
         await new CopiedTables(store).forget(error.mappings);
       } catch (refused) {
@@ -267,6 +270,26 @@ export class PostgresFeed implements Feed {
       droppedSlots,
       lastError: this.#lastError,
     };
+  }
+
+  /**
+   * Copies a table again, or all, beside the stream; records without a row go. Returns how many mappings it concerns.
+   * Errors: `CONFIG` for a table that is not mapped, `NOT_READY` unless the feed streams and copies nothing.
+   */
+  copyAgain(table?: string): number {
+    const { tables } = this.#options.config;
+    const mappings = tables.filter((mapping) => table === undefined || mapping.table === table);
+    if (mappings.length === 0) {
+      throw new TokaidoError('CONFIG', `table ${table} is not mapped`, {
+        hint: `postgres.tables has ${tables.map((mapping) => mapping.table).join(', ')}`,
+      });
+    }
+    if (this.#attempt?.interrupt(new TablesChanged(mappings, 'asked for')) !== true) {
+      throw new TokaidoError('NOT_READY', 'the feed does not stream now, or is copying: ask again later', {
+        hint: 'tokaido status says what it does',
+      });
+    }
+    return mappings.length;
   }
 
   async stop(): Promise<void> {

@@ -77,6 +77,13 @@ export interface MappingCounters {
   missingValues: number;
 }
 
+/** A record as a row has it. */
+export interface MappedRecord {
+  readonly key: Buffer;
+  readonly value: Buffer;
+  readonly xtMs: number;
+}
+
 /** A mapping bound to the columns that its table has right now. */
 export class BoundMapping {
   readonly database: string;
@@ -135,6 +142,15 @@ export class BoundMapping {
       parts.push(bytesOf(value, this.#typeOf(part.column)));
     }
     return Buffer.concat(parts);
+  }
+
+  /** What a whole row becomes, or why it becomes nothing. */
+  record(row: Tuple): MappedRecord | 'no key' | 'no value' {
+    const key = this.key(row);
+    if (key === undefined) return 'no key';
+    const value = this.#valueOf(row, undefined);
+    if (value === null || typeof value === 'function') return 'no value';
+    return { key, value, xtMs: this.#expiry(row) };
   }
 
   #expiry(row: Tuple): number {

@@ -42,7 +42,8 @@ export async function checkServer(sql: pg.Client, config: SetupConfig): Promise<
   for (const mapping of config.tables) await checkTable(sql, mapping);
 }
 
-async function checkTable(sql: pg.Client, { table, key }: TableMapping): Promise<void> {
+/** Errors: `FEED`, as `checkServer`, of one table. */
+export async function checkTable(sql: pg.Client, { table, key }: TableMapping): Promise<void> {
   const { schema, name } = splitTable(table);
   const { rows: tables } = await sql.query<{
     oid: string;

@@ -117,6 +117,17 @@ export async function describeTables(
   return tables;
 }
 
+/** The columns of a table that is not published yet: those that a new publication would have. */
+export async function describeColumns(sql: pg.Client, table: string): Promise<Column[]> {
+  const { schema, name } = splitTable(table);
+  const { rows } = await sql.query<ColumnRow>(COLUMNS.replace('$1', 'to_regclass(format($1, $2::text, $3::text))'), [
+    '%I.%I',
+    schema,
+    name,
+  ]);
+  return rows.map((row) => ({ name: row.name, typeOid: Number(row.type), isKey: false }));
+}
+
 /** Whether a description in the stream has the columns that the table was copied with. */
 export function hasColumns(table: PublishedTable, columns: readonly Column[]): boolean {
   if (columns.length !== table.columns.length) return false;
@@ -129,10 +140,12 @@ export function hasColumns(table: PublishedTable, columns: readonly Column[]): b
 /** What the store holds of a table is not (any more) what Postgres has: it is copied again. */
 export class TablesChanged extends TokaidoError {
   readonly mappings: readonly TableMapping[];
+  readonly reason: string;
 
-  constructor(mappings: readonly TableMapping[]) {
-    super('FEED', `${mappings.map(({ table }) => table).join(', ')} changed in shape`);
+  constructor(mappings: readonly TableMapping[], reason = 'changed in shape') {
+    super('FEED', `${mappings.map(({ table }) => table).join(', ')}: ${reason}`);
     this.mappings = mappings;
+    this.reason = reason;
   }
 }
 

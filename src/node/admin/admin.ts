@@ -19,6 +19,8 @@ export interface AdminOptions {
   status(): NodeStatus;
   /** Takes revocation lists in PEM. Errors: `TokaidoError`. */
   takeLists(text: string): Promise<object>;
+  /** Copies a table of the feed again, or all. Returns how many. Errors: `TokaidoError`. */
+  copyAgain(table: string | undefined): number;
   ready(): { readonly ready: boolean; readonly reason?: string };
 }
 
@@ -39,7 +41,13 @@ function answer(response: ServerResponse, status: number, type: string, body: st
 }
 
 /** The status for what a publisher may have done wrong; everything else is this node's fault. */
-const STATUS: Readonly<Record<string, number>> = { IDENTITY: 403, TOO_LARGE: 413, READ_ONLY: 409, NOT_READY: 503 };
+const STATUS: Readonly<Record<string, number>> = {
+  IDENTITY: 403,
+  TOO_LARGE: 413,
+  READ_ONLY: 409,
+  NOT_READY: 503,
+  CONFIG: 400,
+};
 
 function takeLists(request: IncomingMessage, response: ServerResponse, { takeLists, log }: AdminOptions): void {
   const chunks: Buffer[] = [];
@@ -53,13 +61,26 @@ function takeLists(request: IncomingMessage, response: ServerResponse, { takeLis
     takeLists(Buffer.concat(chunks).toString('latin1')).then(
       (result) => answer(response, 200, 'application/json', `${JSON.stringify(result)}\n`),
       (error: unknown) => {
-        const known = error instanceof TokaidoError ? error : undefined;
         log.warn({ address: request.socket.remoteAddress, reason: messageOf(error) }, 'revocation lists refused');
-        const body = { error: { code: known?.code ?? 'INTERNAL', message: messageOf(error), hint: known?.hint } };
-        answer(response, STATUS[known?.code ?? ''] ?? 500, 'application/json', `${JSON.stringify(body)}\n`);
+        refuse(response, error);
       },
     );
   });
+}
+
+function copyAgain(request: IncomingMessage, response: ServerResponse, options: AdminOptions): void {
+  try {
+    const table = new URL(request.url ?? '', 'http://node').searchParams.get('table') ?? undefined;
+    answer(response, 202, 'application/json', `${JSON.stringify({ tables: options.copyAgain(table) })}\n`);
+  } catch (error) {
+    refuse(response, error);
+  }
+}
+
+function refuse(response: ServerResponse, error: unknown): void {
+  const known = error instanceof TokaidoError ? error : undefined;
+  const body = { error: { code: known?.code ?? 'INTERNAL', message: messageOf(error), hint: known?.hint } };
+  answer(response, STATUS[known?.code ?? ''] ?? 500, 'application/json', `${JSON.stringify(body)}\n`);
 }
 
 /** Errors: `NETWORK` when the address cannot be used. */
@@ -89,9 +110,13 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
       return;
     }
     request.resume();
+    if (request.method === 'POST' && path === '/feed/copy') {
+      copyAgain(request, response, options);
+      return;
+    }
     const route = routes[path];
     if (request.method !== 'GET' && request.method !== 'HEAD')
-      answer(response, 405, 'text/plain', 'only GET, and POST to /crl\n');
+      answer(response, 405, 'text/plain', 'only GET, and POST to /crl and /feed/copy\n');
     else if (route === undefined) answer(response, 404, 'text/plain', `there is ${Object.keys(routes).join(', ')}\n`);
     else route(response);
   });
