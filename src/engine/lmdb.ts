@@ -1,24 +1,23 @@
 /**
- * The persistent engine, on LMDB: readers never block, snapshots are free, one writer thread commits while the event
- * loop goes on. Commits overlap with flushes: a commit is visible (and survives the process) before it is on the disk,
- * and LMDB keeps the last flushed state beside the newest, so that after a power cut the file opens at that state,
- * never at a torn one. That roll-back takes data, log and positions back together, which is what lets a follower fetch
- * its tail again (invariants 1, 3 and 5).
+ * The persistent engine, on LMDB: readers never block, snapshots are free. A commit is one short synchronous
+ * transaction of everything that waits: handing it to another thread and back costs more than the commit itself, and
+ * under load whole slices of the scheduler. It is visible, and survives the process, at once; it goes to the disk
+ * behind, while others are made. After a power cut the file opens as it was flushed last, never torn: `checkpoint.ts`
+ * says how. That roll-back takes data, log and positions back together, which is what lets a follower fetch its tail
+ * again (invariants 1, 3 and 5).
  *
  * Traps of the library that this file is the only one to know:
- * - An exception inside `transaction()` does not undo what ran before it; inside `childTransaction()` it does.
- * - A write's promise resolves only when its flush is over, although readers see the commit long before. The library
- *   reports that moment to itself and does nothing with it, so this file listens in. A report may come too early: the
- *   number of the newest commit says whether it is true.
+ * - Its own overlapping flushes flush inside a synchronous commit, on the event loop; so they are off.
  * - Its batches of one event turn make a promise that nobody holds and that rejects when a commit fails; our writes are
  *   transactions, so batches are turned off.
  * - The map grows by itself whatever its size: a limit of the file is for the caller to keep.
  * - A key must have 1 to 1978 bytes. Ours may be empty, so a leading zero byte escapes (order is preserved).
  */
-import { closeSync, fsyncSync, mkdirSync, openSync, statfsSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, statfsSync } from 'node:fs';
+import { promisify } from 'node:util';
 import { type Database, open, type RootDatabase, type Transaction } from 'lmdb';
 import { assert, messageOf, TokaidoError } from '../base/errors.js';
+import { Checkpoint } from './checkpoint.js';
 import type { Commit, Engine, Entry, MapId, MapOptions, Range, Snapshot, Writer } from './engine.js';
 
 /** Longest key this engine stores, in bytes, the escape byte of a leading zero included. */
@@ -31,11 +30,13 @@ export interface LmdbOptions {
   readonly mapSizeBytes: number;
   /** Most maps that can be opened. */
   readonly maxMaps: number;
-  /**
-   * Whether each commit is flushed in the background. Without it a commit costs a quarter, and after a power cut the
-   * file is worth nothing: the caller must throw it away then.
-   */
+  /** Whether each commit is flushed in the background. Without it only `flush` and `close` bring anything to the disk. */
   readonly flushesCommits?: boolean;
+  /**
+   * This boot of the machine. During another one than the last the file opens at its last flush. Empty when unknown:
+   * then it always does.
+   */
+  readonly bootId: string;
   /**
    * Called once when the environment cannot go on: a flush failed, after which nobody knows what is on the disk (the
    * system may forget unwritten pages), or the library says so. Only opening the file again helps: it opens at its last
@@ -48,10 +49,6 @@ type Map = Database<Buffer, Buffer>;
 
 /** The part of the library under its types that this file needs. */
 interface NativeEnvironment {
-  /** Brings every commit so far to the disk, on a thread of the pool. */
-  sync(done: (error?: unknown) => void): void;
-  /** Runs queued writes on a thread of the pool and reports how they stand, `VISIBLE` among others. */
-  startWriting(address: number, onStatus: (status: number) => unknown): void;
   /** `lastTxnId` is the number of the newest commit. */
   info(): { readonly lastTxnId: number; readonly lastPageNumber: number };
 }
@@ -64,10 +61,6 @@ interface MapPages {
   readonly overflowPages: number;
 }
 
-/** The commit is what readers see from now on (and survives the process); its flush goes on. */
-const VISIBLE = 1;
-/** Statuses beyond are errors. */
-const LAST_STATUS = 2;
 /** A disk with less free space than this is why a write failed. */
 const FULL_BYTES = 2 ** 20;
 
@@ -119,6 +112,15 @@ function storageError(error: unknown, folder: string): TokaidoError {
   });
 }
 
+/** Nobody knows what is on the disk then: the system may have forgotten what it could not write. */
+function flushError(error: unknown, folder: string): TokaidoError {
+  if (error instanceof TokaidoError) return error;
+  return new TokaidoError('STORAGE', `the disk of ${folder} refused a flush: ${messageOf(error)}`, {
+    hint: 'the node goes back to what was flushed last when it is started again; look at the disk and the log of the kernel',
+    cause: error,
+  });
+}
+
 function isFull(folder: string): boolean {
   try {
     const { bavail, bsize } = statfsSync(folder);
@@ -128,91 +130,56 @@ function isFull(folder: string): boolean {
   }
 }
 
-/** The library has told the reason of a failed commit by then, or it never will. */
-const REASON_MS = 100;
-
-/**
- * The library says of a failed commit only that it failed, and the reason in a promise beside it. When the reason came
- * before it made that promise, nothing ever settles it: whoever waited for it would hold up every later commit.
- */
-async function commitError(error: unknown, folder: string): Promise<TokaidoError> {
-  const reason = (error as { commitError?: Promise<unknown> }).commitError?.catch((cause: unknown) => cause);
-  if (reason === undefined) return storageError(error, folder);
-  let timer: NodeJS.Timeout | undefined;
-  const never = new Promise((resolve) => {
-    timer = setTimeout(resolve, REASON_MS, new Error('the commit failed'));
-  });
-  const cause = await Promise.race([reason, never]);
-  clearTimeout(timer);
-  return storageError(cause, folder);
-}
-
-/** The library prints failures besides reporting them: a line that nobody asked for, for each write. */
-function withoutPrinting<T>(run: () => T): T {
-  const { error } = console;
-  console.error = () => undefined;
-  try {
-    return run();
-  } finally {
-    console.error = error;
-  }
-}
+const turn = promisify(setImmediate);
 
 export class LmdbEngine implements Engine {
   readonly flushesCommits: boolean;
   readonly #folder: string;
   readonly #onBroken: (error: TokaidoError) => void;
   readonly #environment: RootDatabase<Buffer, Buffer>;
+  readonly #checkpoint: Checkpoint;
   readonly #pageBytes: number;
   readonly #maps: Map[] = [];
   readonly #names: string[] = [];
   readonly #snapshots = new Set<Snapshot>();
   #writing = false;
-  /** Tells the write under way that its commit is visible. */
-  #onVisible: () => void = () => undefined;
+  /** The flush under way, and the one that begins after it. */
+  #flushing: Promise<void> | undefined;
+  #nextFlush: Promise<void> | undefined;
+  /** Keeps the pages of what was flushed last. */
+  #pin: Transaction | undefined;
+  #broken: TokaidoError | undefined;
   #closed = false;
 
   constructor(options: LmdbOptions) {
     this.flushesCommits = options.flushesCommits ?? true;
     this.#folder = options.folder;
     this.#onBroken = options.onBroken ?? (() => undefined);
-    mkdirSync(options.folder, { recursive: true, mode: 0o700 });
     try {
+      mkdirSync(options.folder, { recursive: true, mode: 0o700 });
+      Checkpoint.begin(options.folder, options.bootId);
       this.#environment = open<Buffer, Buffer>({
         path: options.folder,
         noSubdir: false,
         maxDbs: options.maxMaps,
         mapSize: options.mapSizeBytes,
         permissionsMode: 0o600,
-        noSync: !this.flushesCommits,
+        noSync: true,
         eventTurnBatching: false,
         ...BINARY,
       } as Parameters<typeof open>[0]) as RootDatabase<Buffer, Buffer>;
+      this.#pageBytes = (this.#environment.getStats() as { pageSize: number }).pageSize;
+      this.#checkpoint = new Checkpoint(options.folder, this.#pageBytes);
     } catch (error) {
       throw new TokaidoError('STORAGE', `cannot open the data file in ${options.folder}: ${messageOf(error)}`, {
         hint: 'check that the folder is writable and that no other node uses it',
         cause: error,
       });
     }
-    this.#pageBytes = (this.#environment.getStats() as { pageSize: number }).pageSize;
-    this.#listenIn();
   }
 
   get #native(): NativeEnvironment {
     return (this.#environment as unknown as { env: NativeEnvironment }).env;
-  }
-
-  #listenIn(): void {
-    const native = this.#native;
-    const start = native.startWriting;
-    const listening: NativeEnvironment['startWriting'] = (address, onStatus) => {
-      start.call(native, address, (status) => {
-        const answer = status > LAST_STATUS ? withoutPrinting(() => onStatus(status)) : onStatus(status);
-        if (status === VISIBLE) this.#onVisible();
-        return answer;
-      });
-    };
-    Object.defineProperty(native, 'startWriting', { value: listening });
   }
 
   openMap(name: string, { storage }: MapOptions = { storage: 'disk' }): MapId {
@@ -252,56 +219,76 @@ export class LmdbEngine implements Engine {
     assert(!this.#writing && !this.#closed, 'one write transaction at a time, on an open engine');
     this.#writing = true;
     let thrown: { error: unknown } | undefined;
-    try {
-      const run = (): T => {
-        try {
-          return fn(this.#writer);
-        } catch (error) {
-          thrown = { error };
-          throw error;
-        }
-      };
-      // Without a flush a commit takes some tens of microseconds: less than handing it to another thread and back.
-      if (!this.flushesCommits) {
-        return { result: this.#environment.transactionSync(run) as T, flushed: Promise.resolve() };
+    const run = (): T => {
+      try {
+        return fn(this.#writer);
+      } catch (error) {
+        thrown = { error };
+        throw error;
       }
-      return await this.#commit(run);
+    };
+    try {
+      // What else this turn of the event loop brings is committed with it.
+      await turn();
+      if (this.#broken !== undefined) throw this.#broken;
+      const result = this.#environment.transactionSync(run) as T;
+      return { result, flushed: this.flushesCommits ? this.#flushed() : Promise.resolve() };
     } catch (error) {
       if (thrown !== undefined && !/^(MDB_|Error: MDB_)|ENOSPC/.test(messageOf(thrown.error))) throw thrown.error;
-      const failure = await commitError(error, this.#folder);
-      if (/MDB_PANIC/.test(failure.message)) this.#onBroken(failure);
+      const failure = storageError(error, this.#folder);
+      if (/MDB_PANIC/.test(failure.message)) this.#break(failure);
       throw failure;
     } finally {
       this.#writing = false;
     }
   }
 
-  /** Resolves when the commit is visible, which a quick disk may report together with the flush. */
-  async #commit<T>(run: () => T): Promise<Commit<T>> {
-    let outcome: { result: T; newest: number } | undefined;
-    const visible = new Promise<void>((resolve) => {
-      this.#onVisible = () => {
-        if (outcome !== undefined && this.#native.info().lastTxnId > outcome.newest) resolve();
+  /** Resolves when a flush that began after this call is over. Whoever asked for none hears of a failure elsewhere. */
+  #flushed(): Promise<void> {
+    if (this.#flushing === undefined) return this.#startFlush();
+    if (this.#nextFlush === undefined) {
+      const next = async (): Promise<void> => {
+        this.#nextFlush = undefined;
+        await this.#startFlush();
       };
+      this.#nextFlush = this.#flushing.then(next, next);
+      this.#nextFlush.catch(() => undefined);
+    }
+    return this.#nextFlush;
+  }
+
+  #startFlush(): Promise<void> {
+    this.#flushing = this.#flushOnce().finally(() => {
+      if (this.#nextFlush === undefined) this.#flushing = undefined;
     });
-    const finished: Promise<unknown> = this.#environment.childTransaction(() => {
-      outcome = { newest: this.#native.info().lastTxnId, result: run() };
-    });
-    await Promise.race([visible, finished]);
-    assert(outcome !== undefined, 'a commit has run its transaction');
-    // The reader of this event turn began before the commit.
+    this.#flushing.catch(() => undefined);
+    return this.#flushing;
+  }
+
+  async #flushOnce(): Promise<void> {
+    // Whoever hears of the commit goes first: followers should have it by the time that the disk is busy with it.
+    await turn();
+    // The reader of this event turn may have begun before the newest commit.
     this.#environment.resetReadTxn();
-    const flushed = finished.then(
-      () => undefined,
-      async (error: unknown) => {
-        const failure = await commitError(error, this.#folder);
-        this.#onBroken(failure);
-        throw failure;
-      },
-    );
-    // Whoever asked for no flush is told by `onBroken`.
-    flushed.catch(() => undefined);
-    return { result: outcome.result, flushed };
+    const pin = this.#environment.useReadTransaction();
+    try {
+      if (this.#broken !== undefined) throw this.#broken;
+      await this.#checkpoint.flush(this.#checkpoint.note(this.#native.info().lastTxnId));
+    } catch (error) {
+      pin.done();
+      const failure = flushError(error, this.#folder);
+      this.#break(failure);
+      throw failure;
+    }
+    this.#pin?.done();
+    this.#pin = pin;
+  }
+
+  #break(failure: TokaidoError): void {
+    if (this.#broken !== undefined) return;
+    this.#broken = failure;
+    this.#checkpoint.distrust();
+    this.#onBroken(failure);
   }
 
   readonly #writer: Writer = {
@@ -339,11 +326,9 @@ export class LmdbEngine implements Engine {
     return snapshot;
   }
 
-  /** Also what an earlier process committed and left in the system's page cache: no promise of ours knows of that. */
+  /** Also what an earlier process committed and left in the system's page cache. */
   async flush(): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
-      this.#native.sync((error) => (error === undefined ? resolve() : reject(storageError(error, this.#folder))));
-    });
+    await this.#flushed();
   }
 
   usedBytes(): number {
@@ -365,18 +350,13 @@ export class LmdbEngine implements Engine {
     this.#closed = true;
     // A read transaction that outlives its environment crashes the process at exit.
     for (const snapshot of [...this.#snapshots]) snapshot.close();
-    await this.#environment.flushed;
-    if (!this.flushesCommits) this.#flushFile();
-    await this.#environment.close();
-  }
-
-  /** What was written lies in the system's page cache; from there any descriptor of the file can flush it. */
-  #flushFile(): void {
-    const file = openSync(join(this.#folder, 'data.mdb'), 'r');
     try {
-      fsyncSync(file);
+      if (this.#broken === undefined) await this.#flushed();
     } finally {
-      closeSync(file);
+      await this.#nextFlush?.catch(() => undefined);
+      this.#pin?.done();
+      this.#checkpoint.close();
+      await this.#environment.close();
     }
   }
 }

@@ -49,8 +49,8 @@ function isRunning(pid: number): boolean {
 
 export class MachineDisk implements Disk {
   readonly bootId = bootId();
-  /** LMDB_RESTORE=safe makes the engine open at the last flushed state, exactly as after a power cut. */
-  readonly rollsBack = process.env.LMDB_RESTORE === 'safe';
+  /** TOKAIDO_ROLL_BACK=1 makes engines open at their last flushed state, exactly as after a power cut. */
+  readonly rollsBack = process.env.TOKAIDO_ROLL_BACK === '1';
 
   createFolder(path: string): void {
     try {
@@ -120,7 +120,7 @@ export class MachineDisk implements Disk {
   }
 
   openEngine(folder: string, options: EngineOptions): Engine {
-    return new LmdbEngine({ folder, ...options });
+    return new LmdbEngine({ folder, bootId: this.rollsBack ? '' : this.bootId, ...options });
   }
 
   async openImage(folder: string, logNext: LocalNumber): Promise<MemoryImage | undefined> {

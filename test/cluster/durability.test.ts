@@ -124,7 +124,7 @@ describe('an acknowledgement (invariant 5)', () => {
   }, () => {
     const { acknowledged, synced } = trace('committed');
     assert.equal(acknowledged, ROUNDS);
-    // The library may miss the moment of a commit's becoming visible now and then, and say so with the flush.
+    // A sync may be quicker than the writer now and then.
     assert.ok(synced < ROUNDS / 2, `${synced} of ${acknowledged} were synced before`);
   });
 
@@ -137,12 +137,13 @@ describe('an acknowledgement (invariant 5)', () => {
       timeout: 15_000,
     });
     assert.equal(status, 1);
-    assert.match(stderr, /code: 'STORAGE'[\s\S]*Input\/output error/);
+    assert.match(stderr, /code: 'STORAGE'[\s\S]*i\/o error, fdatasync/);
     assert.ok(stdout.split('\n').length < 100, 'it ended with the first failure');
   });
 
   it('of a committed write without flushes waits for no sync', { skip }, () => {
-    assert.deepEqual(trace('at-stop'), { acknowledged: ROUNDS, synced: 0 });
+    // One is of the opening: there must be something to go back to.
+    assert.deepEqual(trace('at-stop'), { acknowledged: ROUNDS, synced: 1 });
   });
 });
 

@@ -9,7 +9,7 @@ import { engineConformance } from './conformance.js';
 
 for (const flushesCommits of [true, false]) {
   engineConformance(flushesCommits ? 'LMDB' : 'LMDB, flushed when it closes', {
-    open: (folder) => new LmdbEngine({ folder, mapSizeBytes: 2 ** 28, maxMaps: 70, flushesCommits }),
+    open: (folder) => new LmdbEngine({ bootId: 'a boot', folder, mapSizeBytes: 2 ** 28, maxMaps: 70, flushesCommits }),
     persists: true,
     // One byte escapes a leading zero.
     maxKeyBytes: MAX_ENGINE_KEY_BYTES - 1,
@@ -24,7 +24,7 @@ describe('LMDB', () => {
   afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
   it('a commit is visible to readers when its write resolves, and its flush may still be under way', async () => {
-    const engine = new LmdbEngine({ folder, mapSizeBytes: 2 ** 26, maxMaps: 4 });
+    const engine = new LmdbEngine({ bootId: 'a boot', folder, mapSizeBytes: 2 ** 26, maxMaps: 4 });
     const map = engine.openMap('map');
     const flushes: Promise<void>[] = [];
     let underWay = 0;
@@ -42,7 +42,7 @@ describe('LMDB', () => {
   });
 
   it('refuses more maps than it was opened for with STORAGE', async () => {
-    const engine = new LmdbEngine({ folder, mapSizeBytes: 2 ** 20, maxMaps: 2 });
+    const engine = new LmdbEngine({ bootId: 'a boot', folder, mapSizeBytes: 2 ** 20, maxMaps: 2 });
     engine.openMap('one');
     engine.openMap('two');
     assert.throws(() => engine.openMap('three'), { code: 'STORAGE' });
@@ -53,7 +53,7 @@ describe('LMDB', () => {
     const options = { folder, mapSizeBytes: 2 ** 24, maxMaps: 4 };
     const modes = [true, false, true, false];
     for (const [round, flushesCommits] of modes.entries()) {
-      const engine = new LmdbEngine({ ...options, flushesCommits });
+      const engine = new LmdbEngine({ bootId: 'a boot', ...options, flushesCommits });
       const map = engine.openMap('map');
       const { flushed } = await engine.write((writer) => writer.put(map, Buffer.from(`${round}`), Buffer.from('here')));
       await flushed;

@@ -9,7 +9,8 @@ import { LmdbEngine, MAX_ENGINE_KEY_BYTES } from '../../src/engine/lmdb.js';
 import { MAX_MEMORY_KEY_BYTES, TieredEngine } from '../../src/engine/tiered.js';
 import { engineConformance } from './conformance.js';
 
-const disk = (folder: string): LmdbEngine => new LmdbEngine({ folder, mapSizeBytes: 2 ** 28, maxMaps: 70 });
+const disk = (folder: string): LmdbEngine =>
+  new LmdbEngine({ bootId: 'a boot', folder, mapSizeBytes: 2 ** 28, maxMaps: 70 });
 
 /** Everything in memory. */
 class MemoryOnly extends TieredEngine {

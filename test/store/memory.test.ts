@@ -29,7 +29,9 @@ interface Opened {
 /** A store of its own, or what an earlier one left at `path`. */
 function open(databases: readonly string[], path = join(folder, String(stores++)), retainBytes = 2 ** 30): Opened {
   const opened = { path, nowMs: 1_000_000 };
-  const engine = new TieredEngine(new LmdbEngine({ folder: path, mapSizeBytes: 2 ** 30, maxMaps: 64 }));
+  const engine = new TieredEngine(
+    new LmdbEngine({ bootId: 'a boot', folder: path, mapSizeBytes: 2 ** 30, maxMaps: 64 }),
+  );
   const store = new LocalStore({
     engine,
     runtime: localRuntime({ nowMs: () => opened.nowMs, nowNs: () => BigInt(opened.nowMs) * 1_000_000n }),

@@ -26,7 +26,7 @@ describe("a follower's store opened with the root's server id", () => {
 
   function openStore(name: string, ownSid: Sid | undefined): LocalStore {
     const store = new LocalStore({
-      engine: new LmdbEngine({ folder: join(folder, name), mapSizeBytes: 2 ** 30, maxMaps: 16 }),
+      engine: new LmdbEngine({ bootId: 'a boot', folder: join(folder, name), mapSizeBytes: 2 ** 30, maxMaps: 16 }),
       runtime: localRuntime(),
       log: silentLogger,
       sid: ownSid,

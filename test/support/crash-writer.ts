@@ -23,7 +23,7 @@ const PADDING = 'x'.repeat(300);
 /** A store as the writer has it, on one of its folders. */
 export function openCrashStore(folder: string, flushesCommits: boolean): LocalStore {
   return new LocalStore({
-    engine: new LmdbEngine({ folder, mapSizeBytes: 2 ** 28, maxMaps: 12, flushesCommits }),
+    engine: new LmdbEngine({ bootId: 'a boot', folder, mapSizeBytes: 2 ** 28, maxMaps: 12, flushesCommits }),
     runtime: localRuntime(),
     log: silentLogger,
     sid: sid(1),

@@ -66,6 +66,7 @@ export class FeedBench {
   openStore(): LocalStore {
     return new LocalStore({
       engine: new LmdbEngine({
+        bootId: 'a boot',
         folder: join(this.#folder, 'store'),
         mapSizeBytes: 2 ** 30,
         maxMaps: 16,

@@ -103,7 +103,7 @@ export class TestCluster {
 
   newEngine(): LmdbEngine {
     const folder = join(this.#folder, `store-${++this.#folders}`);
-    return new LmdbEngine({ folder, mapSizeBytes: 2 ** 32, maxMaps: 32 });
+    return new LmdbEngine({ bootId: 'a boot', folder, mapSizeBytes: 2 ** 32, maxMaps: 32 });
   }
 
   #options(engine: LmdbEngine, ownSid: Sid | undefined): StoreOptions {

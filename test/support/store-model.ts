@@ -53,7 +53,7 @@ export class StoreBench {
 
   /** Without flushes: these tests are about contents, and an fsync per commit would only make them slow. */
   engine(folder = this.newFolder()): LmdbEngine {
-    return new LmdbEngine({ folder, mapSizeBytes: 2 ** 28, maxMaps: 24, flushesCommits: false });
+    return new LmdbEngine({ bootId: 'a boot', folder, mapSizeBytes: 2 ** 28, maxMaps: 24, flushesCommits: false });
   }
 
   store(ownSid: number | undefined, overrides: Partial<StoreOptions> = {}): LocalStore {
