@@ -31,6 +31,9 @@ export function registerNodeMetrics(node: Node): void {
     () => node.equality.comparisons,
   );
   metrics.counter('comparison_failures_total', 'Comparisons that found a difference.', () => node.equality.failures);
+  metrics.counter('repaired_records_total', 'Records put right after a comparison.', () => {
+    return node.equality.repairedRecords;
+  });
   metrics.gauge('records', 'Records, by database.', () => {
     return (store()?.databases() ?? []).map(({ name }) => [{ database: name }, store()?.count(name) ?? 0] as const);
   });

@@ -67,7 +67,12 @@ export function nodeStatus(node: Node): NodeStatus {
 function equalityOf({ equality, runtime }: Node): NodeStatus['equality'] {
   if (equality.last === undefined) return undefined;
   const { atMs, position, ...found } = equality.last;
-  return { agoMs: Math.round(runtime.monotonicMs() - atMs), position: describePosition(position), ...found };
+  return {
+    agoMs: Math.round(runtime.monotonicMs() - atMs),
+    position: describePosition(position),
+    ...found,
+    repairedRecords: equality.repairedRecords,
+  };
 }
 
 function revocationStatus({ certificates }: Node): NodeStatus['revocation'] {

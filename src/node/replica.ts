@@ -198,6 +198,8 @@ export class Replica {
           this.progress.heard();
         },
         onProof: (store, proof) => this.equality.check(store, proof),
+        onAudited: (report) => this.equality.audited(report),
+        soon: (fn) => runtime.after(0, fn),
         onLoaded: (rows) => log.info({ rows }, 'the snapshot is loaded: serving the new data'),
       },
     });

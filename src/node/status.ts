@@ -33,6 +33,8 @@ export interface NodeStatus {
         readonly differences: readonly Difference[];
         readonly leftOut: readonly string[];
         readonly putOff: readonly string[];
+        /** Records put right since the start. */
+        readonly repairedRecords: number;
       }
     | undefined;
   readonly databases: readonly { readonly name: string; readonly index: number; readonly records: number }[];

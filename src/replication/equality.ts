@@ -8,6 +8,7 @@ import type { Position } from '../base/types.js';
 import { describePosition, isSamePosition } from '../log/position.js';
 import type { Comparison, DatabaseProof, Difference, Proof } from '../store/proof.js';
 import type { LocalStore } from '../store/store.js';
+import type { AuditReport } from './audit.js';
 
 /** The last comparison. */
 export interface LastComparison extends Comparison {
@@ -28,6 +29,7 @@ export class Equality {
   #last: LastComparison | undefined;
   #comparisons = 0;
   #failures = 0;
+  #repairedRecords = 0;
   #collectUpToMs: number | undefined;
 
   constructor(options: EqualityOptions) {
@@ -35,17 +37,18 @@ export class Equality {
   }
 
   /** A proof came; `store` stands between two commits, right behind what had been sent before the proof. */
-  check(store: LocalStore, proof: Proof): void {
-    if (!isSamePosition(store.position(), proof.position)) return;
+  check(store: LocalStore, proof: Proof): Comparison | undefined {
+    if (!isSamePosition(store.position(), proof.position)) return undefined;
     this.#collectUpToMs = workedOff(proof.databases) ?? this.#collectUpToMs;
-    const comparison = store.compare(proof);
+    const comparison = store.proving.compare(proof);
     this.#record(proof.position, comparison);
-    if (comparison.differences.length > 0) return;
+    if (comparison.differences.length > 0) return comparison;
     const untold = [...comparison.leftOut, ...comparison.putOff];
     const databases = proof.databases.map((database) => {
       return untold.includes(database.name) ? { ...database, proven: undefined } : database;
     });
     this.#options.onEqual({ ...proof, databases });
+    return comparison;
   }
 
   #record(position: Position, comparison: Comparison): void {
@@ -61,6 +64,24 @@ export class Equality {
       log.error({ position: at, differences }, 'this node does not equal its upstream at the same position');
     else if (before.length > 0 && comparison.differences.length === 0)
       log.info({ position: at }, 'this node equals its upstream again');
+  }
+
+  /** What differed was looked for. */
+  audited({ database, position, repaired, recounted }: AuditReport): void {
+    const { added, replaced, removed, keys } = repaired;
+    const records = added + replaced + removed;
+    this.#repairedRecords += records;
+    const at = { database, position: describePosition(position) };
+    if (records > 0) {
+      const some = keys.map((key) => key.toString('latin1'));
+      this.#options.log.error({ ...at, added, replaced, removed, keys: some }, 'records were put right');
+    } else if (recounted) this.#options.log.error(at, 'only the running hash of this node was wrong: corrected');
+    else this.#options.log.warn(at, 'no record differs: the upstream has to correct its running hash');
+  }
+
+  /** Records put right since the start. */
+  get repairedRecords(): number {
+    return this.#repairedRecords;
   }
 
   get last(): LastComparison | undefined {

@@ -16,7 +16,16 @@ import { changesBetween, describePosition, originOf, START } from '../log/positi
 import type { Found } from '../log/update-log.js';
 import { SnapshotSource } from '../store/snapshot.js';
 import type { LocalStore } from '../store/store.js';
-import { encodeFrame, type Frame, FrameDecoder, type Hello, type PathNode, PROTOCOL_VERSION } from './frames.js';
+import { AuditSource } from './audit-source.js';
+import {
+  type AuditFrame,
+  encodeFrame,
+  type Frame,
+  FrameDecoder,
+  type Hello,
+  type PathNode,
+  PROTOCOL_VERSION,
+} from './frames.js';
 import type { Peer, PeerLink } from './link.js';
 import { MAX_SCOPE_BYTES, type Scope } from './scope.js';
 
@@ -56,7 +65,14 @@ export interface SessionHost {
   /** Asks for the right to run a snapshot; `start` is called when it is this session's turn. */
   requestSnapshot(session: FollowerSession): void;
   snapshotDone(session: FollowerSession): void;
+  /** Whether an audit may begin now; `auditDone` follows. */
+  beginAudit(session: FollowerSession): boolean;
+  auditDone(session: FollowerSession): void;
+  nowMs(): number;
 }
+
+/** An audit pins the pages of its moment: it is ended after so many heartbeats. */
+const MOST_AUDIT_BEATS = 600;
 
 /** A proof, encoded, and the number of the first transaction that it does not cover. */
 interface Offered {
@@ -81,6 +97,10 @@ export class FollowerSession {
   #snapshotRows = 0;
   /** Waits until the follower was sent everything before `next`, and nothing else. */
   #proof: Offered | undefined;
+  #audit: AuditSource | undefined;
+  /** Beats since the audit began. */
+  #auditBeats = 0;
+  #isAuditStepDue = false;
   #applied: Position = START;
   #flushed: Position = START;
 
@@ -145,6 +165,16 @@ export class FollowerSession {
       case 'recalled':
         this.#onRecalled();
         return;
+      case 'audit':
+        this.#onAudit(frame);
+        return;
+      case 'descend':
+        this.#audit?.ask(frame);
+        this.pump();
+        return;
+      case 'auditEnd':
+        this.#closeAudit();
+        return;
       case 'refuse':
         this.#log.info({ code: frame.code, reason: frame.message }, 'the follower ended the link');
         this.end();
@@ -156,6 +186,9 @@ export class FollowerSession {
       case 'snapshotEnd':
       case 'recall':
       case 'proof':
+      case 'audited':
+      case 'ranges':
+      case 'rangeRows':
         throw new TokaidoError('REPLICATION', `a follower may not send ${frame.type}`);
       default:
         unreachable(frame);
@@ -320,7 +353,7 @@ export class FollowerSession {
 
   /** A commit made a new batch. */
   onBatch(batch: RecentBatch): void {
-    if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull()) return;
+    if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull() || this.#isAuditFirst()) return;
     this.#sendProof();
     this.#link.send([batch.frame(this.scope)]);
     this.#next = batch.next;
@@ -334,7 +367,10 @@ export class FollowerSession {
   pump(): void {
     try {
       if (this.#state === 'copying') this.#pumpSnapshot();
-      if (this.#state === 'following') this.#pumpLog();
+      if (this.#state === 'following') {
+        this.#pumpLog();
+        this.#pumpAudit();
+      }
     } catch (error) {
       if (error instanceof AssertionFailure) throw error;
       this.#log.error({ reason: messageOf(error) }, 'cannot read what the follower needs: link closed');
@@ -356,11 +392,61 @@ export class FollowerSession {
     this.#proof = undefined;
   }
 
+  /** Bounded to one at a time for all followers together: each reads a whole database. */
+  #onAudit(frame: AuditFrame): void {
+    if (this.#state !== 'following') throw new TokaidoError('REPLICATION', `an audit while ${this.#state}`);
+    if (!this.scope.holdsWhole(frame.database)) {
+      this.#send({ type: 'auditEnd', reason: 'that database is not wholly in the scope of this follower' });
+      return;
+    }
+    if (this.#audit !== undefined || !this.#host.beginAudit(this)) {
+      this.#send({ type: 'auditEnd', reason: 'another audit is under way: ask again later' });
+      return;
+    }
+    this.#audit = new AuditSource(this.#host.store, frame, this.#host.nowMs());
+    this.#auditBeats = 0;
+    this.#log.warn({ database: frame.database }, 'the follower does not equal this node: it is being told where');
+    this.pump();
+  }
+
+  #pumpAudit(): void {
+    const audit = this.#audit;
+    // It belongs behind everything before it; the log goes no further until it was announced.
+    if (audit === undefined || this.#next < audit.next || !audit.isBusy || this.#isFull() || this.#isAuditStepDue)
+      return;
+    const frame = audit.step();
+    if (frame !== undefined) this.#send(frame);
+    this.#isAuditStepDue = true;
+    this.#host.soon(() => {
+      this.#isAuditStepDue = false;
+      this.pump();
+    });
+  }
+
+  /** The place of an audit that is to be announced is here. */
+  #isAuditFirst(): boolean {
+    return this.#audit !== undefined && !this.#audit.isAnnounced && this.#next >= this.#audit.next;
+  }
+
+  #closeAudit(): void {
+    const audit = this.#audit;
+    if (audit === undefined) return;
+    this.#audit = undefined;
+    const { database, miscount } = audit;
+    audit.close();
+    this.#host.auditDone(this);
+    if (miscount === undefined) return;
+    this.#log.error({ database }, "this node's running hash was wrong, its records are not concerned: corrected");
+    this.#host.store.proving.correctHash(database, miscount).catch((error: unknown) => {
+      this.#log.warn({ reason: messageOf(error) }, 'cannot correct the running hash');
+    });
+  }
+
   #pumpLog(): void {
     const { log } = this.#host.store;
     while (!this.#isFull()) {
       this.#sendProof();
-      if (this.#next >= log.next) return;
+      if (this.#next >= log.next || this.#isAuditFirst()) return;
       const recent = this.#host.recentBatch(this.#next);
       if (recent !== undefined) {
         this.#link.send([recent.frame(this.scope)]);
@@ -420,8 +506,11 @@ export class FollowerSession {
 
   /** `frame` is encoded once for each scope. */
   sendBeat(frame: (scope: Scope) => Buffer): void {
-    if (this.#state === 'greeting' || this.#state === 'ended' || this.#isFull()) return;
-    this.#link.send([frame(this.scope)]);
+    if (this.#state === 'greeting' || this.#state === 'ended') return;
+    if (!this.#isFull()) this.#link.send([frame(this.scope)]);
+    if (this.#audit === undefined || ++this.#auditBeats <= MOST_AUDIT_BEATS) return;
+    this.#send({ type: 'auditEnd', reason: 'it took too long' });
+    this.#closeAudit();
   }
 
   /** The policy gives this follower nothing, or something else than when it connected. */
@@ -451,5 +540,6 @@ export class FollowerSession {
   onClosed(): void {
     this.#state = 'ended';
     this.#closeSnapshot();
+    this.#closeAudit();
   }
 }

@@ -11,7 +11,9 @@ import { TokaidoError, unreachable } from '../base/errors.js';
 import { type OriginPosition, type Position, type Sid, type VersionNs, versionNs } from '../base/types.js';
 import { decodePosition, encodePosition, MAX_ORIGINS } from '../log/position.js';
 import { type FeedPosition, readSid } from '../log/transaction.js';
+import type { RangeHash } from '../store/audit.js';
 import type { DatabaseProof, Proof } from '../store/proof.js';
+import type { KeyRange, RangeRows } from '../store/repair.js';
 import { decodeHash, encodeHash, SET_HASH_BYTES } from '../store/set-hash.js';
 import { SCOPE_ID_BYTES } from './scope.js';
 
@@ -26,6 +28,8 @@ export const MAX_FRAME_BYTES = 128 * 1024 * 1024;
 export const MAX_PATH = 32;
 const ID_BYTES = 16;
 const MAX_DATABASES = 65_535;
+/** Most ranges of keys that one frame names. */
+export const MAX_RANGES = 256;
 
 const TYPE = {
   hello: 1,
@@ -40,6 +44,12 @@ const TYPE = {
   recall: 10,
   recalled: 11,
   proof: 12,
+  audit: 13,
+  audited: 14,
+  descend: 15,
+  ranges: 16,
+  rangeRows: 17,
+  auditEnd: 18,
 } as const;
 
 /** One node on the way to the root: its data directory's id (hex) and its name. */
@@ -157,6 +167,48 @@ export interface ProofFrame extends Proof {
   readonly type: 'proof';
 }
 
+/** The follower differs in a database: it wants to know where. One at a time. */
+export interface AuditFrame {
+  readonly type: 'audit';
+  readonly database: string;
+  /** It has worked off expirations up to here, ms. */
+  readonly horizonMs: number;
+}
+
+/** The upstream reads the database at `position`, which stands at this place among the batches. */
+export interface Audited {
+  readonly type: 'audited';
+  readonly position: Position;
+  /** Records that expire at this moment or before are left out at both ends. */
+  readonly cutoffMs: number;
+}
+
+/** The follower asks for parts of these ranges, `rows` rows in each; for the rows themselves with 0. */
+export interface Descend {
+  readonly type: 'descend';
+  readonly rows: number;
+  readonly ranges: readonly KeyRange[];
+}
+
+/** Consecutive parts of what was asked for. */
+export interface Ranges {
+  readonly type: 'ranges';
+  readonly parts: readonly RangeHash[];
+  /** That was all that the last DESCEND asked for. */
+  readonly isLast: boolean;
+}
+
+export interface RangeRowsFrame extends RangeRows {
+  readonly type: 'rangeRows';
+  readonly isLast: boolean;
+}
+
+/** Either side is done with it; a reason when it is not done in good order. */
+export interface AuditEnd {
+  readonly type: 'auditEnd';
+  readonly reason: string;
+}
+
 export type Frame =
   | Hello
   | Welcome
@@ -169,7 +221,13 @@ export type Frame =
   | SnapshotEnd
   | Recall
   | Recalled
-  | ProofFrame;
+  | ProofFrame
+  | AuditFrame
+  | Audited
+  | Descend
+  | Ranges
+  | RangeRowsFrame
+  | AuditEnd;
 
 function id(writer: ByteWriter, hex: string): void {
   writer.bytes(Buffer.from(hex, 'hex'));
@@ -256,9 +314,52 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       writer.varint(frame.databases.length);
       for (const database of frame.databases) encodeDatabaseProof(writer, database);
       return;
+    case 'audit':
+      writer.text(frame.database).u48(frame.horizonMs);
+      return;
+    case 'audited':
+      encodePosition(writer, frame.position);
+      writer.u48(frame.cutoffMs);
+      return;
+    case 'descend':
+      writer.varint(frame.rows).varint(frame.ranges.length);
+      for (const range of frame.ranges) encodeRange(writer, range);
+      return;
+    case 'ranges':
+      writer.u8(frame.isLast ? 1 : 0).varint(frame.parts.length);
+      for (const part of frame.parts) {
+        encodeRange(writer, part);
+        writer.varint(part.count).bytes(encodeHash(part.hash));
+      }
+      return;
+    case 'rangeRows':
+      writer.u8(frame.isLast ? 1 : 0);
+      encodeRange(writer, frame);
+      writer.bytes(frame.rows);
+      return;
+    case 'auditEnd':
+      writer.text(frame.reason);
+      return;
     default:
       unreachable(frame);
   }
+}
+
+function encodeRange(writer: ByteWriter, { start, end }: KeyRange): void {
+  writer.sized(start).u8(end === undefined ? 0 : 1);
+  if (end !== undefined) writer.sized(end);
+}
+
+/** Copies: ranges outlive the frame. */
+function readRange(reader: ByteReader): KeyRange {
+  const start = Buffer.from(reader.sized());
+  return { start, end: reader.u8() === 0 ? undefined : Buffer.from(reader.sized()) };
+}
+
+function readPart(reader: ByteReader): RangeHash {
+  const range = readRange(reader);
+  const count = reader.varint();
+  return { ...range, count, hash: decodeHash(reader.bytes(SET_HASH_BYTES)) };
 }
 
 function encodeDatabaseProof(writer: ByteWriter, { name, records, proven }: DatabaseProof): void {
@@ -366,6 +467,24 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const databases = list(reader, MAX_DATABASES, () => readDatabaseProof(reader));
       return ended(reader, { type: 'proof', position, databases });
     }
+    case TYPE.audit:
+      return ended(reader, { type: 'audit', database: reader.text(), horizonMs: reader.u48() });
+    case TYPE.audited:
+      return ended(reader, { type: 'audited', position: decodePosition(reader), cutoffMs: reader.u48() });
+    case TYPE.descend: {
+      const rows = reader.varint();
+      return ended(reader, { type: 'descend', rows, ranges: list(reader, MAX_RANGES, () => readRange(reader)) });
+    }
+    case TYPE.ranges: {
+      const isLast = reader.u8() !== 0;
+      return ended(reader, { type: 'ranges', isLast, parts: list(reader, MAX_RANGES, () => readPart(reader)) });
+    }
+    case TYPE.rangeRows: {
+      const isLast = reader.u8() !== 0;
+      return { type: 'rangeRows', isLast, ...readRange(reader), rows: reader.rest() };
+    }
+    case TYPE.auditEnd:
+      return ended(reader, { type: 'auditEnd', reason: reader.text() });
     default:
       throw new TokaidoError('CORRUPT', `unknown frame type ${type}`);
   }

@@ -103,6 +103,8 @@ export class ReplicationServer {
   #ringBytes = 0;
   #waiting: FollowerSession[] = [];
   readonly #copying = new Set<FollowerSession>();
+  /** Whose follower this node is read for. */
+  #auditing: FollowerSession | undefined;
   /** While a new epoch begins. */
   #epochBeginning: Promise<void> | undefined;
   readonly #timers: readonly Timer[];
@@ -146,6 +148,15 @@ export class ReplicationServer {
         this.#waiting.push(session);
         this.#startSnapshots();
       },
+      beginAudit: (session) => {
+        if (this.#auditing !== undefined) return false;
+        this.#auditing = session;
+        return true;
+      },
+      auditDone: (session) => {
+        if (this.#auditing === session) this.#auditing = undefined;
+      },
+      nowMs: () => this.#options.runtime.nowMs(),
       snapshotDone: (session) => {
         this.#copying.delete(session);
         this.#startSnapshots();
@@ -289,7 +300,7 @@ export class ReplicationServer {
     const { store, log } = this.#options;
     if (this.#closed || this.#sessions.size === 0) return;
     store
-      .between(() => this.prove(store.prove()))
+      .between(() => this.prove(store.proving.prove()))
       .catch((error: unknown) => log.debug({ reason: messageOf(error) }, 'no proof for followers this time'));
   }
 

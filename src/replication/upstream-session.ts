@@ -12,9 +12,12 @@
 import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import { describePosition } from '../log/position.js';
+import type { Comparison } from '../store/proof.js';
 import type { SnapshotContents } from '../store/snapshot.js';
 import type { LocalStore } from '../store/store.js';
+import { Audit, type AuditReport } from './audit.js';
 import {
+  type Audited,
   encodeFrame,
   type Frame,
   FrameDecoder,
@@ -23,6 +26,8 @@ import {
   type PathNode,
   PROTOCOL_VERSION,
   type ProofFrame,
+  type RangeRowsFrame,
+  type Ranges,
   type Recall,
   type Welcome,
 } from './frames.js';
@@ -54,7 +59,11 @@ export interface UpstreamHost {
   onWelcome(welcome: Welcome): void;
   onHeartbeat(heartbeat: Heartbeat): void;
   /** The upstream proves what it has; `store` stands right behind what it had sent until then. */
-  onProof(store: LocalStore, proof: ProofFrame): void;
+  onProof(store: LocalStore, proof: ProofFrame): Comparison | undefined;
+  /** A database that differed was gone through. */
+  onAudited(report: AuditReport): void;
+  /** Calls `fn` in a later turn of the event loop. */
+  soon(fn: () => void): void;
   /** The session is over (the link may still be closing). */
   onEnd(reason: string): void;
   /** A snapshot was loaded and became the node's store. */
@@ -80,6 +89,9 @@ export class UpstreamSession {
   #expectedRows = 0;
   /** The whole snapshot has arrived; what follows belongs behind it. */
   #snapshotSent = false;
+  #audit: Audit | undefined;
+  /** The tail of the chain of its frames. */
+  #auditing: Promise<void> = Promise.resolve();
   /** Snapshot frames are written one after the other; this is the tail of that chain. */
   #loading: Promise<void> = Promise.resolve();
 
@@ -154,6 +166,15 @@ export class UpstreamSession {
       case 'proof':
         this.#onProof(frame);
         return;
+      case 'audited':
+      case 'ranges':
+      case 'rangeRows':
+        this.#onAuditFrame(frame);
+        return;
+      case 'auditEnd':
+        this.#log.warn({ reason: frame.reason }, 'the upstream ended the audit');
+        this.#endAudit();
+        return;
       case 'recall':
         this.#onRecall(frame);
         return;
@@ -163,6 +184,8 @@ export class UpstreamSession {
       case 'hello':
       case 'ack':
       case 'recalled':
+      case 'audit':
+      case 'descend':
         throw new TokaidoError('REPLICATION', `an upstream may not send ${frame.type}`);
       default:
         unreachable(frame);
@@ -240,7 +263,9 @@ export class UpstreamSession {
   #onProof(proof: ProofFrame): void {
     const compare = async (): Promise<void> => {
       const store = this.#store();
-      await store.between(() => this.#host.onProof(store, proof));
+      const comparison = await store.between(() => this.#host.onProof(store, proof));
+      const [difference] = comparison?.differences ?? [];
+      if (difference !== undefined) this.#startAudit(store, difference.database);
     };
     if (this.#snapshotSent) {
       this.#inOrder(compare);
@@ -248,6 +273,50 @@ export class UpstreamSession {
     }
     this.#expect('following', 'proof');
     compare().catch((error: unknown) => this.end(`cannot compare with the upstream: ${messageOf(error)}`));
+  }
+
+  #startAudit(store: LocalStore, database: string): void {
+    if (this.#audit !== undefined || this.#state !== 'following') return;
+    const host = {
+      database,
+      store,
+      send: (frame: Frame): void => this.#send(frame),
+      nextTurn: async (): Promise<void> => await new Promise((resolve) => this.#host.soon(resolve)),
+      onDone: (report: AuditReport): void => {
+        this.#audit = undefined;
+        this.#host.onAudited(report);
+      },
+    };
+    this.#audit = new Audit(host, store.proving.workedOffMs(database));
+  }
+
+  /** One frame after the other, each with all the turns of the event loop that it takes. */
+  #onAuditFrame(frame: Audited | Ranges | RangeRowsFrame): void {
+    const audit = this.#audit;
+    // It ended, and the upstream has not heard of that yet.
+    if (audit === undefined) return;
+    const bytes = frame.type === 'rangeRows' ? frame.rows.length : 0;
+    this.#received(bytes);
+    // At once: what arrives behind it must not be applied before.
+    const beginning = frame.type === 'audited' ? this.#store().between(() => audit.onAudited(frame)) : undefined;
+    beginning?.catch(() => undefined);
+    this.#auditing = this.#auditing.then(async () => {
+      try {
+        if (frame.type === 'audited') await beginning;
+        else if (frame.type === 'ranges') await audit.onRanges(frame);
+        else await audit.onRows(frame);
+      } catch (error) {
+        this.#log.warn({ reason: messageOf(error) }, 'cannot find out where this node differs: trying again later');
+        if (!this.#isOver() && this.#audit === audit) this.#send({ type: 'auditEnd', reason: messageOf(error) });
+        if (this.#audit === audit) this.#endAudit();
+      }
+      this.#done(bytes);
+    });
+  }
+
+  #endAudit(): void {
+    this.#audit?.close();
+    this.#audit = undefined;
   }
 
   #received(bytes: number): void {
@@ -355,6 +424,7 @@ export class UpstreamSession {
   onClosed(reason: string): void {
     if (this.#state === 'ended') return;
     this.#state = 'ended';
+    this.#endAudit();
     void this.#loading
       .then(() => this.#target?.discard())
       .catch((error: unknown) => this.#log.warn({ reason: messageOf(error) }, 'cannot remove a partial snapshot'))

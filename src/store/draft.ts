@@ -3,7 +3,7 @@
  * Whoever wins is decided here and only here (invariant 4): the higher (version, sid) stays, whether it is a record, a
  * tombstone or a clear. Nothing of this is visible, in memory either, before the engine has committed.
  */
-import { ByteWriter, EMPTY } from '../base/bytes.js';
+import { ByteReader, ByteWriter, EMPTY } from '../base/bytes.js';
 import { assert, TokaidoError } from '../base/errors.js';
 import {
   type Epoch,
@@ -19,8 +19,9 @@ import type { Change, FeedPosition, TransactionHeader } from '../log/transaction
 import type { Retention, UpdateLog } from '../log/update-log.js';
 import type { DatabaseMaps, IndexMaps } from './catalog.js';
 import type { Storage } from './database-spec.js';
-import { encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
-import { NOTHING, type RecordHasher, type SetHash } from './set-hash.js';
+import { checkRecord, encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
+import { isCoveredBy, type Repair, type Repaired } from './repair.js';
+import { addHash, NOTHING, type RecordHasher, type SetHash } from './set-hash.js';
 import { type ClearMark, type Horizons, type StoreState, withClear } from './state.js';
 
 /** The engine maps of a store, and what hashes their records. */
@@ -356,6 +357,65 @@ export class Draft {
     this.#forgetExpiry(databaseId, key, before);
     this.#writer.remove(this.#of(databaseId).records, key);
     if (!before.isTombstone) this.#count(databaseId, -1);
+  }
+
+  /**
+   * Makes a range of keys what another node at a position says it is, where this node's own record is not newer than
+   * that position. Not logged: every node compares itself, and followers of this one need nothing but what is right.
+   */
+  repair(repair: Repair): Repaired {
+    const databaseId = this.databaseId(repair.database);
+    const { records } = this.#of(databaseId);
+    const theirs = new Map<string, StoredRecord>();
+    for (const reader = new ByteReader(repair.rows); reader.remaining > 0; ) {
+      const key = reader.sized().toString('latin1');
+      theirs.set(key, checkRecord(reader.sized()));
+    }
+    const keys = new Set(theirs.keys());
+    const { start, end } = repair;
+    for (const { key } of this.#writer.range(records, end === undefined ? { start } : { start, end })) {
+      keys.add(key.toString('latin1'));
+    }
+    const counts = { added: 0, replaced: 0, removed: 0 };
+    const touched: Buffer[] = [];
+    for (const name of keys) {
+      const key = Buffer.from(name, 'latin1');
+      const done = this.#repairRecord(databaseId, key, theirs.get(name), repair);
+      if (done === undefined) continue;
+      counts[done]++;
+      touched.push(key);
+    }
+    this.writes += touched.length;
+    this.changes += touched.length;
+    return { ...counts, keys: touched };
+  }
+
+  #repairRecord(
+    databaseId: number,
+    key: Buffer,
+    right: StoredRecord | undefined,
+    { position, cutoffMs }: Repair,
+  ): 'added' | 'replaced' | 'removed' | undefined {
+    const own = this.stored(databaseId, key);
+    const isDue = (record: StoredRecord): boolean => record.xtMs !== NEVER_EXPIRES && record.xtMs <= cutoffMs;
+    if (own !== undefined && (!isCoveredBy(position, own) || (!own.isTombstone && isDue(own)))) return undefined;
+    const wasLive = own !== undefined && !own.isTombstone;
+    if (right === undefined || right.isTombstone) {
+      if (!wasLive) return undefined;
+      if (right === undefined) this.evict(databaseId, key);
+      else this.#bury(databaseId, key, own, Buffer.from(right.stamp));
+      return 'removed';
+    }
+    if (isDue(right) || this.#isCleared(databaseId, key, right.stamp)) return undefined;
+    if (own?.uncompressed.equals(right.uncompressed) === true) return undefined;
+    this.#put(databaseId, key, own, Buffer.from(right.raw));
+    return wasLive ? 'replaced' : 'added';
+  }
+
+  /** The running hash of a database was found to be wrong by `miscount`. */
+  correctHash(database: string, miscount: SetHash): void {
+    this.writes++;
+    addHash(this.#hashOf(this.databaseId(database)), miscount, -1);
   }
 
   /** Applies the log's retention, at most `maxBatches` batches; returns the log's oldest number then. */

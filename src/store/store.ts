@@ -35,7 +35,7 @@ import type { DatabaseSpec } from './database-spec.js';
 import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
 import { LocalTransaction, type TransactionLimits } from './local-transaction.js';
 import { decodeEpoch, EPOCH_KEY, encodeEpoch, isNext, withOwnEpoch } from './numbering.js';
-import { type Comparison, compare, type Proof, prove, type StoreView } from './proof.js';
+import { Proving } from './proving.js';
 import { StoredRecord } from './record.js';
 import { RESERVED_DATABASE } from './reserved.js';
 import { type MemoryImage, restoreMemory } from './restore.js';
@@ -95,6 +95,8 @@ export class LocalStore implements Store {
   readonly #maps: StoreMaps;
   readonly #log: UpdateLog;
   readonly #queue: CommitQueue<Job>;
+  /** Proof of equality with other stores. */
+  readonly proving: Proving;
   readonly #listeners = new Set<CommitListener>();
   #state: StoreState;
   /** The highest epoch ever begun here, whether or not anything was numbered in it. */
@@ -129,6 +131,11 @@ export class LocalStore implements Store {
     this.scope = Buffer.from(engine.get(this.#maps.meta, SCOPE_KEY) ?? EMPTY);
     this.#log = new UpdateLog(engine, this.#maps.log, this.#state.next);
     this.#queue = new CommitQueue(options.queue, options.runtime, (next) => this.#commit(next));
+    this.proving = new Proving({
+      view: () => ({ reader: engine, maps: this.#maps, state: this.#state }),
+      nowMs: () => options.runtime.nowMs(),
+      change: async (run) => await this.#housekeep(run),
+    });
     const configured = options.databases.map(({ name }) => name);
     this.#openDatabases([...this.#state.databases.map(({ name }) => name), ...configured]);
   }
@@ -426,20 +433,6 @@ export class LocalStore implements Store {
   }
 
   // ---- Comparing -----------------------------------------------------------------------------------------------
-
-  #view(): StoreView {
-    return { reader: this.#engine, maps: this.#maps, state: this.#state };
-  }
-
-  /** What this store says of its records; to be asked `between` commits. */
-  prove(): Proof {
-    return prove(this.#view(), this.#options.runtime.nowMs());
-  }
-
-  /** Compares this store with what another says of the same position, which must be this one's (see `between`). */
-  compare(theirs: Proof): Comparison {
-    return compare(this.#view(), theirs);
-  }
 
   /** Calls `look` between two commits, right behind everything that is queued now: no more and no less is visible. */
   async between<T>(look: () => T): Promise<T> {

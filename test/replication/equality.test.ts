@@ -66,30 +66,75 @@ describe('a follower proves that it equals its source (invariant 11)', () => {
     }
   });
 
-  it('says so when it differs, and no relay leads its own followers astray', async () => {
-    const history = [set('a', '1'), set('b', '2'), remove('a')];
+  it('says so when it differs, puts right what does, and no relay leads its own followers astray', async () => {
+    const history = [set('a', '1'), set('b', '2'), remove('a'), set('c', '3'), set('d', '4', nowMs + 60_000)];
     for (const [i, change] of history.entries()) {
       await storeOf(root).apply(encode([transaction(1, i + 1, i + 1, [change])])).committed;
     }
-    const relay = await follower('relay', root, set('a', '1'), set('b', 'damaged'), remove('a'));
+    // Damaged, still there, missing, without its expiration, and too many.
+    const wrong = [set('a', '1'), set('b', 'damaged'), remove('x'), set('e', '5'), set('d', '4')];
+    const relay = await follower('relay', root, ...wrong);
     const edge = await follower('edge', relay, ...history);
-    const { differences } = await comparison(relay);
-    assert.deepEqual(differences, [{ database: 'default', records: 1, recordsThere: 1 }]);
-    assert.equal(edge.equality.comparisons, 0);
-    // A write that replaces what was wrong makes them equal again.
-    await put(storeOf(root), { b: 'new' });
-    await eventually('the relay is equal', () => relay.equality.last?.differences.length === 0);
+    await eventually('it was put right', () => relay.reports.length > 0);
+    assert.equal(edge.equality.comparisons, 0, 'the relay has told its followers nothing');
+    const [{ repaired, recounted } = { repaired: undefined, recounted: true }] = relay.reports;
+    assert.deepEqual(
+      { ...repaired, keys: repaired?.keys.map(String).sort(), recounted },
+      {
+        added: 1,
+        replaced: 2,
+        removed: 2,
+        keys: ['a', 'b', 'c', 'd', 'e'],
+        recounted: false,
+      },
+    );
     assert.deepEqual((await comparison(edge)).differences, []);
+    assert.deepEqual(relay.equality.last?.differences, []);
+    assert.deepEqual([relay.equality.repairedRecords, edge.equality.repairedRecords], [5, 0]);
+    for (const node of [relay, edge]) assert.deepEqual(contents(node.store), contents(storeOf(root)));
+    checkHashes(storeOf(relay));
   });
+
+  it('finds a few wrong records among many, while writes go on', async () => {
+    const right = Array.from({ length: 20_000 }, (_, i) => set(`k${String(i).padStart(6, '0')}`, `v${i}`));
+    await storeOf(root).apply(encode([transaction(1, 1, 1, right)])).committed;
+    const wrong = right.flatMap((change, i) => {
+      if (i === 7) return [];
+      return [i === 4000 || i === 4001 || i === 15_000 ? { ...change, value: Buffer.from('wrong') } : change];
+    });
+    const edge = cluster.node('edge', cluster.openStore(undefined));
+    await storeOf(edge).apply(encode([transaction(1, 1, 1, [...wrong, set('k007000a', 'extra')])])).committed;
+    cluster.follow(edge, root);
+    for (let i = 0; edge.reports.length === 0; i++) await put(storeOf(root), { [`w${i % 50}`]: `${i}` });
+    assert.deepEqual({ ...edge.reports[0]?.repaired, keys: [] }, { added: 1, replaced: 3, removed: 1, keys: [] });
+    assert.deepEqual((await comparison(edge)).differences, []);
+    assert.deepEqual(contents(edge.store), contents(storeOf(root)));
+    checkHashes(storeOf(edge));
+  });
+
+  for (const side of ['follower', 'root'] as const) {
+    it(`corrects a running hash that is wrong at the ${side}`, async () => {
+      const edge = await follower('edge', root);
+      await put(storeOf(root), { a: '1', b: '2' });
+      await eventually('all arrived', () => contents(edge.store).b === '2');
+      const store = storeOf(side === 'root' ? root : edge);
+      await store.proving.correctHash('default', Int32Array.from([1, 2, 3, 4]));
+      await eventually('it was noticed', () => edge.reports.length > 0);
+      assert.deepEqual(edge.reports.map(({ repaired, recounted }) => [repaired.keys, recounted])[0], [
+        [],
+        side === 'follower',
+      ]);
+      await eventually('it was corrected', () => edge.equality.last?.differences.length === 0);
+      for (const node of [root, edge]) checkHashes(storeOf(node));
+    });
+  }
 
   it('also of databases that only one side has', async () => {
     await storeOf(root).apply(encode([transaction(1, 1, 1, [set('a', '1')])])).committed;
     const edge = await follower('edge', root, set('a', '1', 0, 'elsewhere'));
-    const { differences } = await comparison(edge);
-    assert.deepEqual(
-      differences.map(({ database, records, recordsThere }) => `${database} ${records} ${recordsThere}`).sort(),
-      ['default 0 1', 'elsewhere 1 0'],
-    );
+    await eventually('it was noticed', () => edge.equality.failures > 0);
+    await eventually('both are put right', () => edge.equality.last?.differences.length === 0);
+    assert.deepEqual([contents(edge.store), storeOf(edge).count('elsewhere')], [{ a: '1' }, 0]);
   });
 
   it('also when the root’s clock was ahead and is set back', async () => {

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { epoch, sequence, sid, versionNs } from '../../src/base/types.js';
 import { encodeFrame, FRAME_HEADER_BYTES, type Frame, FrameDecoder } from '../../src/replication/frames.js';
+import { ALL_KEYS } from '../../src/store/audit.js';
 import { decodeHash } from '../../src/store/set-hash.js';
 
 const position = [{ sid: sid(1), epoch: epoch(2), sequence: sequence(300), versionNs: versionNs(7n) }];
@@ -35,6 +36,21 @@ const GOLDEN: readonly (readonly [Frame, string])[] = [
       '00000000000600' +
       '0563616368650900',
   ],
+  [{ type: 'audit', database: 'a', horizonMs: 5 }, '0161000000000005'],
+  [{ type: 'audited', position, cutoffMs: 6 }, '010102ac020000000000000007000000000006'],
+  [
+    { type: 'descend', rows: 32, ranges: [ALL_KEYS, { start: Buffer.from('a'), end: Buffer.from('b') }] },
+    '200200000161010162',
+  ],
+  [
+    {
+      type: 'ranges',
+      isLast: true,
+      parts: [{ start: Buffer.from('a'), end: undefined, count: 3, hash: decodeHash(Buffer.alloc(16, 1)) }],
+    },
+    `010101610003${'01'.repeat(16)}`,
+  ],
+  [{ type: 'auditEnd', reason: 'why' }, '03776879'],
 ];
 
 describe('replication frames', () => {
@@ -46,7 +62,7 @@ describe('replication frames', () => {
     });
 
     it(`${frame.type} is refused when it is cut short`, () => {
-      const { payload } = { payload: encodeFrame(frame).subarray(FRAME_HEADER_BYTES) };
+      const payload = encodeFrame(frame).subarray(FRAME_HEADER_BYTES);
       for (let length = 0; length < payload.length; length++) {
         const cut = encodeFrame({ type: 'batch', payload: payload.subarray(0, length) });
         cut[4] = encodeFrame(frame)[4] as number;

@@ -6,6 +6,7 @@ import { silentLogger } from '../../src/base/logger.js';
 import type { Runtime } from '../../src/base/runtime.js';
 import { type Sid, sid } from '../../src/base/types.js';
 import { LmdbEngine } from '../../src/engine/lmdb.js';
+import type { AuditReport } from '../../src/replication/audit.js';
 import { Equality } from '../../src/replication/equality.js';
 import type { PathNode } from '../../src/replication/frames.js';
 import { Heartbeats } from '../../src/replication/heartbeats.js';
@@ -80,6 +81,7 @@ export interface TestNode {
   readonly heartbeats: Heartbeats;
   readonly equality: Equality;
   readonly ends: string[];
+  readonly reports: AuditReport[];
   readonly loaded: number[];
   upstreamPath: readonly PathNode[];
   /** Every byte that came from upstreams. */
@@ -134,6 +136,7 @@ export class TestCluster {
         onEqual: (proof) => node.server?.prove(proof),
       }),
       ends: [],
+      reports: [],
       loaded: [],
       upstreamPath: [],
       received: [],
@@ -210,6 +213,11 @@ export class TestCluster {
         for (const beat of origins) follower.heartbeats.hear(beat, follower.store?.position() ?? []);
       },
       onProof: (store, proof) => follower.equality.check(store, proof),
+      onAudited: (report) => {
+        follower.reports.push(report);
+        follower.equality.audited(report);
+      },
+      soon: (fn) => this.runtime.after(0, fn),
       onEnd: (reason) => follower.ends.push(reason),
       onLoaded: (rows) => follower.loaded.push(rows),
     });

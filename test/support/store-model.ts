@@ -184,7 +184,7 @@ function recount(engine: Engine, { id, storage }: DatabaseState, horizon: Horizo
 export function checkHashes(store: LocalStore): void {
   const row = store.engine.get(store.engine.openMap('meta'), STATE_KEY);
   const databases = row === undefined ? [] : decodeState(Buffer.from(row)).databases;
-  for (const { name, proven } of store.prove().databases) {
+  for (const { name, proven } of store.proving.prove().databases) {
     const state = databases.find((database) => database.name === name);
     if (state === undefined || proven === undefined) continue;
     assert.equal(hashText(proven.hash), recount(store.engine, state, proven.horizon), `the hash of ${name}`);
