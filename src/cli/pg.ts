@@ -60,7 +60,11 @@ function recordText(record: MappedRecord): string {
   return `${shown(record.key)} = ${shown(record.value)}${expires}`;
 }
 
-const WHY_NOTHING = { 'no key': 'no record: a column of the key is NULL', 'no value': 'no record: there is no value' };
+const WHY_NOTHING = {
+  'no key': 'no record: a column of the key is NULL',
+  'no value': 'no record: there is no value',
+  deleted: 'no record: the row counts as deleted',
+};
 
 function reportText(report: TableReport): string[] {
   const { mapping, rows, columns, filter, isPartitioned, isPublished, samples, problems } = report;
@@ -70,13 +74,13 @@ function reportText(report: TableReport): string[] {
     `  ${size}${isPartitioned ? ', partitioned' : ''}; ${isPublished ? 'published' : 'not published yet'}: ${columns.join(', ') || 'no columns'}`,
   ];
   if (filter !== undefined) lines.push(`  only rows that meet ${filter}`);
-  for (const { row, record } of samples) {
+  for (const { row, records } of samples) {
     const text = Object.entries(row).map(
       ([name, value]) => `${name}=${value === null ? 'NULL' : shown(Buffer.from(value))}`,
     );
     lines.push(
       `  (${text.join(', ')})`,
-      `    ${typeof record === 'string' ? WHY_NOTHING[record] : recordText(record)}`,
+      ...(typeof records === 'string' ? [WHY_NOTHING[records]] : records.map(recordText)).map((text) => `    ${text}`),
     );
   }
   for (const { message, hint } of problems) lines.push(`  PROBLEM: ${message}`, ...(hint ? [`    ${hint}`] : []));
@@ -86,9 +90,10 @@ function reportText(report: TableReport): string[] {
 function jsonOf(report: TableReport): object {
   return {
     ...report,
-    samples: report.samples.map(({ row, record }) => ({
+    samples: report.samples.map(({ row, records }) => ({
       row,
-      record: typeof record === 'string' ? null : { key: shown(record.key), value: shown(record.value) },
+      records:
+        typeof records === 'string' ? [] : records.map(({ key, value }) => ({ key: shown(key), value: shown(value) })),
     })),
   };
 }
@@ -189,8 +194,8 @@ function registerPreview(pg: Command): void {
           const types = await loadTypes(sql);
           for (const mapping of mappingsOf(tables, table)) {
             const found = await findTable(sql, publication, mapping);
-            const keys = (await sampleRows(sql, found.table, types, limit)).flatMap(({ record }) => {
-              return typeof record === 'string' ? [] : [shown(record.key)];
+            const keys = (await sampleRows(sql, found.table, types, limit)).flatMap(({ records }) => {
+              return typeof records === 'string' ? [] : records.map(({ key }) => shown(key));
             });
             if (flags.json) printJson({ table: mapping.table, database: mapping.database, keys });
             else for (const key of keys) print(`${mapping.database} ${key}`);

@@ -225,8 +225,7 @@ export class TableCopy {
       fetching.catch(() => undefined);
       if (seen !== undefined) {
         for (const row of slice) {
-          const key = bound.key(row);
-          if (key !== undefined) seen.add(key.toString('latin1'));
+          for (const key of bound.keys(row)) seen.add(key.toString('latin1'));
         }
       }
       const committed = this.#write(bound, slice);

@@ -17,7 +17,7 @@ export interface Problem {
 /** A row, and what it becomes. */
 export interface Sample {
   readonly row: Readonly<Record<string, string | null>>;
-  readonly record: MappedRecord | 'no key' | 'no value';
+  readonly records: readonly MappedRecord[] | 'no key' | 'no value' | 'deleted';
 }
 
 export interface TableReport {
@@ -80,7 +80,7 @@ export async function sampleRows(
   } as never);
   return (rows as unknown as Tuple[]).map((tuple) => ({
     row: Object.fromEntries(table.columns.map(({ name }, at) => [name, tuple[at] ?? null])),
-    record: bound.record(tuple),
+    records: bound.records(tuple),
   }));
 }
 

@@ -2,11 +2,24 @@
  * Rows to records: which key a row has, which value, and until when. Pure, so that every case of the data model can be
  * tested without a database. docs/postgres.md documents the forms.
  */
-import { TokaidoError } from '../../base/errors.js';
+import { assert, messageOf, TokaidoError } from '../../base/errors.js';
 import { NEVER_EXPIRES } from '../../base/types.js';
 import type { StoreTransaction } from '../../store/types.js';
+import { mapMembers, packMap, packValue } from './message-pack.js';
 import type { Column, Tuple, Value } from './pgoutput.js';
-import { baseType, bytesOf, expiryMs, isTime, jsonMembers, jsonObject, jsonText, type TypeCatalog } from './values.js';
+import {
+  arrayItems,
+  baseType,
+  bytesOf,
+  expiryMs,
+  isTime,
+  jsonMembers,
+  jsonObject,
+  jsonText,
+  MAX_DIMENSIONS,
+  OID,
+  type TypeCatalog,
+} from './values.js';
 
 /** One table's mapping, as configured. */
 export interface TableMapping {
@@ -15,9 +28,32 @@ export interface TableMapping {
   readonly database: string;
   /** Literal text and `{column}`. */
   readonly key: string;
-  readonly value: { readonly column: string } | { readonly json: 'all' | readonly string[] };
-  readonly expires?: { readonly column: string } | undefined;
+  readonly value:
+    | { readonly column: string }
+    | { readonly json: 'all' | readonly string[] }
+    | { readonly msgpack: 'all' | readonly string[] }
+    | {
+        readonly module: string;
+        readonly function: string;
+        /** Of the module's text; and the function. Set once it is loaded (functions.ts). */
+        readonly mark?: string;
+        readonly run?: RowFunction;
+      };
+  /** `after` is added to the column, ms. */
+  readonly expires?: { readonly column: string; readonly after?: number | undefined } | undefined;
+  /** A row has no record while this column is neither NULL nor false. */
+  readonly deleted?: { readonly column: string } | undefined;
+  /** Array column of the key: the row has a record for each of its elements. */
+  readonly each?: string | undefined;
 }
+
+/** A row for a function: texts as Postgres writes them, `bytea` as bytes. */
+export type Row = Readonly<Record<string, string | Buffer | null>>;
+/** Makes a record's value; `null` for no record. Synchronous, and the same for the same row. */
+export type RowFunction = (row: Row) => string | Uint8Array | null;
+
+/** The latest expiration time that a record can have, ms since 1970. */
+const MAX_XT_MS = 2 ** 48 - 1;
 
 type Part = { readonly literal: string } | { readonly column: string };
 
@@ -93,6 +129,7 @@ export class BoundMapping {
   readonly #types: TypeCatalog;
   readonly #index: ReadonlyMap<string, number>;
   readonly #counters: MappingCounters;
+  readonly #each: { readonly index: number; readonly delimiter: string; readonly element: number } | undefined;
 
   /** Errors: `FEED` when the table lacks a column that the mapping names, or one is of the wrong type. */
   constructor(mapping: TableMapping, columns: readonly Column[], types: TypeCatalog, counters: MappingCounters) {
@@ -109,6 +146,7 @@ export class BoundMapping {
         hint: `it has ${columns.map((column) => column.name).join(', ')}; generated columns are not replicated`,
       });
     }
+    this.#each = mapping.each === undefined ? undefined : this.#arrayOf(mapping.each);
     const expires = mapping.expires?.column;
     if (expires !== undefined && !isTime(this.#typeOf(expires))) {
       throw new TokaidoError(
@@ -129,50 +167,89 @@ export class BoundMapping {
     return baseType((this.#columns[this.#index.get(column) as number] as Column).typeOid, this.#types);
   }
 
-  /** `undefined` when a column of the key is NULL or was not sent. */
-  key(row: Tuple): Buffer | undefined {
+  #arrayOf(column: string): { readonly index: number; readonly delimiter: string; readonly element: number } {
+    const array = this.#types.arrays.get(this.#typeOf(column));
+    if (array !== undefined) return { index: this.#index.get(column) as number, ...array };
+    throw new TokaidoError('FEED', `column ${column} of table ${this.#mapping.table} is no array`, {
+      hint: 'each needs an array column, such as text[]',
+    });
+  }
+
+  /** Keys of a row's records; none when a column of the key is NULL or was not sent, or the row counts as deleted. */
+  keys(row: Tuple): Buffer[] {
+    return this.#isDeleted(row) ? [] : this.#allKeys(row);
+  }
+
+  /** Also those of a row that counts as deleted. */
+  #allKeys(row: Tuple): Buffer[] {
+    const each = this.#each;
+    if (each === undefined) return this.#keyOf(row, undefined);
+    const value = row[each.index];
+    const items = value == null ? [] : (arrayItems(value, each.delimiter) ?? []).flat(MAX_DIMENSIONS);
+    const elements = new Set(items.filter((item) => typeof item === 'string'));
+    return [...elements].flatMap((element) => this.#keyOf(row, element));
+  }
+
+  /** One key, or none. `element` stands for the array column. */
+  #keyOf(row: Tuple, element: string | undefined): Buffer[] {
     const parts: Buffer[] = [];
     for (const part of this.#template) {
       if ('literal' in part) {
         parts.push(Buffer.from(part.literal, 'utf8'));
         continue;
       }
-      const value = this.#value(row, part.column);
-      if (value == null) return undefined;
-      parts.push(bytesOf(value, this.#typeOf(part.column)));
+      const isElement = element !== undefined && part.column === this.#mapping.each;
+      const value = isElement ? element : this.#value(row, part.column);
+      if (value == null) return [];
+      const oid = isElement ? baseType(this.#each?.element ?? 0, this.#types) : this.#typeOf(part.column);
+      parts.push(bytesOf(value, oid));
     }
-    return Buffer.concat(parts);
+    return [Buffer.concat(parts)];
+  }
+
+  #isDeleted(row: Tuple): boolean {
+    const column = this.#mapping.deleted?.column;
+    if (column === undefined) return false;
+    const value = this.#value(row, column);
+    return value != null && !(value === 'f' && this.#typeOf(column) === OID.bool);
   }
 
   /** What a whole row becomes, or why it becomes nothing. */
-  record(row: Tuple): MappedRecord | 'no key' | 'no value' {
-    const key = this.key(row);
-    if (key === undefined) return 'no key';
+  records(row: Tuple): readonly MappedRecord[] | 'no key' | 'no value' | 'deleted' {
+    if (this.#isDeleted(row)) return 'deleted';
+    const keys = this.#allKeys(row);
+    if (keys.length === 0) return 'no key';
     const value = this.#valueOf(row, undefined);
     if (value === null || typeof value === 'function') return 'no value';
-    return { key, value, xtMs: this.#expiry(row) };
+    const xtMs = this.#expiry(row);
+    return keys.map((key) => ({ key, value, xtMs }));
   }
 
   #expiry(row: Tuple): number {
-    const column = this.#mapping.expires?.column;
-    return column === undefined ? NEVER_EXPIRES : expiryMs(this.#value(row, column) ?? null);
+    const { column, after = 0 } = this.#mapping.expires ?? {};
+    if (column === undefined) return NEVER_EXPIRES;
+    const xtMs = expiryMs(this.#value(row, column) ?? null);
+    return xtMs === NEVER_EXPIRES ? xtMs : Math.min(xtMs + after, MAX_XT_MS);
   }
 
   /** An insert, or an update with what is known of the row before it. */
   put(after: Tuple, before?: Tuple): RowChange {
-    const key = this.key(after.map((value, index) => (value === undefined ? before?.[index] : value)));
-    const oldKey = before === undefined ? undefined : this.key(before);
-    const moved = oldKey !== undefined && (key === undefined || !oldKey.equals(key));
-    if (key === undefined) this.#counters.nullKeys++;
+    const whole = after.map((value, index) => (value === undefined ? before?.[index] : value));
+    const keys = this.keys(whole);
+    const allKeys = this.#allKeys(whole);
+    const wasKeys = [...(before === undefined ? [] : this.#allKeys(before)), ...allKeys];
+    const gone = wasKeys.filter((old) => !keys.some((key) => key.equals(old)));
+    if (allKeys.length === 0 && this.#each === undefined) this.#counters.nullKeys++;
     const value = this.#valueOf(after, before);
     const xtMs = this.#expiry(after);
     return (transaction, missing, found) => {
-      const stored = typeof value === 'function' ? value(this.#stored(transaction, oldKey, key)) : value;
-      if (moved) transaction.remove(this.database, oldKey);
-      if (key === undefined) return;
-      const known = stored === undefined ? this.#ask(key, after, before, missing, found) : stored;
-      if (known === null) transaction.remove(this.database, key);
-      else transaction.set(this.database, key, known, xtMs);
+      const stored = typeof value === 'function' ? value(this.#stored(transaction, wasKeys)) : value;
+      for (const key of gone) transaction.remove(this.database, key);
+      for (const key of keys) {
+        const known = stored === undefined ? this.#ask(key, after, before, missing, found) : stored;
+        if (known === null) transaction.remove(this.database, key);
+        else transaction.set(this.database, key, known, xtMs);
+      }
     };
   }
 
@@ -194,10 +271,10 @@ export class BoundMapping {
     return typeof value === 'function' ? null : value;
   }
 
-  /** The record as it is before a change: under the old key, or under the new one when a part is applied again. */
-  #stored(transaction: StoreTransaction, oldKey: Buffer | undefined, key: Buffer | undefined): Buffer | undefined {
-    for (const candidate of [oldKey, key]) {
-      const record = candidate === undefined ? undefined : transaction.get(this.database, candidate);
+  /** The record as it is before a change: under an old key, or under a new one when a part is applied again. */
+  #stored(transaction: StoreTransaction, keys: readonly Buffer[]): Buffer | undefined {
+    for (const key of keys) {
+      const record = transaction.get(this.database, key);
       // A copy on purpose: the view is valid until the next call only.
       if (record !== undefined) return Buffer.from(record.value);
     }
@@ -205,9 +282,9 @@ export class BoundMapping {
   }
 
   remove(before: Tuple): RowChange {
-    const key = this.key(before);
+    const keys = this.#allKeys(before);
     return (transaction) => {
-      if (key !== undefined) transaction.remove(this.database, key);
+      for (const key of keys) transaction.remove(this.database, key);
     };
   }
 
@@ -231,25 +308,72 @@ export class BoundMapping {
       if (text === undefined) return (stored) => stored;
       return text === null ? null : bytesOf(text, this.#typeOf(value.column));
     }
-    const wanted = value.json === 'all' ? this.#columns.map(({ name }) => name) : value.json;
-    const members = new Map<string, string>();
+    if ('module' in value) return this.#madeOf(value, sent);
+    if ('json' in value) {
+      const text = (raw: string | null, oid: number): string => jsonText(raw, oid, this.#types);
+      return this.#membersOf(value.json, sent, text, jsonObject, (stored) => jsonMembers(stored.toString('utf8')));
+    }
+    const packed = (raw: string | null, oid: number): Buffer => packValue(raw, oid, this.#types);
+    return this.#membersOf(value.msgpack, sent, packed, packMap, mapMembers);
+  }
+
+  /** A value of several columns; those that were not sent are taken from the record as it is. */
+  #membersOf<T>(
+    columns: 'all' | readonly string[],
+    sent: (index: number) => Value,
+    encode: (value: string | null, typeOid: number) => T,
+    join: (members: ReadonlyMap<string, T>) => Buffer,
+    split: (stored: Buffer) => ReadonlyMap<string, T> | undefined,
+  ): Buffer | ((stored: Buffer | undefined) => Buffer | undefined) {
+    const wanted = columns === 'all' ? this.#columns.map(({ name }) => name) : columns;
+    const members = new Map<string, T>();
     const unsent: string[] = [];
     for (const name of wanted) {
       const text = sent(this.#index.get(name) as number);
       if (text === undefined) unsent.push(name);
       // Set all the same: it keeps its place among the members.
-      members.set(name, text === undefined ? 'null' : jsonText(text, this.#typeOf(name), this.#types));
+      members.set(name, encode(text ?? null, this.#typeOf(name)));
     }
-    if (unsent.length === 0) return jsonObject(members);
+    if (unsent.length === 0) return join(members);
     return (stored) => {
-      const old = stored === undefined ? undefined : jsonMembers(stored.toString('utf8'));
+      const old = stored === undefined ? undefined : split(stored);
       for (const name of unsent) {
         const text = old?.get(name);
         if (text === undefined) return undefined;
         members.set(name, text);
       }
-      return jsonObject(members);
+      return join(members);
     };
+  }
+
+  /** What the operator's function makes of the row; a row that is not whole has to be asked for. Errors: `FEED`. */
+  #madeOf(
+    { run, module }: Extract<TableMapping['value'], { readonly module: string }>,
+    sent: (index: number) => Value,
+  ): Buffer | null | (() => undefined) {
+    const row: Record<string, string | Buffer | null> = {};
+    for (const [index, { name, typeOid }] of this.#columns.entries()) {
+      const text = sent(index);
+      if (text === undefined) return () => undefined;
+      const isBytes = text !== null && baseType(typeOid, this.#types) === OID.bytea;
+      row[name] = isBytes ? bytesOf(text, OID.bytea) : text;
+    }
+    assert(run !== undefined, 'functions are loaded before rows are mapped');
+    let made: unknown;
+    try {
+      made = run(row);
+    } catch (error) {
+      throw new TokaidoError('FEED', `the function of table ${this.#mapping.table} failed: ${messageOf(error)}`, {
+        hint: `mend ${module}, and restart the root`,
+        cause: error,
+      });
+    }
+    if (made === null) return null;
+    if (typeof made === 'string') return Buffer.from(made, 'utf8');
+    if (made instanceof Uint8Array) return Buffer.from(made);
+    throw new TokaidoError('FEED', `the function of table ${this.#mapping.table} made neither text, bytes nor null`, {
+      hint: `mend ${module}, and restart the root`,
+    });
   }
 }
 
@@ -267,9 +391,11 @@ export function keyColumns(template: string): string[] {
   return parseTemplate(template).flatMap((part) => ('column' in part ? [part.column] : []));
 }
 
-function columnsOf({ key, value, expires }: TableMapping): string[] {
-  const valueColumns = 'column' in value ? [value.column] : value.json === 'all' ? [] : value.json;
-  return [...keyColumns(key), ...valueColumns, ...(expires === undefined ? [] : [expires.column])];
+function columnsOf({ key, value, expires, deleted }: TableMapping): string[] {
+  const lists =
+    'json' in value ? value.json : 'msgpack' in value ? value.msgpack : 'column' in value ? [value.column] : [];
+  const others = [expires?.column, deleted?.column].filter((name) => name !== undefined);
+  return [...keyColumns(key), ...(lists === 'all' ? [] : lists), ...others];
 }
 
 /** The text that all keys of a template begin with. */
@@ -290,6 +416,11 @@ export function checkMappings(mappings: readonly TableMapping[]): void {
         'CONFIG',
         `the key template of ${mapping.table} names no column: all rows would have one key`,
       );
+    }
+    if (mapping.each !== undefined && !keyColumns(mapping.key).includes(mapping.each)) {
+      throw new TokaidoError('CONFIG', `the key template of ${mapping.table} does not name ${mapping.each}`, {
+        hint: `each: ${mapping.each} makes a record for every element: put {${mapping.each}} into the key`,
+      });
     }
     const parts = parseTemplate(mapping.key);
     if (parts.some((part, at) => 'column' in part && 'column' in (parts[at + 1] ?? { literal: '' }))) {

@@ -29,7 +29,7 @@ export const OID = {
 } as const;
 
 /** Postgres nests arrays no deeper. */
-const MAX_DIMENSIONS = 6;
+export const MAX_DIMENSIONS = 6;
 
 /** The type under any domains. */
 export function baseType(typeOid: number, { domains }: TypeCatalog): number {
@@ -99,14 +99,25 @@ export function jsonText(value: string | null, typeOid: number, types: TypeCatal
     default: {
       const array = types.arrays.get(baseType(typeOid, types));
       if (array === undefined) return JSON.stringify(value);
-      return arrayText(value, array.delimiter, (item) => jsonText(item, array.element, types)) ?? JSON.stringify(value);
+      const items = arrayItems(value, array.delimiter);
+      return items === undefined ? JSON.stringify(value) : jsonArray(items, array.element, types);
     }
   }
 }
 
-/** `{1,NULL,"a \"b\""}` as a JSON array; `undefined` when it is not in that form. */
-function arrayText(value: string, delimiter: string, item: (text: string | null) => string): string | undefined {
-  // Bounds other than 1 are written in front: `[0:1]={1,2}`. JSON has none.
+function jsonArray(items: Items, element: number, types: TypeCatalog): string {
+  const texts = items.map((item) => {
+    return typeof item === 'string' || item === null ? jsonText(item, element, types) : jsonArray(item, element, types);
+  });
+  return `[${texts.join(',')}]`;
+}
+
+/** An array's items: texts, NULLs, and arrays of them. */
+export type Items = readonly (string | null | Items)[];
+
+/** The items of `{1,NULL,"a \"b\""}`; `undefined` when it is not in that form. */
+export function arrayItems(value: string, delimiter: string): Items | undefined {
+  // Bounds other than 1 are written in front: `[0:1]={1,2}`.
   let at = value.startsWith('[') ? value.indexOf('=') + 1 : 0;
   const quoted = (): string => {
     let text = '';
@@ -123,21 +134,21 @@ function arrayText(value: string, delimiter: string, item: (text: string | null)
     const text = value.slice(from, at);
     return text === 'NULL' ? null : text;
   };
-  const list = (depth: number): string | undefined => {
+  const list = (depth: number): Items | undefined => {
     if (value[at] !== '{' || depth > MAX_DIMENSIONS) return undefined;
-    const items: string[] = [];
+    const items: (string | null | Items)[] = [];
     at++;
     while (at < value.length && value[at] !== '}') {
-      const next = value[at] === '{' ? list(depth + 1) : item(value[at] === '"' ? quoted() : bare());
+      const next = value[at] === '{' ? list(depth + 1) : value[at] === '"' ? quoted() : bare();
       if (next === undefined) return undefined;
       items.push(next);
       if (value[at] === delimiter) at++;
     }
     at++;
-    return `[${items.join(',')}]`;
+    return items;
   };
-  const json = list(1);
-  return at === value.length ? json : undefined;
+  const items = list(1);
+  return at === value.length ? items : undefined;
 }
 
 /** The members of a JSON object as the texts that they were written in; `undefined` when it is not an object. */

@@ -80,10 +80,12 @@ export async function verifyTable(options: VerifyOptions): Promise<VerifyReport>
   const expectedOf = (rows: readonly Tuple[]): Map<string, Expected> => {
     const slice = new Map<string, Expected>();
     for (const row of rows) {
-      const record = bound.record(row);
-      if (typeof record === 'string' || (record.xtMs !== NEVER_EXPIRES && record.xtMs <= options.nowMs())) continue;
+      const records = bound.records(row);
+      if (typeof records === 'string') continue;
       const where = places.map((at) => row[at] ?? null);
-      slice.set(record.key.toString('latin1'), { value: record.value, where });
+      for (const { key, value, xtMs } of records) {
+        if (xtMs === NEVER_EXPIRES || xtMs > options.nowMs()) slice.set(key.toString('latin1'), { value, where });
+      }
     }
     return slice;
   };

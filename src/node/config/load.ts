@@ -4,6 +4,7 @@ import { dirname, resolve } from 'node:path';
 import { isMap, isSeq, LineCounter, parseDocument, type Node as YamlNode } from 'yaml';
 import { z } from 'zod';
 import { messageOf, TokaidoError } from '../../base/errors.js';
+import { loadFunctions } from '../../feeds/postgres/functions.js';
 import { checkMappings } from '../../feeds/postgres/mapping.js';
 import { parseDatabases } from '../../store/database-spec.js';
 import { type ClientListenerConfig, type NodeConfig, schema } from './schema.js';
@@ -16,7 +17,10 @@ export async function loadConfig(path: string, overrides: object = {}): Promise<
   } catch (error) {
     throw new TokaidoError('CONFIG', `cannot read the configuration ${path}: ${messageOf(error)}`, { cause: error });
   }
-  return parseConfig(text, path, overrides);
+  const config = parseConfig(text, path, overrides);
+  const { postgres } = config;
+  if (postgres === undefined) return config;
+  return { ...config, postgres: { ...postgres, tables: await loadFunctions(postgres.tables) } };
 }
 
 const FILE_HINT = 'every key is described in docs/reference/config.md';
@@ -204,7 +208,15 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
     },
     ...(postgres === undefined
       ? {}
-      : { postgres: { ...postgres, ...(passwordFile === undefined ? {} : { passwordFile: path(passwordFile) }) } }),
+      : {
+          postgres: {
+            ...postgres,
+            tables: postgres.tables.map(({ value, ...mapping }) => {
+              return { ...mapping, value: 'module' in value ? { ...value, module: path(value.module) } : value };
+            }),
+            ...(passwordFile === undefined ? {} : { passwordFile: path(passwordFile) }),
+          },
+        }),
   };
 }
 

@@ -2,9 +2,11 @@
  * The one schema of the configuration: every key with its meaning, unit and default. `load.ts` validates a file against
  * it, docs/reference/config.md is generated from it.
  */
+
 import { z } from 'zod';
 import { messageOf } from '../../base/errors.js';
 import { LONGEST_KEY_BYTES } from '../../commands/commands.js';
+import type { TableMapping } from '../../feeds/postgres/mapping.js';
 import { type DatabaseSpec, parseDatabase } from '../../store/database-spec.js';
 import { policy, scopes } from './policy-schema.js';
 
@@ -41,6 +43,8 @@ function quantity(units: Readonly<Record<string, number>>, example: string, { le
 /** Beyond this a timer of Node fires at once. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const LARGEST_SIZE = 2 ** 50;
+/** A thousand years. */
+const LONGEST_AFTER_MS = 1000 * 366 * 86_400_000;
 
 /** Bytes: a number, or a text with a unit (`64MiB`). */
 const size = (fallback: string) => quantity(SIZE_UNITS, '64MiB', { least: 1, most: LARGEST_SIZE }).prefault(fallback);
@@ -162,9 +166,27 @@ const tableMapping = z.strictObject({
     .union([
       z.strictObject({ column: z.string() }),
       z.strictObject({ json: z.union([z.literal('all'), z.array(z.string()).min(1)]) }),
+      z.strictObject({ msgpack: z.union([z.literal('all'), z.array(z.string()).min(1)]) }),
+      z.strictObject({ module: z.string(), function: z.string().default('default') }),
     ])
-    .describe('`{column: NAME}`: that column (bytea as it is); `{json: all}` or `{json: [columns]}`: the row as JSON.'),
-  expires: z.strictObject({ column: z.string() }).optional().describe('Column (timestamptz) with the expiration time.'),
+    .describe(
+      '`{column: NAME}`: that column (bytea as it is); `{json: all}` or `{json: [columns]}`: the row as JSON; `{msgpack: all}` likewise; `{module: FILE, function: NAME}`: what a function of an ECMAScript module makes of the row.',
+    ),
+  expires: z
+    .strictObject({
+      column: z.string(),
+      after: quantity(TIME_UNITS, '30d', { least: 0, most: LONGEST_AFTER_MS }).optional(),
+    })
+    .optional()
+    .describe('Column (timestamptz) with the expiration time; with `after`, so long after it.'),
+  deleted: z
+    .strictObject({ column: z.string() })
+    .optional()
+    .describe('Column that says when a row was deleted: it has no record while this is neither NULL nor false.'),
+  each: z
+    .string()
+    .optional()
+    .describe('Array column named in the key: the row has a record for each element. Needs REPLICA IDENTITY FULL.'),
 });
 
 const postgres = z.strictObject({
@@ -422,7 +444,10 @@ export const schema = z.strictObject({
 type Parsed = z.output<typeof schema>;
 
 /** A node's configuration, complete and checked. Paths are absolute, sizes in bytes, durations in ms. */
-export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits' | 'databases' | 'listen'> & {
+export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits' | 'databases' | 'listen' | 'postgres'> & {
+  readonly postgres?:
+    | (Omit<NonNullable<Parsed['postgres']>, 'tables'> & { readonly tables: readonly TableMapping[] })
+    | undefined;
   readonly listen: Omit<Parsed['listen'], 'clients' | 'memcached'> & {
     readonly clients: readonly ClientListenerConfig[];
     readonly memcached: readonly MemcachedListenerConfig[];
