@@ -1,8 +1,9 @@
 /** `tokaido ca list`, `revoke` and `crl`: what a CA has issued, and what of it no longer counts. */
 import type { Command } from 'commander';
 import { messageOf, TokaidoError } from '../base/errors.js';
-import { openCa } from '../pki/ca.js';
 import { type IssuedRecord, readRecords, revoke, type Selection, writeCrl } from '../pki/ca-records.js';
+import { allCas } from '../pki/ca-rotation.js';
+import { type KeyFlags, keyAccess, withKeyOptions } from './ca-key.js';
 import { action, print, printJson } from './output.js';
 
 const PUBLISH_TIMEOUT_MS = 30_000;
@@ -12,7 +13,7 @@ interface ListFlags {
   readonly json?: boolean;
 }
 
-interface CrlFlags extends ListFlags {
+interface CrlFlags extends ListFlags, KeyFlags {
   readonly days: string;
   readonly publish?: string;
 }
@@ -66,7 +67,7 @@ async function publish(admin: string, pem: string): Promise<{ published: number;
 
 /** Signs a new list, publishes it if asked to, and says what happened. */
 async function writeAndPublish(flags: CrlFlags, revoked: readonly IssuedRecord[]): Promise<void> {
-  const list = await writeCrl(openCa(flags.ca), { days: Number(flags.days), nowMs: Date.now() });
+  const list = await writeCrl(allCas(flags.ca, keyAccess(flags)), { days: Number(flags.days), nowMs: Date.now() });
   const published = flags.publish === undefined ? undefined : await publish(flags.publish, list.pem);
   if (flags.json) {
     const { path, nextUpdate } = list;
@@ -95,7 +96,7 @@ export function registerRevocation(ca: Command): void {
       }),
     );
   const withPublish = (command: Command): Command =>
-    command
+    withKeyOptions(command)
       .requiredOption('--ca <folder>', 'folder of the CA')
       .option('--days <number>', 'when the next list is due', '30')
       .option('--publish <host:port>', 'admin listener of the root, which hands the list to every node')

@@ -1,25 +1,72 @@
 /** `tokaido ca`: the internal certificate authority. */
+import { createPublicKey } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { type Command, Option } from 'commander';
-import { createCa, issueCertificate } from '../pki/ca.js';
+import { messageOf, TokaidoError } from '../base/errors.js';
+import { createCa, createIntermediate, issueCertificate, type KeyKind, openCa } from '../pki/ca.js';
+import { renewCertificate } from '../pki/ca-renewal.js';
+import { retireOld, rotateCa } from '../pki/ca-rotation.js';
+import { type KeyFlags, keyAccess, withKeyOptions } from './ca-key.js';
 import { registerRevocation } from './ca-revocation.js';
 import { action, print, printJson } from './output.js';
 
-interface InitFlags {
-  readonly dir: string;
-  readonly name: string;
+interface MadeFlags extends KeyFlags {
   readonly days: string;
+  readonly key: KeyKind;
   readonly json?: boolean;
 }
 
-interface IssueFlags {
+interface InitFlags extends MadeFlags {
+  readonly dir: string;
+  readonly name: string;
+  readonly publicKey?: string;
+}
+
+interface IntermediateFlags extends MadeFlags {
+  readonly ca: string;
+  readonly dir: string;
+  readonly name: string;
+}
+
+interface IssueFlags extends MadeFlags {
   readonly ca: string;
   readonly out?: string;
   readonly role: 'root' | 'relay' | 'edge' | 'client';
   readonly name: string;
-  readonly days: string;
   readonly dns: readonly string[];
   readonly ip: readonly string[];
-  readonly json?: boolean;
+}
+
+interface RenewFlags extends MadeFlags {
+  readonly ca: string;
+  readonly node: string;
+}
+
+interface RotateFlags extends MadeFlags {
+  readonly ca: string;
+  readonly name: string;
+  readonly publicKey?: string;
+  readonly newSigner?: string;
+  readonly retire?: boolean;
+  readonly force?: boolean;
+}
+
+const keyOption = (): Option =>
+  new Option('--key <kind>', 'kind of the new key: p256, or ed25519 where every peer is a Tokaido node')
+    .choices(['p256', 'ed25519'])
+    .default('p256');
+
+const publicKeyOption = (): Option =>
+  new Option('--public-key <file>', 'public key of the new CA when a command signs (PEM)');
+
+function readPublicKey(path: string | undefined): { publicKey?: ReturnType<typeof createPublicKey> } {
+  if (path === undefined) return {};
+  try {
+    return { publicKey: createPublicKey(readFileSync(path)) };
+  } catch (error) {
+    throw new TokaidoError('CONFIG', `${path} is not a public key in PEM form: ${messageOf(error)}`, { cause: error });
+  }
 }
 
 export function registerCa(program: Command): void {
@@ -30,11 +77,21 @@ export function registerCa(program: Command): void {
       'after',
       '\nExample:\n  tokaido ca init --dir ./pki --name mycluster\n  tokaido ca issue --ca ./pki --role root --name root-1 --out ./root-1',
     );
-  ca.command('init')
-    .description('make a CA: the beginning of a cluster')
+  registerInit(ca);
+  registerIntermediate(ca);
+  registerIssue(ca);
+  registerRenew(ca);
+  registerRotate(ca);
+  registerRevocation(ca);
+}
+
+function registerInit(ca: Command): void {
+  withKeyOptions(ca.command('init').description('make a CA: the beginning of a cluster'))
     .requiredOption('--dir <folder>', 'where to put ca.crt and ca.key')
     .option('--name <name>', 'name of the CA', 'ca')
     .option('--days <number>', 'how long it is valid', '3650')
+    .addOption(keyOption())
+    .addOption(publicKeyOption())
     .option('--json', 'print one JSON object')
     .addHelpText('after', '\nExample:\n  tokaido ca init --dir ./pki --name mycluster')
     .action(
@@ -44,16 +101,50 @@ export function registerCa(program: Command): void {
           name: flags.name,
           days: Number(flags.days),
           nowMs: Date.now(),
+          keyKind: flags.key,
+          ...keyAccess(flags),
+          ...readPublicKey(flags.publicKey),
         });
-        if (flags.json) printJson(made);
-        else
-          print(
-            `cluster ${made.clusterId}\nCA valid until ${made.notAfter}\nkeep ${made.files[1]} secret: whoever has it can join the cluster`,
-          );
+        if (flags.json) {
+          printJson(made);
+          return;
+        }
+        print(`cluster ${made.clusterId}\nCA valid until ${made.notAfter}`);
+        if (made.files[1] !== undefined) print(`keep ${made.files[1]} secret: whoever has it can join the cluster`);
       }),
     );
-  ca.command('issue')
-    .description('make a key and a certificate for one node')
+}
+
+function registerIntermediate(ca: Command): void {
+  withKeyOptions(
+    ca.command('intermediate').description("make a CA under another one, so that the root's key can stay in a safe"),
+  )
+    .requiredOption('--ca <folder>', 'folder of the root CA')
+    .requiredOption('--dir <folder>', 'where to put the new CA')
+    .option('--name <name>', 'name of the new CA', 'intermediate')
+    .option('--days <number>', 'how long it is valid', '365')
+    .addOption(keyOption())
+    .option('--json', 'print one JSON object')
+    .addHelpText(
+      'after',
+      "\nThe new CA's key is not encrypted: it is for the machine that signs day by day.\n\nExample:\n  tokaido ca intermediate --ca ./pki --dir ./online",
+    )
+    .action(
+      action(async (flags: IntermediateFlags) => {
+        const root = openCa(flags.ca, keyAccess(flags));
+        const { dir: folder, name, key: keyKind } = flags;
+        const made = await createIntermediate(
+          { folder, name, keyKind, days: Number(flags.days), nowMs: Date.now() },
+          root,
+        );
+        if (flags.json) printJson(made);
+        else print(`${made.identity}\nvalid until ${made.notAfter}\nwrote ${made.files.join(', ')}`);
+      }),
+    );
+}
+
+function registerIssue(ca: Command): void {
+  withKeyOptions(ca.command('issue').description('make a key and a certificate for one node'))
     .requiredOption('--ca <folder>', 'folder of the CA')
     .addOption(
       new Option('--role <role>', 'what the node may be')
@@ -65,25 +156,85 @@ export function registerCa(program: Command): void {
     .option('--days <number>', 'how long it is valid', '90')
     .option('--dns <names...>', 'DNS names to include', [])
     .option('--ip <addresses...>', 'IP addresses to include', [])
+    .addOption(keyOption())
     .option('--json', 'print one JSON object')
     .addHelpText('after', '\nExample:\n  tokaido ca issue --ca ./pki --role edge --name edge-tokyo --out ./edge-tokyo')
     .action(
       action(async (flags: IssueFlags) => {
-        const { role, name, dns, ip } = flags;
-        const out = flags.out ?? name;
-        const made = await issueCertificate({
-          ca: flags.ca,
-          out,
-          role,
-          name,
-          days: Number(flags.days),
-          dns,
-          ip,
-          nowMs: Date.now(),
-        });
+        const { role, name, dns, ip, key: keyKind } = flags;
+        const days = Number(flags.days);
+        const options = { ca: flags.ca, out: flags.out ?? name, role, name, days, dns, ip, nowMs: Date.now(), keyKind };
+        const made = await issueCertificate(options, openCa(flags.ca, keyAccess(flags)));
         if (flags.json) printJson(made);
         else print(`${made.identity}\nvalid until ${made.notAfter}\nwrote ${made.files.join(', ')}`);
       }),
     );
-  registerRevocation(ca);
+}
+
+function registerRenew(ca: Command): void {
+  withKeyOptions(
+    ca.command('renew').description('replace the key and certificate of a node by new ones with the same names'),
+  )
+    .requiredOption('--ca <folder>', 'folder of the CA')
+    .requiredOption('--node <folder>', 'folder with node.crt, node.key and ca.crt of the node')
+    .option('--days <number>', 'how long the new one is valid', '90')
+    .addOption(keyOption())
+    .option('--json', 'print one JSON object')
+    .addHelpText('after', '\nExample:\n  tokaido ca renew --ca ./pki --node ./edge-tokyo')
+    .action(
+      action(async (flags: RenewFlags) => {
+        const at = (name: string): string => join(flags.node, name);
+        const files = { certificate: at('node.crt'), key: at('node.key'), ca: at('ca.crt') };
+        const options = { files, days: Number(flags.days), nowMs: Date.now(), keyKind: flags.key };
+        const made = await renewCertificate(options, openCa(flags.ca, keyAccess(flags)));
+        if (flags.json) printJson(made);
+        else print(`${made.identity}\nvalid until ${made.notAfter}`);
+      }),
+    );
+}
+
+function registerRotate(ca: Command): void {
+  withKeyOptions(ca.command('rotate').description('put a new CA in the place of this one; later, retire the old one'))
+    .requiredOption('--ca <folder>', 'folder of the CA')
+    .option('--name <name>', 'name of the new CA', 'ca')
+    .option('--days <number>', 'how long the new CA is valid', '3650')
+    .addOption(keyOption())
+    .option('--new-signer <command>', 'command that signs with the key of the new CA')
+    .addOption(publicKeyOption())
+    .option('--retire', 'end a rotation: nodes shall believe the new CA alone')
+    .option('--force', 'retire although certificates of the old CA are in use: their holders are cut off')
+    .option('--json', 'print one JSON object')
+    .addHelpText(
+      'after',
+      `
+Renew every node (tokaido ca renew) between the two: nodes may be renewed in any order and at any time, and believe one
+another meanwhile. ca list shows who has which certificate.
+
+Example:
+  tokaido ca rotate --ca ./pki
+  tokaido ca rotate --ca ./pki --retire`,
+    )
+    .action(
+      action(async (flags: RotateFlags) => {
+        if (flags.retire === true) {
+          const trust = retireOld(flags.ca, { nowMs: Date.now(), force: flags.force === true });
+          if (flags.json) printJson({ trust });
+          else print(`the old CA is retired\ncopy ${trust} to the file that identity.ca names, on every node`);
+          return;
+        }
+        const oldKey = keyAccess(flags);
+        const { newSigner, ca: folder, name, key: keyKind } = flags;
+        const { passphrase } = oldKey;
+        const newKey =
+          newSigner === undefined
+            ? { keyKind, ...(passphrase === undefined ? {} : { passphrase }) }
+            : { signCommand: newSigner, ...readPublicKey(flags.publicKey) };
+        const made = await rotateCa({ folder, name, days: Number(flags.days), nowMs: Date.now(), ...newKey }, oldKey);
+        if (flags.json) printJson(made);
+        else
+          print(
+            `new CA valid until ${made.notAfter}\nrenew every node, then: tokaido ca rotate --ca ${flags.ca} --retire`,
+          );
+      }),
+    );
 }

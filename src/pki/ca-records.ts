@@ -97,30 +97,32 @@ export interface WrittenCrl {
   readonly nextUpdate: string;
 }
 
-/** Signs a new list of all revoked certificates and writes it to `ca.crl`. Errors: `IDENTITY`. */
+/**
+ * Signs a new list of all revoked certificates and writes it to `ca.crl` of the first CA; the others are those it took the
+ * place of, each with a list of its own in the same file. Errors: `IDENTITY`.
+ */
 export async function writeCrl(
-  ca: OpenCa,
+  cas: readonly [OpenCa, ...OpenCa[]],
   { days, nowMs }: { readonly days: number; readonly nowMs: number },
 ): Promise<WrittenCrl> {
-  const { folder, certificate, signer } = ca;
+  const [{ folder, chainPem, certificate: current }] = cas;
   const path = crlPath(folder);
   const before = existsSync(path) ? crlsOf(readPublic(path, 'revocation list'), path) : [];
-  const own = before.filter((list) => list.isSignedBy(signer.publicKey));
-  const revoked = forgetOld(folder, nowMs).flatMap((record) => {
-    const isOurs = record.issuer === undefined || record.issuer === certificate.fingerprint256;
-    return isOurs && record.revoked !== undefined
-      ? [{ serial: record.serial, revokedMs: Date.parse(record.revoked) }]
-      : [];
-  });
+  const records = forgetOld(folder, nowMs).filter(({ revoked }) => revoked !== undefined);
   const nextUpdateMs = nowMs + days * DAY_MS;
-  const number = own.reduce((most, list) => ((list.number ?? 0n) > most ? (list.number ?? 0n) : most), 0n) + 1n;
-  const list = await buildCrl({ number, thisUpdateMs: nowMs, nextUpdateMs, revoked }, signer, certificate);
-  const others = before.filter((other) => !own.includes(other));
-  const pem = [list, ...others.map((other) => other.der)].map((der) => toPem('X509 CRL', der)).join('');
-  // An intermediate's lists are believed by whoever can see that it is one.
-  const text = `${pem}${ca.chainPem}`;
-  replace(path, text, 'public');
-  return { path, pem: text, revoked: revoked.length, nextUpdate: new Date(nextUpdateMs).toISOString() };
+  const lists: Buffer[] = [];
+  for (const { certificate, signer } of cas) {
+    const own = before.filter((list) => list.isSignedBy(signer.publicKey));
+    const revoked = records.flatMap(({ serial, issuer = current.fingerprint256, revoked }) => {
+      return issuer === certificate.fingerprint256 ? [{ serial, revokedMs: Date.parse(revoked as string) }] : [];
+    });
+    const number = own.reduce((most, list) => ((list.number ?? 0n) > most ? (list.number ?? 0n) : most), 0n) + 1n;
+    lists.push(await buildCrl({ number, thisUpdateMs: nowMs, nextUpdateMs, revoked }, signer, certificate));
+  }
+  // Lists of an intermediate are believed by whoever can see that it is one.
+  const pem = `${lists.map((der) => toPem('X509 CRL', der)).join('')}${chainPem}`;
+  replace(path, pem, 'public');
+  return { path, pem, revoked: records.length, nextUpdate: new Date(nextUpdateMs).toISOString() };
 }
 
 function forgetOld(folder: string, nowMs: number): IssuedRecord[] {

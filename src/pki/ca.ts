@@ -1,18 +1,18 @@
 /**
- * The internal CA: makes itself, certificates for nodes and clients, and lists of those that are revoked. A folder is a
- * CA: `ca.crt` (behind it, for an intermediate, the CAs above), `ca.key`, `trust.crt` when nodes shall believe others
- * than `ca.crt`, `issued/` with a record of each certificate, `ca.crl`. Signing takes a public key, so that a key made
- * elsewhere is certified without ever travelling.
+ * The internal CA: makes itself, certificates for nodes and clients, and intermediates. A folder is a CA: `ca.crt` (behind
+ * it what leads from it to a root that somebody may believe), `ca.key` unless somebody else signs, `trust.crt` when nodes
+ * shall believe others than `ca.crt`, `issued/` with a record of each certificate, `ca.crl`, `old/` with CAs that were
+ * rotated out. Signing takes a public key, so that a key made elsewhere is certified without ever travelling.
  */
 import { generateKeyPairSync, type KeyObject, randomBytes, type X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf, TokaidoError } from '../base/errors.js';
 import { type IssuedRecord, writeRecord } from './ca-records.js';
-import { readKey, readPublic, writeNew } from './files.js';
+import { readKey, readPublic, replace, writeNew } from './files.js';
 import { checkName, formatIdentity, type Identity, identityOf, type Role } from './names.js';
 import { certificatesOf, toPem } from './pem.js';
-import { keySigner, openKey, type Signer } from './signer.js';
+import { commandSigner, keySigner, openKey, type Signer } from './signer.js';
 import { buildCertificate, type CertificateFields } from './x509.js';
 
 const DAY_MS = 86_400_000;
@@ -22,12 +22,22 @@ const SKEW_MS = 5 * 60_000;
 /** P-256 unless both ends are known to take another. */
 export type KeyKind = 'p256' | 'ed25519';
 
-export interface CaOptions {
+/** How a CA's key is kept. */
+export interface KeyAccess {
+  /** Opens the key's file; a new key is written behind it. */
+  readonly passphrase?: string;
+  /** A command that signs instead: the key is not here. */
+  readonly signCommand?: string;
+}
+
+export interface CaOptions extends KeyAccess {
   readonly folder: string;
   readonly name: string;
   readonly days: number;
   readonly nowMs: number;
   readonly keyKind?: KeyKind;
+  /** With `signCommand`: the public key that it signs for. */
+  readonly publicKey?: KeyObject;
 }
 
 export interface IssueOptions {
@@ -61,8 +71,11 @@ export function newKeys(kind: KeyKind = 'p256'): KeyPair {
   return kind === 'p256' ? generateKeyPairSync('ec', { namedCurve: 'P-256' }) : generateKeyPairSync('ed25519');
 }
 
-export function keyPem({ privateKey }: KeyPair): string {
-  return privateKey.export({ type: 'pkcs8', format: 'pem' }).toString();
+/** PKCS #8, behind a passphrase when one is given. */
+export function keyPem({ privateKey }: KeyPair, passphrase?: string): string {
+  const form = { type: 'pkcs8', format: 'pem' } as const;
+  if (passphrase === undefined) return privateKey.export(form).toString();
+  return privateKey.export({ ...form, cipher: 'aes-256-cbc', passphrase }).toString();
 }
 
 /** 126 random bits: positive, and never twice. */
@@ -79,34 +92,87 @@ function validity(nowMs: number, days: number): { notBeforeMs: number; notAfterM
   return { notBeforeMs: nowMs - SKEW_MS, notAfterMs: nowMs + days * DAY_MS };
 }
 
+/** Certificates that may come between a root and a leaf: an intermediate, and the bridge of a rotation. */
+const ROOT_PATH = 2;
+
+interface NewCa {
+  readonly fields: CertificateFields;
+  readonly signer: Signer;
+  /** `undefined` when somebody else keeps it. */
+  readonly keyPem: string | undefined;
+}
+
+/** Key and fields of a CA to be. Errors: `CONFIG`. */
+export function prepareCa(options: Omit<CaOptions, 'folder'>, clusterId: string, pathLength = ROOT_PATH): NewCa {
+  const { name, days, nowMs, keyKind, passphrase, signCommand, publicKey } = options;
+  const identity = formatIdentity({ clusterId, role: 'ca', name: checkName(name) });
+  const names = { uri: [identity], dns: [], ip: [] };
+  const common = { serial: newSerial(), commonName: name, ...validity(nowMs, days), names, pathLength };
+  if (signCommand === undefined) {
+    const keys = newKeys(keyKind);
+    const fields = { ...common, publicKey: keys.publicKey };
+    return { fields, signer: keySigner(keys.privateKey), keyPem: keyPem(keys, passphrase) };
+  }
+  if (publicKey === undefined) {
+    throw new TokaidoError('CONFIG', 'a CA whose key a command keeps needs its public key', {
+      hint: 'give --public-key FILE (PEM)',
+    });
+  }
+  return { fields: { ...common, publicKey }, signer: commandSigner(signCommand, publicKey), keyPem: undefined };
+}
+
 /** Makes a CA for a new cluster. Errors: `IDENTITY` when the folder holds one already. */
 export async function createCa(options: CaOptions): Promise<Issued & { readonly clusterId: string }> {
   const clusterId = randomBytes(16).toString('hex');
-  const identity = formatIdentity({ clusterId, role: 'ca', name: checkName(options.name) });
-  const keys = newKeys(options.keyKind);
-  const fields: CertificateFields = {
-    serial: newSerial(),
-    commonName: options.name,
-    ...validity(options.nowMs, options.days),
-    publicKey: keys.publicKey,
-    names: { uri: [identity], dns: [], ip: [] },
-    // One intermediate may come to stand between this CA and its nodes.
-    pathLength: 1,
-  };
-  const certificate = await buildCertificate(fields, keySigner(keys.privateKey));
-  const files = { key: join(options.folder, 'ca.key'), certificate: join(options.folder, 'ca.crt') };
-  writeNew(files.key, keyPem(keys), 'key');
-  writeNew(files.certificate, toPem('CERTIFICATE', certificate), 'public');
-  const { serial, notAfterMs } = fields;
-  const notAfter = new Date(notAfterMs).toISOString();
-  return { identity, clusterId, serial, notAfter, files: [files.certificate, files.key] };
+  const made = prepareCa(options, clusterId);
+  const certificate = toPem('CERTIFICATE', await buildCertificate(made.fields, made.signer));
+  return { ...writeCa(options.folder, made, certificate), clusterId };
+}
+
+/** Errors: `IDENTITY` when the folder holds a CA already. */
+function writeCa(folder: string, { fields, keyPem: key }: NewCa, certificatePem: string): Issued {
+  const files = { key: join(folder, 'ca.key'), certificate: join(folder, 'ca.crt') };
+  if (existsSync(files.certificate)) throw new TokaidoError('IDENTITY', `${files.certificate} exists already`);
+  if (key !== undefined) writeNew(files.key, key, 'key');
+  writeNew(files.certificate, certificatePem, 'public');
+  const { serial, notAfterMs, names } = fields;
+  const written = key === undefined ? [files.certificate] : [files.certificate, files.key];
+  return { identity: names.uri[0] as string, serial, notAfter: new Date(notAfterMs).toISOString(), files: written };
+}
+
+/** Makes an intermediate CA: it signs day by day, so that the root's key can stay in a safe. Errors: `IDENTITY`. */
+export async function createIntermediate(options: CaOptions, root: OpenCa): Promise<Issued> {
+  const made = prepareCa(options, root.clusterId, 0);
+  checkWithin(root.certificate, made.fields.notAfterMs);
+  const certificate = toPem('CERTIFICATE', await buildCertificate(made.fields, root.signer, root.certificate));
+  const { serial, names, notBeforeMs, notAfterMs } = made.fields;
+  const issued = writeCa(options.folder, made, `${certificate}${root.chainPem}`);
+  const trust = join(options.folder, 'trust.crt');
+  replace(trust, root.trustPem, 'public');
+  writeRecord(root.folder, {
+    serial,
+    identity: names.uri[0] as string,
+    notBefore: new Date(notBeforeMs).toISOString(),
+    notAfter: new Date(notAfterMs).toISOString(),
+    issuer: root.certificate.fingerprint256,
+  });
+  return { ...issued, files: [...issued.files, trust] };
+}
+
+function checkWithin(ca: X509Certificate, notAfterMs: number): void {
+  const caEndsMs = Date.parse(ca.validTo);
+  if (notAfterMs <= caEndsMs) return;
+  const ends = new Date(caEndsMs).toISOString();
+  throw new TokaidoError('IDENTITY', `the CA itself ends on ${ends}, before the certificate would`, {
+    hint: 'issue for fewer days (--days), or rotate the CA',
+  });
 }
 
 /** A CA that is ready to sign. */
 export interface OpenCa {
   readonly folder: string;
   readonly certificate: X509Certificate;
-  /** The certificate, and those above it up to the root, without the root. */
+  /** What a node presents behind its own certificate: an intermediate, and bridges to other roots. */
   readonly chainPem: string;
   /** What nodes are to believe. */
   readonly trustPem: string;
@@ -115,25 +181,32 @@ export interface OpenCa {
 }
 
 /** Errors: `IDENTITY` when the folder holds no CA that can sign. */
-export function openCa(folder: string, { passphrase }: { readonly passphrase?: string } = {}): OpenCa {
+export function openCa(folder: string, { passphrase, signCommand }: KeyAccess = {}): OpenCa {
   const paths = { certificate: join(folder, 'ca.crt'), key: join(folder, 'ca.key'), trust: join(folder, 'trust.crt') };
   const text = readPublic(paths.certificate, 'CA certificate');
   const [certificate, ...above] = certificatesOf(text, paths.certificate);
   const authority = identityOf(certificate?.subjectAltName);
   if (certificate === undefined || authority?.role !== 'ca')
     throw new TokaidoError('IDENTITY', `${folder} does not hold a CA made by \`tokaido ca init\``);
-  const key = openKey(readKey(paths.key, 'CA key'), paths.key, passphrase);
-  if (!certificate.checkPrivateKey(key))
-    throw new TokaidoError('IDENTITY', `${paths.key} is not the key of ${paths.certificate}`);
   const isRoot = certificate.checkIssued(certificate);
   return {
     folder,
     certificate,
-    chainPem: isRoot ? '' : [certificate, ...above].map(String).join(''),
-    trustPem: existsSync(paths.trust) ? readPublic(paths.trust, 'CA certificates to believe') : text,
-    signer: keySigner(key),
+    chainPem: [...(isRoot ? [] : [certificate]), ...above].map(String).join(''),
+    trustPem: existsSync(paths.trust) ? readPublic(paths.trust, 'CA certificates to believe') : String(certificate),
+    signer:
+      signCommand === undefined
+        ? fileSigner(certificate, paths.key, passphrase)
+        : commandSigner(signCommand, certificate.publicKey),
     clusterId: authority.clusterId,
   };
+}
+
+function fileSigner(certificate: X509Certificate, path: string, passphrase: string | undefined): Signer {
+  const key = openKey(readKey(path, 'CA key'), path, passphrase);
+  if (!certificate.checkPrivateKey(key))
+    throw new TokaidoError('IDENTITY', `${path} is not the key of the CA certificate beside it`);
+  return keySigner(key);
 }
 
 export interface SigningRequest {
@@ -149,14 +222,7 @@ export interface SigningRequest {
 export async function certify(ca: OpenCa, request: SigningRequest): Promise<{ pem: string; record: IssuedRecord }> {
   const { identity, publicKey, dns, ip } = request;
   const dates = validity(request.nowMs, request.days);
-  const caEndsMs = Date.parse(ca.certificate.validTo);
-  if (dates.notAfterMs > caEndsMs) {
-    throw new TokaidoError(
-      'IDENTITY',
-      `the CA itself ends on ${new Date(caEndsMs).toISOString()}, before the certificate would`,
-      { hint: 'issue for fewer days (--days)' },
-    );
-  }
+  checkWithin(ca.certificate, dates.notAfterMs);
   const fields: CertificateFields = {
     serial: newSerial(),
     commonName: identity.name,

@@ -3,7 +3,7 @@
  * given (a smart card, a key service), so that the key need not be on this machine at all.
  */
 import { spawn } from 'node:child_process';
-import { createPrivateKey, createPublicKey, type KeyObject, sign, verify, type X509Certificate } from 'node:crypto';
+import { createPrivateKey, createPublicKey, type KeyObject, sign, verify } from 'node:crypto';
 import { messageOf, TokaidoError } from '../base/errors.js';
 import { der, oid, sequence } from './der.js';
 
@@ -53,8 +53,7 @@ export function keySigner(key: KeyObject): Signer {
  * A signer that hands the bytes to a shell command on standard input and takes the signature, as openssl makes it
  * (`openssl dgst -sha256 -sign KEY`), from its standard output. What it returns is verified before it is used.
  */
-export function commandSigner(command: string, ca: X509Certificate): Signer {
-  const { publicKey } = ca;
+export function commandSigner(command: string, publicKey: KeyObject): Signer {
   const { id, hash } = algorithmOf(publicKey);
   return {
     publicKey,

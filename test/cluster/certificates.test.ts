@@ -183,3 +183,41 @@ describe('certificates that change while nodes run', () => {
     open.destroy();
   });
 });
+
+describe('nodes with certificates made by openssl', () => {
+  it('link, replicate, and lock out what an openssl list names', async () => {
+    const cluster = await Cluster.create();
+    try {
+      const ca = OpensslCa.create(join(cluster.folder, 'openssl'), 'by hand', 'rsa');
+      const root = await cluster.add({ name: 'root', role: 'root' });
+      const edge = await cluster.add({ name: 'edge', role: 'edge', upstreams: [root] });
+      for (const [node, kind] of [
+        [root, 'rsa'],
+        [edge, 'p256'],
+      ] as const) {
+        const name = `URI:tokaido://${'0123456789abcdef'.repeat(2)}/${node.role}/${node.name}`;
+        const usage = 'extendedKeyUsage=serverAuth,clientAuth';
+        const made = ca.issue(node.name, [`subjectAltName=${name}`, usage], kind);
+        cpSync(made.certificate, join(node.folder, 'node.crt'));
+        cpSync(made.key, join(node.folder, 'node.key'));
+        cpSync(ca.certificate, join(node.folder, 'ca.crt'));
+        cluster.start(node);
+      }
+      for (const node of [root, edge]) await cluster.ready(node);
+      await fetch(`http://127.0.0.1:${root.clientPort}/k`, { method: 'PUT', body: 'v' });
+      const start = performance.now();
+      while (!(await fetch(`http://127.0.0.1:${edge.clientPort}/k`)).ok) {
+        assert.ok(performance.now() - start < SOON_MS * 2, cluster.log(edge).slice(-2000));
+        await sleep(20);
+      }
+      ca.revoke(join(edge.folder, 'node.crt'));
+      await fetch(`http://127.0.0.1:${root.adminPort}/crl`, { method: 'POST', body: ca.crl() });
+      while ((await cluster.status(root)).followers.length > 0) {
+        assert.ok(performance.now() - start < SOON_MS * 3, cluster.log(root).slice(-2000));
+        await sleep(20);
+      }
+    } finally {
+      await cluster.close();
+    }
+  });
+});

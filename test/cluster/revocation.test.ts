@@ -120,7 +120,7 @@ describe('tokaido ca revoke', () => {
     };
     const foreign = join(cluster.folder, 'foreign');
     await createCa({ folder: foreign, name: 'foreign', days: 10, nowMs: Date.now() });
-    const { pem } = await writeCrl(openCa(foreign), { days: 1, nowMs: Date.now() });
+    const { pem } = await writeCrl([openCa(foreign)], { days: 1, nowMs: Date.now() });
     // The signer's own certificate alone makes nobody believe it; nor does one of a node, which is no CA.
     for (const body of [pem, pem + readFileSync(join(foreign, 'ca.crt'), 'utf8')]) {
       const { status, text } = await post(root, body);

@@ -1,0 +1,107 @@
+/**
+ * A new CA for a running cluster. The old one certifies the new one's key (the bridge), and nodes present that behind
+ * their certificates: who believes only the old CA believes new certificates through it, who got the new CA believes them
+ * directly. So no node has to be told anything before another, and the old CA is retired when nobody needs it any more.
+ */
+import type { X509Certificate } from 'node:crypto';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { TokaidoError } from '../base/errors.js';
+import { type CaOptions, type Issued, type KeyAccess, type OpenCa, openCa, prepareCa } from './ca.js';
+import { readRecords } from './ca-records.js';
+import { readKey, readPublic, replace } from './files.js';
+import { certificatesOf, toPem } from './pem.js';
+import { buildCertificate } from './x509.js';
+
+/** Folders of the CAs that this one took the place of. */
+export function oldFolders(folder: string): string[] {
+  const old = join(folder, 'old');
+  return existsSync(old) ? readdirSync(old).map((name) => join(old, name)) : [];
+}
+
+/**
+ * The CAs whose lists of revoked certificates can be signed here: the folder's own, and those it took the place of as far
+ * as their keys are files.
+ */
+export function allCas(folder: string, access: KeyAccess = {}): [OpenCa, ...OpenCa[]] {
+  if (access.signCommand !== undefined) return [openCa(folder, access)];
+  return [openCa(folder, access), ...oldFolders(folder).map((old) => openCa(old, access))];
+}
+
+/**
+ * Puts a new CA of the same cluster in the place of the one in a folder, which goes to `old/`. Errors: `IDENTITY` when a
+ * rotation is under way already.
+ */
+export async function rotateCa(options: CaOptions, oldKey: KeyAccess = {}): Promise<Issued> {
+  const { folder, nowMs } = options;
+  const old = openCa(folder, oldKey);
+  if (!old.certificate.checkIssued(old.certificate)) {
+    throw new TokaidoError('IDENTITY', `${folder} holds an intermediate CA`, {
+      hint: 'make a new one with `tokaido ca intermediate`, and revoke the old one at the root if it has to go',
+    });
+  }
+  if (isRotating(folder)) {
+    throw new TokaidoError('IDENTITY', `${folder} is being rotated already`, {
+      hint: 'end that first: tokaido ca rotate --retire',
+    });
+  }
+  const made = prepareCa(options, old.clusterId);
+  const { fields } = made;
+  const own = toPem('CERTIFICATE', await buildCertificate(fields, made.signer));
+  const endsMs = Math.min(fields.notAfterMs, Date.parse(old.certificate.validTo));
+  const bridgeFields = { ...fields, notAfterMs: endsMs, pathLength: 1 };
+  const bridge = toPem('CERTIFICATE', await buildCertificate(bridgeFields, old.signer, old.certificate));
+  const place = join(folder, 'old', `${new Date(nowMs).toISOString().slice(0, 10)}-${fields.serial.slice(0, 8)}`);
+  replace(join(place, 'ca.crt'), String(old.certificate), 'public');
+  const files = { certificate: join(folder, 'ca.crt'), key: join(folder, 'ca.key'), trust: join(folder, 'trust.crt') };
+  if (existsSync(files.key)) replace(join(place, 'ca.key'), readKey(files.key, 'CA key'), 'key');
+  if (made.keyPem !== undefined) replace(files.key, made.keyPem, 'key');
+  replace(files.trust, `${own}${old.certificate}`, 'public');
+  replace(files.certificate, `${own}${bridge}`, 'public');
+  const notAfter = new Date(fields.notAfterMs).toISOString();
+  const written = [files.certificate, files.trust, ...(made.keyPem === undefined ? [] : [files.key])];
+  return { identity: fields.names.uri[0] as string, serial: fields.serial, notAfter, files: written };
+}
+
+/**
+ * Ends a rotation: from now on nodes are told to believe the new CA alone. Errors: `IDENTITY` when certificates of an
+ * old CA are still valid, unless `force`; their holders are cut off.
+ */
+export function retireOld(
+  folder: string,
+  { nowMs, force }: { readonly nowMs: number; readonly force: boolean },
+): string {
+  const old = oldFolders(folder).map((path) => openCertificate(path).fingerprint256);
+  if (!isRotating(folder)) throw new TokaidoError('IDENTITY', `${folder} is not being rotated`);
+  const records = readRecords(folder);
+  const current = openCertificate(folder).fingerprint256;
+  // Renewed by the new CA since: what is left of an old certificate is not in use.
+  const renewed = new Set(records.filter(({ issuer }) => issuer === current).map(({ identity }) => identity));
+  const waiting = records.filter(({ identity, issuer, notAfter, revoked }) => {
+    const isOld = issuer !== undefined && old.includes(issuer);
+    return isOld && revoked === undefined && Date.parse(notAfter) > nowMs && !renewed.has(identity);
+  });
+  if (waiting.length > 0 && !force) {
+    const names = [...new Set(waiting.map(({ identity }) => identity.split('/').at(-1)))].join(', ');
+    throw new TokaidoError('IDENTITY', `certificates of the old CA are still in use: ${names}`, {
+      hint: 'renew them first (tokaido ca renew), revoke them, or retire the old CA all the same with --force',
+    });
+  }
+  const trust = String(openCertificate(folder));
+  replace(join(folder, 'ca.crt'), trust, 'public');
+  replace(join(folder, 'trust.crt'), trust, 'public');
+  return join(folder, 'trust.crt');
+}
+
+/** Whether nodes are told to believe more than the CA in this folder. */
+function isRotating(folder: string): boolean {
+  const trust = join(folder, 'trust.crt');
+  return existsSync(trust) && certificatesOf(readPublic(trust, 'CA certificates'), trust).length > 1;
+}
+
+function openCertificate(folder: string): X509Certificate {
+  return certificatesOf(
+    readPublic(join(folder, 'ca.crt'), 'CA certificate'),
+    join(folder, 'ca.crt'),
+  )[0] as X509Certificate;
+}
