@@ -132,7 +132,6 @@ export async function createCa(options: CaOptions): Promise<Issued & { readonly 
 /** Errors: `IDENTITY` when the folder holds a CA already. */
 function writeCa(folder: string, { fields, keyPem: key }: NewCa, certificatePem: string): Issued {
   const files = { key: join(folder, 'ca.key'), certificate: join(folder, 'ca.crt') };
-  if (existsSync(files.certificate)) throw new TokaidoError('IDENTITY', `${files.certificate} exists already`);
   if (key !== undefined) writeNew(files.key, key, 'key');
   writeNew(files.certificate, certificatePem, 'public');
   const { serial, notAfterMs, names } = fields;
