@@ -37,6 +37,8 @@ const NO_BODY = Buffer.alloc(0);
 const REQUEST_LINE = /^([A-Z]{1,16}) ([^ ]{1,65536}) HTTP\/1\.([01])$/;
 const HEADER = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*$/;
 const MAX_HEADERS = 100;
+/** Longer headers are not kept for comparison: an idle connection holds what it keeps. */
+const MAX_KEPT_CHARACTERS = 1024;
 
 function malformed(message: string): TokaidoError {
   return new TokaidoError('MALFORMED', message);
@@ -45,9 +47,23 @@ function malformed(message: string): TokaidoError {
 /** End of the head (after the blank line), or -1. Bare line feeds are accepted, as the reference does. */
 function headEnd(bytes: Buffer): number {
   const crlf = bytes.indexOf(CRLF2);
-  const lf = bytes.indexOf(LF2);
-  if (crlf >= 0 && (lf < 0 || crlf < lf)) return crlf + 4;
-  return lf < 0 ? -1 : lf + 2;
+  // What comes behind, in a pipeline, is not looked through for each request.
+  const lf = (crlf < 0 ? bytes : bytes.subarray(0, crlf)).indexOf(LF2);
+  if (lf >= 0) return lf + 2;
+  return crlf < 0 ? -1 : crlf + 4;
+}
+
+/** What the headers of a request say, whatever its first line is. */
+interface Fields {
+  readonly headers: ReadonlyMap<string, string>;
+  readonly expectsContinue: boolean;
+  readonly body: Head['body'];
+}
+
+function parseFields(block: string, bodyBytes: number): Fields {
+  const headers = parseHeaders(block === '' ? [] : block.split(/\r?\n/));
+  const expectsContinue = headers.get('expect')?.toLowerCase() === '100-continue';
+  return { headers, expectsContinue, body: bodyForm(headers, bodyBytes) };
 }
 
 function parseHeaders(lines: readonly string[]): Map<string, string> {
@@ -81,6 +97,9 @@ export class HttpDecoder {
   /** How far a chunked body is understood, from the beginning of the request. */
   #at = 0;
   #inTrailer = false;
+  /** Headers of the last request, as they were sent and as they were understood. */
+  #lastBlock = '';
+  #lastFields: Fields | undefined;
 
   constructor(limits: HttpLimits) {
     this.#limits = limits;
@@ -112,14 +131,25 @@ export class HttpDecoder {
       throw new TokaidoError('TOO_LARGE', `a request head of more than ${headBytes} bytes`);
     }
     if (end < 0) return 'incomplete';
-    const lines = bytes.toString('latin1', 0, end).trimEnd().split(/\r?\n/);
-    const [, method, target, minor] = REQUEST_LINE.exec(lines[0] ?? '') ?? [];
+    const text = bytes.toString('latin1', 0, end).trimEnd();
+    const lineEnd = text.indexOf('\n');
+    const line = lineEnd < 0 ? text : text.slice(0, text[lineEnd - 1] === '\r' ? lineEnd - 1 : lineEnd);
+    const [, method, target, minor] = REQUEST_LINE.exec(line) ?? [];
     if (method === undefined || target === undefined) return 'not-http';
-    const headers = parseHeaders(lines.slice(1));
+    const { headers, expectsContinue, body } = this.#fields(lineEnd < 0 ? '' : text.slice(lineEnd + 1), bodyBytes);
     const keepAlive = keepsAlive(minor === '1', headers.get('connection'));
-    const expectsContinue = headers.get('expect')?.toLowerCase() === '100-continue';
-    const body = bodyForm(headers, bodyBytes);
     return { request: { method, target, headers, keepAlive }, bytes: end, expectsContinue, body };
+  }
+
+  /** A client sends the same headers again and again: those of its last request need no second look. */
+  #fields(block: string, bodyBytes: number): Fields {
+    if (block === this.#lastBlock && this.#lastFields !== undefined) return this.#lastFields;
+    const fields = parseFields(block, bodyBytes);
+    if (block.length <= MAX_KEPT_CHARACTERS) {
+      this.#lastBlock = block;
+      this.#lastFields = fields;
+    }
+    return fields;
   }
 
   #chunkedBody(bytes: Buffer): Body | undefined {
@@ -205,6 +235,9 @@ export interface HttpReply {
   readonly announcedBytes?: number;
 }
 
+/** A body up to this size goes out in one piece with its head. */
+const MAX_JOINED_BYTES = 4096;
+
 /** Renders replies. `date` is the value of the Date header, which the caller caches. */
 export function renderHttp(reply: HttpReply, date: string, keepAlive: boolean): Buffer[] {
   const body = reply.body ?? NO_BODY;
@@ -213,8 +246,13 @@ export function renderHttp(reply: HttpReply, date: string, keepAlive: boolean): 
   // A 304 would announce the length of what it does not send.
   if (reply.status !== 304) head += `Content-Length: ${reply.announcedBytes ?? body.length}\r\n`;
   for (const name in reply.headers) head += `${name}: ${reply.headers[name]}\r\n`;
-  const bytes = Buffer.from(`${head}\r\n`, 'latin1');
-  return body.length === 0 ? [bytes] : [bytes, body];
+  head += '\r\n';
+  if (body.length > MAX_JOINED_BYTES) return [Buffer.from(head, 'latin1'), body];
+  // One piece is written at less cost than two.
+  const bytes = Buffer.allocUnsafe(head.length + body.length);
+  bytes.write(head, 0, 'latin1');
+  bytes.set(body, head.length);
+  return [bytes];
 }
 
 export const CONTINUE: Buffer = Buffer.from('HTTP/1.1 100 Continue\r\n\r\n');

@@ -110,7 +110,8 @@ export class BinaryDecoder {
     const database = bytes.readUInt16BE(at);
     const key = bytes.subarray(at + head, at + head + keyBytes);
     if (magic === MAGIC.set) {
-      const seconds = Number(bytes.readBigInt64BE(at + 10));
+      // Both halves as numbers: the same value as of 64 bits made a number, without the detour.
+      const seconds = bytes.readInt32BE(at + 10) * 2 ** 32 + bytes.readUInt32BE(at + 14);
       this.#records.push({ database, key, value: bytes.subarray(end - valueBytes, end), seconds });
     } else {
       this.#keys.push({ database, key });
@@ -168,12 +169,18 @@ export function renderCount(kind: 'set' | 'remove', count: number): Buffer {
 
 export const BINARY_ERROR: Buffer = Buffer.of(MAGIC.error);
 
+/** Room that is made for a record before it is known; and for all of them at most. */
+const USUAL_RECORD_BYTES = 96;
+const LARGEST_ROOM = 64 * 1024;
+
 /** Builds the answer to a bulk get. Values are copied into it, so views may be handed in. */
 export class GetReply {
-  readonly #writer = new ByteWriter(1024);
+  readonly #writer: ByteWriter;
   #hits = 0;
 
-  constructor() {
+  /** `keys` are asked for. */
+  constructor(keys: number) {
+    this.#writer = new ByteWriter(Math.min(LARGEST_ROOM, 5 + keys * USUAL_RECORD_BYTES));
     this.#writer.u8(MAGIC.get).u32(0);
   }
 
@@ -188,7 +195,9 @@ export class GetReply {
       .u16(database)
       .u32(key.length)
       .u32(value.length)
-      .u64(BigInt(secondsFromXt(xtMs)))
+      // 40 bits, in 64.
+      .u16(0)
+      .u48(secondsFromXt(xtMs))
       .bytes(key)
       .bytes(value);
   }

@@ -55,7 +55,7 @@ function getBulk(
   { host: { commands, slices }, isOpen }: RpcSession,
 ): Buffer | Promise<Buffer> {
   const databases = commands.databases();
-  const reply = new GetReply();
+  const reply = new GetReply(keys.length);
   let at = 0;
   return slices.run(() => {
     for (const end = Math.min(keys.length, at + STEP_KEYS); at < end; at++) {

@@ -56,6 +56,9 @@ const MAX_UNSENT_BYTES = 1024 * 1024;
 const MAX_WORKING_BYTES = 32 * 1024 * 1024;
 /** Bytes read ahead while no request can be taken: enough to notice that the client has gone. */
 const MAX_AHEAD_BYTES = 64 * 1024;
+/** Answers smaller than this are joined, until there is so much of them. */
+const LARGE_BYTES = 16 * 1024;
+const JOINED_BYTES = 64 * 1024;
 /** Bytes thrown away after the last answer. */
 const MAX_LATE_BYTES = 64 * 1024 * 1024;
 
@@ -74,11 +77,15 @@ export abstract class PipelinedConnection implements Conversation {
   #alone = false;
   #waiting: Waiting | undefined;
   #stalled = false;
+  #resuming = false;
   /** No more requests are taken. */
   #ended = false;
   /** The client sends no more. */
   #halfClosed = false;
   #lateBytes = 0;
+  /** Answers that are due, and go out at the end of this round of work. */
+  #unsent: Buffer[] = [];
+  #unsentBytes = 0;
 
   constructor(socket: Socket, context: PipelineContext) {
     this.#socket = socket;
@@ -145,7 +152,6 @@ export abstract class PipelinedConnection implements Conversation {
   }
 
   #work(): void {
-    this.#socket.cork();
     try {
       while (!this.#ended && this.received.length > 0 && this.#hasRoom() && this.next(this.received.view())) {
         // Each round takes one request. What is answered already goes out before the next is looked at: a pipeline of
@@ -156,15 +162,15 @@ export abstract class PipelinedConnection implements Conversation {
       this.#fail(error);
     }
     this.#flush();
+    this.#send();
     if (this.#halfClosed && this.#slots.length === 0 && this.#waiting === undefined) this.#socket.end();
-    this.#socket.uncork();
     this.#balance();
   }
 
   #hasRoom(): boolean {
     if (this.#alone || this.#waiting !== undefined || this.#workingBytes >= MAX_WORKING_BYTES) return false;
     if (this.#slots.length >= MAX_SLOTS || this.#socket.destroyed) return false;
-    return this.#socket.writableLength + this.#answerBytes < MAX_UNSENT_BYTES;
+    return this.#socket.writableLength + this.#unsentBytes + this.#answerBytes < MAX_UNSENT_BYTES;
   }
 
   /** Stops and starts reading as room comes and goes. */
@@ -222,9 +228,23 @@ export abstract class PipelinedConnection implements Conversation {
         this.#working--;
         this.#workingBytes -= bytes;
         this.#alone = false;
-        this.#resume();
+        this.#resumeSoon();
       })
       .catch((error: unknown) => this.#context.onFatal(error));
+  }
+
+  /** Writes that share a commit are done at the same moment: their answers go out together. */
+  #resumeSoon(): void {
+    if (this.#resuming) return;
+    this.#resuming = true;
+    process.nextTick(() => {
+      this.#resuming = false;
+      try {
+        this.#resume();
+      } catch (error) {
+        this.#context.onFatal(error);
+      }
+    });
   }
 
   /** Requests before a waiting one are done. */
@@ -248,14 +268,40 @@ export abstract class PipelinedConnection implements Conversation {
     if (slot.last) this.#ended = true;
   }
 
-  /** Writes the answers that are due. */
+  /** Writes the answers that are due. Small ones wait for each other until `#send`. */
   #flush(): void {
     while (this.#slots[0]?.done === true) {
       const slot = this.#slots.shift() as Slot;
       this.#answerBytes -= bytesOf(slot.answer);
-      for (const bytes of slot.answer ?? []) this.#socket.write(bytes);
-      if (slot.last) this.#socket.end();
+      for (const bytes of slot.answer ?? []) this.#write(bytes);
+      if (slot.last) {
+        this.#send();
+        this.#socket.end();
+      }
     }
+  }
+
+  #write(bytes: Buffer): void {
+    if (bytes.length < LARGE_BYTES) {
+      this.#unsent.push(bytes);
+      this.#unsentBytes += bytes.length;
+      if (this.#unsentBytes < JOINED_BYTES) return;
+      this.#send();
+      return;
+    }
+    this.#socket.cork();
+    this.#send();
+    this.#socket.write(bytes);
+    this.#socket.uncork();
+  }
+
+  /** What came together goes out together: one write costs the same for one answer and for a hundred. */
+  #send(): void {
+    const [first] = this.#unsent;
+    if (first === undefined) return;
+    this.#socket.write(this.#unsent.length === 1 ? first : Buffer.concat(this.#unsent, this.#unsentBytes));
+    this.#unsent = [];
+    this.#unsentBytes = 0;
   }
 
   /** What a client may be told of anything thrown. */
