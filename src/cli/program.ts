@@ -1,6 +1,7 @@
 /** The command `tokaido` as it is defined, without running it: for `main.ts`, and for the reference made from it. */
 import { Command, type CommanderError } from 'commander';
 import { VERSION } from '../base/version.js';
+import { registerAudit } from './audit.js';
 import { registerCa } from './ca.js';
 import { registerClientToken } from './client-token.js';
 import { registerConfig } from './config.js';
@@ -34,6 +35,7 @@ export function createProgram(onExit?: (error: CommanderError) => never): Comman
   registerTransfer(program);
   registerCa(program);
   registerClientToken(program);
+  registerAudit(program);
   registerPg(program);
   registerConfig(program);
   return program;

@@ -67,7 +67,8 @@ export function renderStatus(status: NodeStatus): string {
   }
   rows.push(['certificate', certificateText(status.certificate)]);
   for (const { feed, position } of status.reached) rows.push(['reached', `${feed} ${position}`]);
-  const { revocation } = status;
+  const { revocation, audit } = status;
+  if (audit !== undefined) rows.push(['audit', `line ${audit.number}, hash ${audit.hash}`]);
   if (revocation !== undefined) {
     const { lists, revoked, nextUpdate } = revocation;
     const isLate = nextUpdate !== undefined && Date.parse(nextUpdate) < Date.now();

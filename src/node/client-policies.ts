@@ -1,4 +1,5 @@
 /** The policies of this node's client listeners: rules from the configuration, tokens from a file, both of which may change. */
+import type { Audit } from '../base/audit.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import { AccessPolicy } from '../commands/access/policy.js';
@@ -15,6 +16,7 @@ const LOOK_MS = 250;
 export interface ClientPoliciesOptions {
   readonly runtime: Runtime;
   readonly log: Logger;
+  readonly audit: Audit;
 }
 
 /** What a listener's policy is made of. */
@@ -44,15 +46,16 @@ export class ClientPolicies {
    */
   of(at: string, { policy: rules, tokens }: Policed): ListenerPolicy | undefined {
     if (rules === undefined) return undefined;
-    const { runtime } = this.#options;
+    const { runtime, audit } = this.#options;
     const live = new LiveValue(new AccessPolicy(accessRules(rules)));
     this.#rules.push({ live, at });
     const file = tokens === undefined ? undefined : this.#open(tokens);
     return {
       policy: live,
       tokenName: (token) => file?.current.nameOf(token, runtime.nowMs()),
-      refused: () => {
+      refused: ({ certificates, token }, what) => {
         this.refusals++;
+        audit.record('request.refused', { listener: at, names: certificates, token, what });
       },
     };
   }
@@ -60,6 +63,7 @@ export class ClientPolicies {
   #open(path: string): LiveFiles<TokenTable> {
     const load = (): TokenTable => TokenTable.parse(readKey(path, 'file of tokens'), path);
     const file = new LiveFiles({ files: [path], load, what: 'tokens of clients', log: this.#options.log });
+    file.onChange(() => this.#options.audit.record('tokens.changed', { file: path, tokens: file.current.names }));
     this.#files.push(file);
     return file;
   }

@@ -67,6 +67,12 @@ export function registerNodeMetrics(node: Node): void {
   metrics.counter('client_cuts_total', 'Client connections ended by a limit, by reason.', () => {
     return [...node.clientKeeper.cuts].map(([reason, count]) => [{ reason }, count] as const);
   });
+  metrics.counter('audit_events_total', 'Events written to the audit log.', () => node.audit.counts.written);
+  metrics.counter(
+    'audit_lost_total',
+    'Events beyond the rate, or that the disk refused.',
+    () => node.audit.counts.lost,
+  );
   metrics.counter(
     'client_refusals_total',
     'Client requests that a policy refused.',

@@ -29,6 +29,7 @@ import type { KtUpstreamChange, NodeServices } from '../transport/rpc-session.js
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../transport/tls-link.js';
 import { type AdminServer, startAdmin } from './admin/admin.js';
 import { MetricsRegistry } from './admin/metrics.js';
+import { AuditTrail } from './audit/trail.js';
 import { BackupCommands } from './backup-commands.js';
 import { NodeCertificates } from './certificates.js';
 import { ClientPolicies, listenerAt } from './client-policies.js';
@@ -71,6 +72,7 @@ export class Node {
   #followers: FollowerListener | undefined;
   readonly clientKeeper: ClientKeeper;
   readonly clientPolicies: ClientPolicies;
+  readonly audit: AuditTrail;
   readonly #clients: ClientListener[] = [];
   readonly #memcached: ClientListener[] = [];
   #admin: AdminServer | undefined;
@@ -98,6 +100,7 @@ export class Node {
       runtime,
       flushesCommits,
     });
+    this.audit = new AuditTrail(config, { runtime, log: options.log });
     const { clusterId } = this.directory;
     this.self = known ?? { clusterId, role: config.role, name: config.name ?? hostname() };
     this.#log = options.log.child({ node: this.self.name });
@@ -137,7 +140,7 @@ export class Node {
     }
     this.#signals = new Signals(runtime);
     this.clientKeeper = new ClientKeeper({ limits: config.limits, runtime, log: this.#log });
-    this.clientPolicies = new ClientPolicies({ runtime, log: this.#log });
+    this.clientPolicies = new ClientPolicies({ runtime, log: this.#log, audit: this.audit });
     this.#commands = new Commands({
       store: () => this.stores.current,
       writeGate: () => this.#replica.writeRefusal(),
@@ -147,7 +150,10 @@ export class Node {
   }
 
   async start(): Promise<void> {
-    const { config } = this;
+    const { config, audit } = this;
+    const { identity } = this.certificates;
+    audit.started(this.self.name, config, identity?.current);
+    identity?.onChange(() => audit.identityChanged(identity.current, this.certificates.revocation()));
     for (const { name, withoutEffect } of config.databases) {
       if (withoutEffect.length > 0)
         this.#log.warn({ database: name, options: withoutEffect }, 'options of a database have no effect here');
@@ -208,6 +214,7 @@ export class Node {
     if (config === undefined) return;
     this.clientPolicies.adopt(config);
     this.#replica.setScopes(scopeRules(config));
+    this.audit.policiesChanged(config);
     this.#log.info({}, 'the policies of the configuration hold from now on; other settings take a restart');
   }
 
@@ -220,8 +227,11 @@ export class Node {
       log: this.#log,
       runtime: this.#options.runtime,
       maxConnections: this.config.replication.maxFollowers,
+      audit: this.audit,
       onLink: (link) => {
-        return this.#replica.accept({ name: link.peer.name, role: link.peer.role, address: link.peerAddress }, link);
+        const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress };
+        const events = this.#replica.accept(peer, link);
+        return this.audit.linked('follower', link, events, { scope: this.#replica.scopeOf(peer) });
       },
     });
   }
@@ -234,7 +244,11 @@ export class Node {
       identity: this.#proof(),
       log: this.#log,
       runtime: this.#options.runtime,
-      onLink: (link) => attach({ name: link.peer.name, role: link.peer.role, address: link.peerAddress }, link),
+      audit: this.audit,
+      onLink: (link) => {
+        const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress };
+        return this.audit.linked('upstream', link, attach(peer, link));
+      },
     });
   };
 
@@ -244,7 +258,15 @@ export class Node {
     const signals = this.#signals;
     const feedWaits = this.progress.waits;
     const maxConnections = this.config.limits.connections;
-    const shared = { commands, runtime, log: this.#log, maxConnections, keeper: this.clientKeeper, onFatal };
+    const shared = {
+      commands,
+      runtime,
+      log: this.#log,
+      maxConnections,
+      keeper: this.clientKeeper,
+      audit: this.audit,
+      onFatal,
+    };
     const services = this.#services();
     for (const listener of this.config.listen.clients) {
       const { host, port } = listener;
@@ -429,6 +451,7 @@ export class Node {
     await this.#images.stop();
     await this.#replica.close();
     await this.#admin?.close();
+    this.audit.close();
     this.#log.info({}, 'stopped: all data is on the disk');
   }
 }

@@ -163,6 +163,11 @@ export class Replica {
     };
   }
 
+  /** What a follower gets from here, for people. */
+  scopeOf(peer: Peer): string {
+    return String(this.#replication?.scopeFor(peer) ?? 'nothing');
+  }
+
   /** Takes another policy of who may follow what; open links that it does not allow as they are end now. */
   setScopes(rules: readonly ScopeRule[] | undefined): void {
     this.#scopes = new ScopePolicy(rules);

@@ -178,7 +178,7 @@ export class ReplicationServer {
 
   /** A peer passed authentication: speak with it. The link's events go to the returned session. */
   accept(peer: Peer, link: PeerLink): FollowerSession {
-    const scope = this.#scopeFor(peer);
+    const scope = this.scopeFor(peer);
     const session = new FollowerSession(peer, link, scope, this.#host);
     this.#sessions.set(session, this.#options.runtime.monotonicMs());
     if (scope.isNothing) session.endForPolicy(`the policy of this node lets ${peer.name} follow nothing that is here`);
@@ -186,7 +186,7 @@ export class ReplicationServer {
   }
 
   /** Of what the policy gives this follower, what this node holds itself. An origin holds everything. */
-  #scopeFor(peer: Peer): Scope {
+  scopeFor(peer: Peer): Scope {
     const { store, scopeFor = () => Scope.WHOLE } = this.#options;
     const held = store.sid === undefined ? Scope.decode(store.scope) : Scope.WHOLE;
     return (scopeFor(peer) ?? Scope.NOTHING).intersect(held);
@@ -195,7 +195,7 @@ export class ReplicationServer {
   /** The policy changed: ends the links that it no longer allows as they are. Who may follow still, connects again. */
   recheckScopes(): void {
     for (const session of [...this.#sessions.keys()]) {
-      if (session.state === 'ended' || this.#scopeFor(session.peer).id === session.scope.id) continue;
+      if (session.state === 'ended' || this.scopeFor(session.peer).id === session.scope.id) continue;
       session.endForPolicy(`the policy of this node lets ${session.peer.name} follow something else now`);
     }
   }

@@ -1,6 +1,6 @@
 /** What each client of a listener may do, by what it proves: the commands it gets are restricted, or none are. */
 import { TokaidoError } from '../base/errors.js';
-import type { Access, AccessPolicy } from '../commands/access/policy.js';
+import type { Access, AccessPolicy, Client } from '../commands/access/policy.js';
 import { RestrictedCommands } from '../commands/access/restricted-commands.js';
 import type { Commands } from '../commands/commands.js';
 import type { Live } from '../pki/live.js';
@@ -11,8 +11,8 @@ export interface ListenerPolicy {
   readonly policy: Live<AccessPolicy>;
   /** Whose token it is; `undefined` for one that is not valid (any more). Asked on each request that brings one. */
   tokenName(token: string): string | undefined;
-  /** Called for each refused request. */
-  refused(): void;
+  /** Called for each refused request, with who asked and what for. */
+  refused(who: Client, what: string): void;
 }
 
 const BEARER = /^bearer +([\x21-\x7e]{1,512})$/i;
@@ -46,24 +46,32 @@ export class ClientAccess {
   }
 
   #grant(token: string | undefined): Granted {
-    const { policy, refused } = this.#listener;
+    const { policy } = this.#listener;
+    const client: Client = { certificates: this.#certificates, token };
     let asked: AccessPolicy | undefined;
     let answer: Access | undefined;
     const access = (): Access => {
       const { current } = policy;
       if (answer !== undefined && current === asked) return answer;
       asked = current;
-      answer = current.for({ certificates: this.#certificates, token });
+      answer = current.for(client);
       return answer;
     };
-    return { access, commands: new RestrictedCommands(this.#whole, access, refused) };
+    return {
+      access,
+      commands: new RestrictedCommands(this.#whole, access, (what) => this.#listener.refused(client, what)),
+    };
+  }
+
+  #refuse(token: string | undefined, what: string): void {
+    this.#listener.refused({ certificates: this.#certificates, token }, what);
   }
 
   /** What a request with this `Authorization` may do. Errors: `UNAUTHENTICATED`, `FORBIDDEN`. */
   authorized(header: string | undefined): Commands {
     if (header === undefined) {
       if (!this.#withoutToken.access().isEmpty) return this.commands;
-      this.#listener.refused();
+      this.#refuse(undefined, 'come without a token');
       throw new TokaidoError('UNAUTHENTICATED', 'this listener asks for a token', {
         hint: 'send the header Authorization: Bearer TOKEN; `tokaido client-token` makes one',
       });
@@ -71,7 +79,7 @@ export class ClientAccess {
     const [, token] = BEARER.exec(header) ?? [];
     const name = token === undefined ? undefined : this.#listener.tokenName(token);
     if (name === undefined) {
-      this.#listener.refused();
+      this.#refuse(undefined, 'come with a token that is not valid');
       // A wrong token is not passed over: who sends one believes to be somebody.
       throw new TokaidoError('UNAUTHENTICATED', 'the token is not valid here', {
         hint: 'it was mistyped, has ended, or was removed from the file of tokens',
@@ -80,7 +88,7 @@ export class ClientAccess {
     const granted = this.#byToken.get(name) ?? this.#grant(name);
     this.#byToken.set(name, granted);
     if (!granted.access().isEmpty) return granted.commands;
-    this.#listener.refused();
+    this.#refuse(name, 'do anything');
     throw new TokaidoError('FORBIDDEN', `the policy of this listener allows nothing to the token ${name}`);
   }
 }

@@ -1,4 +1,5 @@
 /** The listener for clients of HTTP and the binary protocol, told apart on every request. */
+import type { Audit } from '../base/audit.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import type { Commands } from '../commands/commands.js';
@@ -27,6 +28,7 @@ export interface ClientListenerOptions {
   readonly keeper: ClientKeeper;
   /** What which client may do; everything without one. */
   readonly policy?: ListenerPolicy | undefined;
+  readonly audit?: Audit;
   readonly services?: NodeServices;
   onFatal(error: unknown): void;
 }

@@ -5,6 +5,8 @@ export interface Link {
   /** Who the peer proved to be. */
   readonly peer: Identity;
   readonly peerAddress: string;
+  /** SHA-256 of its certificate, as people read it. */
+  readonly fingerprint: string;
   /** Queues bytes in order. */
   send(chunks: readonly Buffer[]): void;
   /** Bytes queued here and not yet handed to the kernel. */

@@ -1,4 +1,6 @@
 /** The listener for memcached's clients. */
+
+import type { Audit } from '../base/audit.js';
 import { messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
@@ -28,6 +30,7 @@ export interface MemcachedListenerOptions extends MemcachedOptions {
   readonly keeper: ClientKeeper;
   /** What which client may do; everything without one. There are no tokens in this protocol. */
   readonly policy?: ListenerPolicy | undefined;
+  readonly audit?: Audit;
   onFatal(error: unknown): void;
 }
 

@@ -1,7 +1,8 @@
 /** A listener for clients of any protocol, over TCP or TLS: accepts within limits, and names what it refuses. */
 import { constants } from 'node:crypto';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
-import { createServer as createTlsServer, type TLSSocket } from 'node:tls';
+import { createServer as createTlsServer, TLSSocket } from 'node:tls';
+import { type Audit, NO_AUDIT } from '../base/audit.js';
 import { messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
@@ -43,6 +44,7 @@ export interface StreamServerOptions {
   readonly applicationProtocols: readonly string[];
   readonly runtime: Runtime;
   readonly log: Logger;
+  readonly audit?: Audit | undefined;
   /** Most connections at a time. */
   readonly maxConnections: number;
   /** Ends connections that cost more than they may; shared by all client listeners of a node. */
@@ -98,6 +100,10 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
   };
   const converse = (socket: Socket, names: ClientNames): void => {
     if (isRefused(socket, names)) return;
+    if (admission !== undefined || names.length > 0) {
+      const who = { address: socket.remoteAddress, ...certificateFacts(socket) };
+      options.audit?.record('client.connected', { listener: listenerOf(options, socket), ...who });
+    }
     if (admission !== undefined) {
       admitted.set(socket, names);
       socket.on('close', () => admitted.delete(socket));
@@ -227,18 +233,30 @@ function judgeOf(socket: TLSSocket, tls: Live<ClientTls>, runtime: Runtime): () 
   };
 }
 
+function listenerOf({ host, port }: StreamServerOptions, socket: Socket | undefined): string {
+  return `${host}:${socket?.localPort ?? port}`;
+}
+
+/** What an audit says of the certificate of a client, if it presented one. */
+function certificateFacts(socket: Socket | undefined): { names?: readonly string[]; fingerprint?: string } {
+  if (!(socket instanceof TLSSocket) || !hasCertificate(socket)) return {};
+  return { names: namesOf(socket), fingerprint: socket.getPeerCertificate().fingerprint256 };
+}
+
 /** Logs refusals without letting a stranger fill the disk. */
-function refusals({ log, runtime, host, port }: StreamServerOptions): Refuse {
+function refusals(options: StreamServerOptions): Refuse {
+  const { log, runtime, audit = NO_AUDIT } = options;
   let lastMs = Number.NEGATIVE_INFINITY;
   let unlogged = 0;
   return (reason, socket) => {
+    const listener = listenerOf(options, socket);
+    audit.record('client.refused', { listener, address: socket?.remoteAddress, reason, ...certificateFacts(socket) });
     const nowMs = runtime.monotonicMs();
     if (nowMs - lastMs < REFUSAL_LOG_MS) {
       unlogged++;
       return;
     }
     lastMs = nowMs;
-    const listener = `${host}:${socket?.localPort ?? port}`;
     log.warn({ address: socket?.remoteAddress, listener, reason, unlogged }, `client refused: ${reason}`);
     unlogged = 0;
   };

@@ -19,6 +19,7 @@ import {
   type TLSSocket,
   connect as tlsConnect,
 } from 'node:tls';
+import { type Audit, NO_AUDIT } from '../base/audit.js';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
@@ -100,10 +101,10 @@ function factsOf(socket: TLSSocket): Omit<PeerFacts, 'chainFault'> {
   return { presented, verifyError, subjectAltName: certificate.subjectaltname };
 }
 
-function describeCertificate(certificate: Partial<PeerCertificate>): object {
+function describeCertificate(certificate: Partial<PeerCertificate>): Readonly<Record<string, string | undefined>> {
   if (Object.keys(certificate).length === 0) return {};
   const { subject, subjectaltname, valid_to: validTo, fingerprint256: fingerprint } = certificate;
-  return { subject: subject?.CN, names: subjectaltname, validTo, fingerprint };
+  return { subject: subject?.CN?.toString(), names: subjectaltname, validTo, fingerprint };
 }
 
 /** What OpenSSL's refusals mean, for people. */
@@ -130,13 +131,16 @@ function explainTlsError(error: unknown): string {
 class TlsLink implements Link {
   readonly peer: Identity;
   readonly peerAddress: string;
+  readonly fingerprint: string;
   readonly #socket: TLSSocket;
   readonly #runtime: Runtime;
   readonly #notAfterMs: number;
   #reason: string | undefined;
 
   constructor(socket: TLSSocket, peer: Identity, runtime: Runtime) {
-    this.#notAfterMs = Date.parse(certificateOf(socket).valid_to ?? '');
+    const { valid_to: validTo = '', fingerprint256 = '' } = certificateOf(socket);
+    this.#notAfterMs = Date.parse(validTo);
+    this.fingerprint = fingerprint256;
     this.#socket = socket;
     this.peer = peer;
     this.peerAddress = addressOf(socket);
@@ -227,6 +231,7 @@ export interface FollowerListenerOptions {
   readonly identity: Live<NodeIdentity>;
   readonly log: Logger;
   readonly runtime: Runtime;
+  readonly audit?: Audit;
   /** Most connections at a time, those in the handshake included. */
   readonly maxConnections: number;
   /** A peer passed all checks. Returns who handles its events. */
@@ -246,14 +251,22 @@ class RefusalLog {
   readonly #log: Logger;
   readonly #runtime: Runtime;
   readonly #lastMs = new Map<string, number>();
+  readonly #audit: Audit;
 
-  constructor(log: Logger, runtime: Runtime) {
+  constructor(log: Logger, runtime: Runtime, audit: Audit) {
     this.#log = log;
     this.#runtime = runtime;
+    this.#audit = audit;
   }
 
-  refuse(socket: Socket, reason: RefusalReason | 'tls' | 'too-many', message: string, details: object = {}): void {
+  refuse(
+    socket: Socket,
+    reason: RefusalReason | 'tls' | 'too-many',
+    message: string,
+    details: Readonly<Record<string, string | undefined>> = {},
+  ): void {
     this.counts.set(reason, (this.counts.get(reason) ?? 0) + 1);
+    this.#audit.record('follower.refused', { address: addressOf(socket), reason, message, ...details });
     const nowMs = this.#runtime.monotonicMs();
     const key = `${reason} ${socket.remoteAddress ?? '?'} ${message}`;
     if (nowMs - (this.#lastMs.get(key) ?? Number.NEGATIVE_INFINITY) < REFUSAL_LOG_MS) return;
@@ -265,8 +278,8 @@ class RefusalLog {
 
 /** Listens for followers. Errors: `NETWORK` when the address cannot be used. */
 export async function listenForFollowers(options: FollowerListenerOptions): Promise<FollowerListener> {
-  const { identity, log, runtime } = options;
-  const refusals = new RefusalLog(log, runtime);
+  const { identity, log, runtime, audit = NO_AUDIT } = options;
+  const refusals = new RefusalLog(log, runtime, audit);
   const sockets = new Set<Socket>();
   const server = createServer({
     ...COMMON,
@@ -360,12 +373,13 @@ export interface ConnectOptions {
   readonly identity: Live<NodeIdentity>;
   readonly log: Logger;
   readonly runtime: Runtime;
+  readonly audit?: Audit;
   onLink(link: Link): LinkHandlers;
 }
 
 /** Connects to an upstream; resolves once the link is handed over. Errors: `NETWORK`, `IDENTITY`. */
 export async function connectToUpstream(options: ConnectOptions): Promise<void> {
-  const { host, port, identity, log, runtime } = options;
+  const { host, port, identity, log, runtime, audit = NO_AUDIT } = options;
   await new Promise<void>((resolve, reject) => {
     const socket = tlsConnect({
       ...COMMON,
@@ -393,7 +407,12 @@ export async function connectToUpstream(options: ConnectOptions): Promise<void> 
     socket.once('secureConnect', () => {
       const judge = judgeOf(socket, options, 'upstream', options.expectedName);
       const verdict = judge();
+      const refused = ({ reason, message }: Refusal): void => {
+        const details = describeCertificate(certificateOf(socket));
+        audit.record('upstream.refused', { address: addressOf(socket), reason, message, ...details });
+      };
       if ('refused' in verdict) {
+        refused(verdict.refused);
         failed(new TokaidoError('IDENTITY', `refused the upstream: ${verdict.refused.message}`));
         return;
       }
@@ -401,8 +420,10 @@ export async function connectToUpstream(options: ConnectOptions): Promise<void> 
       socket.off('error', failed);
       socket.off('close', closed);
       const link = new TlsLink(socket, verdict.identity, runtime);
-      const onRefused = ({ reason, message }: Refusal): void => {
+      const onRefused = (refusal: Refusal): void => {
+        const { reason, message } = refusal;
         log.warn({ address: addressOf(socket), reason }, `replication peer refused: ${message}`);
+        refused(refusal);
       };
       link.attach(options.onLink(link), { trust: identity, judge, onRefused });
       resolve();

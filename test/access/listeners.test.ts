@@ -44,6 +44,7 @@ before(async () => {
     sid: 1,
     identity: false,
     data: 'data',
+    audit: { file: 'audit.log' },
     databases: ['one', 'two'],
     listen: {
       clients: [
@@ -319,4 +320,32 @@ describe('the file of tokens', () => {
     }
     assert.fail(`never ${wanted}`);
   }
+});
+
+describe('the audit log of a node with policies', () => {
+  it('says who connected, who was refused what, what changed, and holds no secret', async () => {
+    const text = pem('audit.log');
+    const events = text
+      .split('\n')
+      .slice(0, -1)
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+    const of = (event: string): Record<string, unknown>[] => events.filter((one) => one.event === event);
+    const [started] = of('node.started');
+    assert.equal(started?.role, 'root');
+    assert.deepEqual(String(started?.policies).split(',').length, 3);
+    assert.ok(of('client.connected').some(({ names, fingerprint }) => String(names).startsWith('app,') && fingerprint));
+    const refused = of('client.refused').find(({ names }) => String(names).startsWith('other,'));
+    assert.match(String(refused?.reason), /the policy allows nothing to other/);
+    assert.match(String(refused?.fingerprint), /^([0-9A-F]{2}:){31}[0-9A-F]{2}$/);
+    const what = of('request.refused').map(({ names, token: name, what: asked }) => `${names} ${name} ${asked}`);
+    assert.ok(what.some((one) => /^app,\S+ undefined read this key$/.test(one)));
+    assert.ok(what.some((one) => one === ' deploy administer the server'));
+    assert.ok(what.some((one) => one === ' undefined come with a token that is not valid'));
+    assert.deepEqual(of('tokens.changed').at(-1)?.tokens, ['retired', 'deploy']);
+    const [before, after] = of('policy.changed').map(({ policies }) => String(policies));
+    assert.notEqual(before, after);
+    for (const secret of [token, 'app/a', 'secret', 'value']) assert.ok(!text.includes(secret), secret);
+    const verified = await tokaido(['audit', 'verify', file('audit.log')]);
+    assert.equal(verified.code, 0, verified.err);
+  });
 });

@@ -1,5 +1,6 @@
 /** Scopes on real nodes: root, relay and edges as processes over TLS, and what lies on the disk of an edge. */
 import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -69,7 +70,7 @@ describe('nodes with a policy of scopes', () => {
       name: 'relay',
       role: 'relay',
       upstreams: [root],
-      config: { databases: ['dns'], replication: { ...quick, scopes: scopesOfRelay } },
+      config: { databases: ['dns'], replication: { ...quick, scopes: scopesOfRelay }, audit: {} },
     });
     const edge = { role: 'edge', upstreams: [relay], config: { databases: ['dns'], replication: quick } } as const;
     tokyo = await cluster.add({ ...edge, name: 'tokyo-1' });
@@ -121,5 +122,20 @@ describe('nodes with a policy of scopes', () => {
     await adopt(root, [{ roles: ['relay'], databases: ['flags'] }]);
     await until('the edge lost it', async () => (await get(tokyo, 'dns/fr%2Fb')) === 404);
     assert.deepEqual(Object.values(await followers(relay)), ['flags', 'flags']);
+  });
+
+  it('write into the audit log who followed what, by which certificate, and who was refused', async () => {
+    const lines = readFileSync(join(relay.folder, 'audit.log'), 'utf8').split('\n').slice(0, -1);
+    const events = lines.map((line) => JSON.parse(line) as Record<string, string>);
+    const connected = events.filter(({ event }) => event === 'follower.connected');
+    const fingerprint = new X509Certificate(readFileSync(join(tokyo.folder, 'node.crt'))).fingerprint256;
+    const seen = connected.filter((one) => one.name === 'tokyo-1' && one.fingerprint === fingerprint);
+    assert.ok(seen.some(({ scope }) => scope === 'dns ("jp/")') && seen.some(({ scope }) => scope === 'dns, flags'));
+    assert.ok(connected.some(({ name, scope }) => name === 'paris-1' && scope === 'nothing'));
+    assert.ok(
+      events.some(({ event, name, role }) => event === 'upstream.connected' && name === 'root' && role === 'root'),
+    );
+    assert.ok(events.some(({ event, name }) => event === 'follower.closed' && name === 'tokyo-1'));
+    assert.ok(events.filter(({ event, scopes }) => event === 'policy.changed' && scopes !== undefined).length >= 3);
   });
 });

@@ -15,10 +15,10 @@ import type { Access } from './policy.js';
 
 export class RestrictedCommands extends Commands {
   readonly #accessNow: () => Access;
-  readonly #refused: () => void;
+  readonly #refused: (what: string) => void;
 
-  /** `access` is asked for each call: a policy may change meanwhile. `refused` is called for every refusal. */
-  constructor(whole: Commands, access: () => Access, refused: () => void = () => undefined) {
+  /** `access` is asked for each call: a policy may change meanwhile. `refused` is told of every refusal. */
+  constructor(whole: Commands, access: () => Access, refused: (what: string) => void = () => undefined) {
     super(whole.options, whole.counts);
     this.#accessNow = access;
     this.#refused = refused;
@@ -30,7 +30,7 @@ export class RestrictedCommands extends Commands {
 
   /** Says nothing of what is there. */
   #refuse(what: string): never {
-    this.#refused();
+    this.#refused(what);
     throw new TokaidoError('FORBIDDEN', `the policy of this listener does not let you ${what}`, {
       hint: 'ask for a rule in the policy of the listener in the configuration of this node',
     });

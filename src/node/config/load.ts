@@ -190,6 +190,7 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
   return {
     ...parsed,
     data: path(parsed.data),
+    audit: parsed.audit === false ? false : { ...parsed.audit, file: path(parsed.audit.file) },
     databases: parseDatabases(parsed.databases),
     identity: identity === false ? false : mapFiles(identity, path),
     backup: { ...backup, ...(backup.commands === undefined ? {} : { commands: path(backup.commands) }) },

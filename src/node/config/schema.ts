@@ -433,6 +433,17 @@ export const schema = z.strictObject({
     .describe('Limits. What exceeds one is refused with an error that names it.'),
   postgres: postgres.optional().describe('The Postgres feed; root only.'),
   kyotoTycoon: kyotoTycoon.optional().describe('A Kyoto Tycoon server that this root follows; root only.'),
+  audit: z
+    .union([
+      z.literal(false),
+      z.strictObject({
+        file: z.string().default('audit.log').describe('The file that grows; full ones lie beside it, with a number.'),
+        maxBytes: size('64MiB').describe('A file that would grow beyond this is put aside.'),
+        keep: count(10).describe('Most full files that are kept.'),
+      }),
+    ])
+    .default(false)
+    .describe('Audit log: who connected or was refused, why, and by which certificate; chained lines. false for none.'),
   logging: z
     .strictObject({
       level: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('Least severity that is logged.'),
