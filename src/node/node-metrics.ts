@@ -1,5 +1,6 @@
 /** What a node reports to Prometheus. docs/reference/metrics.md lists the same names. */
 import { VERSION } from '../base/version.js';
+import { parseFeedPosition } from '../protocol/at-least.js';
 import type { Node } from './node.js';
 
 export function registerNodeMetrics(node: Node): void {
@@ -138,6 +139,10 @@ function registerFeedMetrics(node: Node): void {
     'Transactions that readers saw in parts.',
     () => feed()?.cutTransactions,
   );
+  metrics.gauge('feed_confirmed_position', 'Position in the WAL that Postgres was told to be safe here, bytes.', () => {
+    const lsn = feed()?.confirmedLsn;
+    return lsn === undefined ? undefined : Number(parseFeedPosition(lsn).position);
+  });
   metrics.gauge(
     'feed_spill_bytes',
     'Disk taken by large transactions of Postgres that did not commit yet.',

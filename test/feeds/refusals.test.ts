@@ -132,6 +132,34 @@ describe('the Postgres feed says what is wrong', () => {
     await bench.synced();
   });
 
+  it('a password command that fails, that is not there, that says nothing, and one that is right', async () => {
+    bench = await FeedBench.open(postgres, { schema: KV, tables: [MAPPING] });
+    const connection = withPassword(bench.url, 'postgres', SECRET);
+    const node = (script: string): string[] => [process.execPath, '-e', script];
+    for (const [passwordCommand, said] of [
+      [node(`console.log('${SECRET}'); process.exit(7)`), /passwordCommand failed \(7\)/],
+      [[join(folder, 'nothing')], /passwordCommand failed \(ENOENT\)/],
+      [node(''), /passwordCommand printed nothing/],
+    ] as const) {
+      bench.start({ connection, passwordCommand });
+      await bench.failure(said);
+      await bench.stopFeed();
+    }
+    bench.start({ connection, passwordCommand: node(`console.log('secret')`) });
+    await bench.synced();
+    assert.ok(bench.logged.every((line) => !line.includes(SECRET)));
+  });
+
+  it('a slot for standbys is made where Postgres knows such, and refused by name where it does not', async () => {
+    bench = await FeedBench.open(postgres, { schema: KV, tables: [MAPPING] });
+    bench.start({ failover: true });
+    await bench.synced();
+    const { rows } = await bench.sql.query('SELECT failover FROM pg_replication_slots WHERE slot_name = $1', [
+      bench.slot,
+    ]);
+    assert.deepEqual(rows, [{ failover: true }]);
+  });
+
   it('a server that is not there, and a database that is not', async () => {
     bench = await FeedBench.open(postgres, { schema: KV, tables: [MAPPING] });
     bench.start({ connection: bench.url.replace(/127\.0\.0\.1:\d+/, 'localhost:1') });

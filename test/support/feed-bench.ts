@@ -89,6 +89,7 @@ export class FeedBench {
       slot: this.slot,
       publication: this.slot,
       create: true,
+      failover: false,
       tables: this.#options.tables,
       statusMs: 200,
       heartbeatMs: 200,

@@ -184,7 +184,7 @@ export class Attempt {
       await store.mark({ feed: FEED_NAME, position: NOTHING }).flushed;
     await this.#whole.forget(config.tables);
     await this.#dropOldSlot(sql, await findSlot(sql, config.slot));
-    const moment = await createSlot(replication, config.slot, 'lasting');
+    const moment = await createSlot(replication, config.slot, config.failover ? 'kept by standbys' : 'lasting');
     log.info({ slot: config.slot, lsn: formatLsn(moment.lsn) }, 'slot made: copying all rows');
     notes.told = moment.lsn;
     await notes.note(origin, moment.lsn + RESERVE_BYTES);

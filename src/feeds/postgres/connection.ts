@@ -1,4 +1,5 @@
 /** Connections to Postgres: one kind for SQL, one for the replication stream. The only file that knows the `pg` library. */
+import { execFile } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import pg from 'pg';
@@ -9,6 +10,8 @@ export interface ConnectionConfig {
   /** URL; its password is replaced by the one in `passwordFile` when that is given. */
   readonly connection: string;
   readonly passwordFile?: string | undefined;
+  /** Program and its arguments; what it prints is the password. Run for every connection: passwords may change. */
+  readonly passwordCommand?: readonly string[] | undefined;
 }
 
 /** Text forms that do not depend on the server's configuration. */
@@ -45,6 +48,24 @@ function readPassword(path: string): string {
   return text.trimEnd();
 }
 
+/** Longest run of a program that says the password, and longest password. */
+const COMMAND_LIMIT_MS = 10_000;
+const MAX_PASSWORD_BYTES = 64 * 1024;
+
+/** Errors: `FEED`. Neither the password nor what the program wrote is repeated. */
+async function askPassword([program = '', ...parameters]: readonly string[]): Promise<string> {
+  const limits = { timeout: COMMAND_LIMIT_MS, killSignal: 'SIGKILL', maxBuffer: MAX_PASSWORD_BYTES } as const;
+  const { error, output } = await new Promise<{ error: Error | null; output: string }>((resolve) => {
+    execFile(program, parameters, limits, (failure, stdout) => resolve({ error: failure, output: stdout }));
+  });
+  if (error === null && output.trimEnd() !== '') return output.trimEnd();
+  const code = codeOf(error) ?? (error as { code?: unknown } | null)?.code;
+  const why = error === null ? 'printed nothing' : `failed${code == null ? '' : ` (${String(code)})`}`;
+  throw new TokaidoError('FEED', `the program ${program} of postgres.passwordCommand ${why}`, {
+    hint: `it must print the password within ${COMMAND_LIMIT_MS / 1000} s and end with 0`,
+  });
+}
+
 /** The URL with this password: what stands in the URL goes before what the library is given beside it. */
 function withPassword(connection: string, password: string): string {
   const url = new URL(connection);
@@ -52,8 +73,11 @@ function withPassword(connection: string, password: string): string {
   return url.href;
 }
 
-function options({ connection, passwordFile }: ConnectionConfig, name: string): pg.ClientConfig {
-  const url = passwordFile === undefined ? connection : withPassword(connection, readPassword(passwordFile));
+async function options(config: ConnectionConfig, name: string): Promise<pg.ClientConfig> {
+  const { connection, passwordFile, passwordCommand } = config;
+  let url = connection;
+  if (passwordFile !== undefined) url = withPassword(connection, readPassword(passwordFile));
+  else if (passwordCommand !== undefined) url = withPassword(connection, await askPassword(passwordCommand));
   return {
     connectionString: url,
     application_name: name,
@@ -77,7 +101,7 @@ export function describeTarget({ connection }: ConnectionConfig): string {
 
 /** Errors: `FEED`. */
 export async function connectSql(config: ConnectionConfig, name: string): Promise<pg.Client> {
-  return await connect(config, new pg.Client(options(config, name)));
+  return await connect(config, new pg.Client(await options(config, name)));
 }
 
 async function connect(config: ConnectionConfig, client: pg.Client): Promise<pg.Client> {
@@ -153,7 +177,7 @@ export class ReplicationConnection {
 
   /** Errors: `FEED`. */
   static async open(config: ConnectionConfig, name: string): Promise<ReplicationConnection> {
-    const replication = { ...options(config, name), replication: 'database' };
+    const replication = { ...(await options(config, name)), replication: 'database' };
     return new ReplicationConnection(await connect(config, new pg.Client(replication)));
   }
 

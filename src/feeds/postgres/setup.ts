@@ -9,6 +9,8 @@ export interface SetupConfig {
   readonly slot: string;
   readonly publication: string;
   readonly create: boolean;
+  /** The slot shall be kept by standbys, too. */
+  readonly failover: boolean;
   readonly tables: readonly TableMapping[];
 }
 
@@ -39,6 +41,11 @@ export async function checkServer(sql: pg.Client, config: SetupConfig): Promise<
   }
   if (Number(server.version) < 140_000)
     throw new TokaidoError('FEED', `Postgres ${server.version} is too old: 14 or later is needed`);
+  if (config.failover && Number(server.version) < 170_000) {
+    throw new TokaidoError('FEED', `Postgres ${server.version} keeps no slots on standbys: 17 or later does`, {
+      hint: 'remove postgres.failover; docs/postgres.md says what a fail-over needs then',
+    });
+  }
   for (const mapping of config.tables) await checkTable(sql, mapping);
 }
 

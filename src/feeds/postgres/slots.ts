@@ -63,11 +63,13 @@ export interface Moment {
 export async function createSlot(
   replication: ReplicationConnection,
   slot: string,
-  lifetime: 'lasting' | 'of the connection',
+  lifetime: 'lasting' | 'kept by standbys' | 'of the connection',
 ): Promise<Moment> {
-  const temporary = lifetime === 'lasting' ? '' : ' TEMPORARY';
+  const temporary = lifetime === 'of the connection' ? ' TEMPORARY' : '';
+  // The form with parentheses is younger than the oldest Postgres we know.
+  const options = lifetime === 'kept by standbys' ? "(SNAPSHOT 'export', FAILOVER)" : 'EXPORT_SNAPSHOT';
   const [made] = await replication.command(
-    `CREATE_REPLICATION_SLOT ${quoteIdentifier(slot)}${temporary} LOGICAL pgoutput EXPORT_SNAPSHOT`,
+    `CREATE_REPLICATION_SLOT ${quoteIdentifier(slot)}${temporary} LOGICAL pgoutput ${options}`,
   );
   const { consistent_point: point, snapshot_name: snapshot } = made ?? {};
   if (point == null || snapshot == null) throw new TokaidoError('FEED', 'Postgres made a slot without a snapshot');

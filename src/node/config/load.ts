@@ -306,6 +306,8 @@ function* crossCheck(config: NodeConfig): Generator<Problem> {
     if (config.kyotoTycoon !== undefined)
       yield { keys: ['kyotoTycoon'], message: 'only a root follows a Kyoto Tycoon server' };
   }
+  if (config.postgres?.passwordFile !== undefined && config.postgres.passwordCommand !== undefined)
+    yield { keys: ['postgres', 'passwordCommand'], message: 'give passwordFile or passwordCommand, not both' };
   yield* checkKyotoTycoon(config);
   if (config.store.flush === 'at-stop' && (config.role === 'root' || config.durability === 'flushed')) {
     yield { keys: ['store', 'flush'], message: 'at-stop is for followers that promise no flushed writes' };

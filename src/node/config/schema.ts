@@ -199,6 +199,12 @@ const postgres = z.strictObject({
     )
     .describe('Connection URL. Prefer passwordFile to a password in it.'),
   passwordFile: z.string().optional().describe('File with the password, readable by its owner only.'),
+  passwordCommand: z
+    .array(z.string())
+    .min(1)
+    .max(64)
+    .optional()
+    .describe('Program and arguments that print the password, run for every connection; instead of passwordFile.'),
   slot: z
     .string()
     .regex(/^[a-z0-9_]{1,63}$/, 'must be 1 to 63 of a-z 0-9 _')
@@ -214,6 +220,12 @@ const postgres = z.strictObject({
     .default(true)
     .describe(
       'Create the publication when it is missing; else `tokaido pg setup` does. The slot is always made at start.',
+    ),
+  failover: z
+    .boolean()
+    .default(false)
+    .describe(
+      'Have standbys keep a copy of the slot (Postgres 17 and later, `sync_replication_slots = on` there), so that the feed goes on after a fail-over.',
     ),
   tables: z.array(tableMapping).min(1).describe('Which tables go where.'),
   statusMs: duration('1s').describe('How often Postgres is told how far we are.'),
