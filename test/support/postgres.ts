@@ -273,6 +273,12 @@ export class TestPostgres {
     await this.#launch();
   }
 
+  /** Ends it at once, as a crash would, and starts it again: it recovers from its WAL. */
+  async crash(): Promise<void> {
+    await this.#end('SIGQUIT');
+    await this.#launch();
+  }
+
   /** Ends it and removes its folder. */
   async stop(): Promise<void> {
     await this.#end('SIGINT');

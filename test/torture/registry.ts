@@ -5,7 +5,19 @@ import { diskFull } from './disk-full.js';
 import { fuzz } from './fuzz.js';
 import { kill, killAny } from './kill.js';
 import { mutants } from './mutants.js';
+import { postgres, postgresIdle } from './postgres.js';
 import { simulation } from './simulate.js';
 import type { Torture } from './torture.js';
 
-export const TORTURES: readonly Torture[] = [clients, codecs, diskFull, fuzz, kill, killAny, mutants, simulation];
+export const TORTURES: readonly Torture[] = [
+  clients,
+  codecs,
+  diskFull,
+  fuzz,
+  kill,
+  killAny,
+  mutants,
+  postgres,
+  postgresIdle,
+  simulation,
+];

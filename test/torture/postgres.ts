@@ -1,0 +1,421 @@
+/**
+ * Torture of the Postgres feed: eight sessions write whatever an application may write (inserts, updates, deletes, key
+ * changes, truncates, changes of a table's shape, large transactions, savepoints, roll backs) while the root, Postgres
+ * and the connection between them are killed at random. A reader on an edge watches all the time: accounts that always
+ * have one sum, and counters that never fall. In the end the edge equals Postgres exactly.
+ */
+import pg from 'pg';
+import { TokaidoClient } from '../../src/client/client.js';
+import { connectSql } from '../../src/feeds/postgres/connection.js';
+import type { TableMapping } from '../../src/feeds/postgres/mapping.js';
+import { verifyTable } from '../../src/feeds/postgres/verify.js';
+import { Cluster, type ClusterNode } from '../support/cluster.js';
+import { TestPostgres } from '../support/postgres.js';
+import { Dice } from '../support/random.js';
+import { clock, type Report, type Torture, type TortureOptions, type TortureResult } from './torture.js';
+
+const SESSIONS = 8;
+const ACCOUNTS = 8;
+const BALANCE = 1000;
+/** Rows of a large transaction: streamed before it commits. */
+const LARGE_ROWS = 3000;
+const LONGEST_LIFE_MS = 1500;
+const SETTLE_MS = 90_000;
+const READ_EVERY_MS = 5;
+
+const SCHEMA = `
+  CREATE TABLE account (k int PRIMARY KEY, n int NOT NULL);
+  INSERT INTO account SELECT i, ${BALANCE} FROM generate_series(1, ${ACCOUNTS}) i;
+  CREATE TABLE counter (k int PRIMARY KEY, n bigint NOT NULL);
+  INSERT INTO counter SELECT i, 0 FROM generate_series(1, ${SESSIONS}) i;
+  CREATE TABLE kv (k text PRIMARY KEY, v text, tags text[]); ALTER TABLE kv REPLICA IDENTITY FULL;
+  CREATE TABLE scratch (k text PRIMARY KEY, v text);
+  CREATE TABLE shape (k text PRIMARY KEY, v text, c0 int);`;
+
+const TABLES: readonly TableMapping[] = [
+  { table: 'public.account', database: 'watched', key: 'account/{k}', value: { column: 'n' } },
+  { table: 'public.counter', database: 'watched', key: 'counter/{k}', value: { column: 'n' } },
+  { table: 'public.kv', database: 'kv', key: 'kv/{k}', value: { json: 'all' } },
+  { table: 'public.kv', database: 'kv', key: 'tag/{tags}/{k}', each: 'tags', value: { msgpack: ['k', 'v'] } },
+  { table: 'public.scratch', database: 'scratch', key: '{k}', value: { column: 'v' } },
+  { table: 'public.shape', database: 'shape', key: '{k}', value: { json: 'all' } },
+];
+const WATCHED = [
+  ...Array.from({ length: ACCOUNTS }, (_, i) => `account/${i + 1}`),
+  ...Array.from({ length: SESSIONS }, (_, i) => `counter/${i + 1}`),
+];
+
+const sleep = async (ms: number): Promise<void> => await new Promise((resolve) => setTimeout(resolve, ms));
+
+/** One session of an application: transactions until it is told to end, over all losses of its connection. */
+class Session {
+  readonly #url: string;
+  readonly #number: number;
+  readonly #dice: Dice;
+  #isOver = false;
+  #running: Promise<void> = Promise.resolve();
+  commits = 0;
+  rollBacks = 0;
+
+  constructor(url: string, number: number, dice: Dice) {
+    this.#url = url;
+    this.#number = number;
+    this.#dice = dice;
+  }
+
+  start(): void {
+    this.#running = this.#run();
+  }
+
+  async end(): Promise<void> {
+    this.#isOver = true;
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#isOver) {
+      const client = new pg.Client({ connectionString: this.#url, connectionTimeoutMillis: 2000 });
+      client.on('error', () => undefined);
+      try {
+        await client.connect();
+        while (!this.#isOver) await this.#transaction(client);
+        await client.end();
+      } catch {
+        // Killed, or in a deadlock: what became of the transaction is for Postgres to know.
+        await client.end().catch(() => undefined);
+        await sleep(20);
+      }
+    }
+  }
+
+  async #transaction(client: pg.Client): Promise<void> {
+    const dice = this.#dice;
+    await client.query('BEGIN');
+    const from = 1 + dice.below(ACCOUNTS);
+    const to = 1 + dice.below(ACCOUNTS);
+    const amount = dice.below(50);
+    const step = async (account: number, sign: string): Promise<void> => {
+      await client.query(`UPDATE account SET n = n ${sign} ${amount} WHERE k = ${account}`);
+    };
+    // In one order, whoever pays: no deadlocks.
+    if (from < to) await step(from, '-');
+    await step(to, '+');
+    if (from >= to) await step(from, '-');
+    await client.query(`UPDATE counter SET n = n + 1 WHERE k = ${this.#number}`);
+    for (let left = 1 + dice.below(4); left > 0; left--) await client.query(this.#statement());
+    if (dice.chance(0.3)) {
+      await client.query('SAVEPOINT s');
+      await client.query(this.#statement());
+      await client.query(dice.chance(0.5) ? 'ROLLBACK TO s' : 'RELEASE s');
+    }
+    const isRolledBack = dice.chance(0.15);
+    await client.query(isRolledBack ? 'ROLLBACK' : 'COMMIT');
+    if (isRolledBack) this.rollBacks++;
+    else this.commits++;
+  }
+
+  /** Sessions keep to keys of their own: they are to be killed, not to wait for each other. */
+  #statement(): string {
+    const dice = this.#dice;
+    const own = `${this.#number}-${dice.below(40)}`;
+    const value = `${dice.below(1000)}${'x'.repeat(dice.chance(0.1) ? 9000 : dice.below(60))}`;
+    const tags = `'{t${dice.below(5)},t${dice.below(5)},"odd \\"tag"}'`;
+    const roll = dice.roll();
+    if (roll < 0.25)
+      return `INSERT INTO kv VALUES ('${own}', '${value}', ${tags}) ON CONFLICT (k) DO UPDATE SET v = excluded.v`;
+    if (roll < 0.4) return `UPDATE kv SET tags = ${tags} WHERE k = '${own}'`;
+    if (roll < 0.5) return `DELETE FROM kv WHERE k = '${own}'`;
+    if (roll < 0.6)
+      return `UPDATE kv SET k = '${this.#number}-m' || md5(k || v) WHERE k = '${own}' AND length(v) < 9000`;
+    if (roll < 0.62) return `DELETE FROM kv WHERE k LIKE '${this.#number}-m%'`;
+    if (roll < 0.8)
+      return `INSERT INTO shape (k, v) VALUES ('${own}', '${value}') ON CONFLICT (k) DO UPDATE SET v = excluded.v`;
+    if (roll < 0.83)
+      return `INSERT INTO scratch SELECT '${own}/' || i, repeat('y', 50) FROM generate_series(1, ${LARGE_ROWS}) i ON CONFLICT (k) DO UPDATE SET v = excluded.v || '${dice.below(10)}'`;
+    if (roll < 0.95) return `INSERT INTO scratch VALUES ('${own}', '${value}') ON CONFLICT (k) DO NOTHING`;
+    // One of them changes what others only write.
+    if (this.#number === 1 && roll < 0.98) return 'TRUNCATE scratch';
+    if (this.#number === 2 && roll < 0.97)
+      return `ALTER TABLE shape ADD COLUMN IF NOT EXISTS c${dice.below(3)} int DEFAULT ${dice.below(9)}`;
+    if (this.#number === 2) return `ALTER TABLE shape DROP COLUMN IF EXISTS c${dice.below(3)}`;
+    return `UPDATE shape SET v = v || '!' WHERE k = '${own}'`;
+  }
+}
+
+/** Reads on an edge, and checks what no transaction of Postgres ever breaks. */
+class Watcher {
+  readonly #client: TokaidoClient;
+  readonly #report: Report;
+  readonly #counters = new Map<string, bigint>();
+  #isOver = false;
+  #running: Promise<void> = Promise.resolve();
+  reads = 0;
+  broken = 0;
+
+  constructor(client: TokaidoClient, report: Report) {
+    this.#client = client;
+    this.#report = report;
+  }
+
+  start(): void {
+    this.#running = this.#run();
+  }
+
+  async end(): Promise<void> {
+    this.#isOver = true;
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    const input = { DB: 'watched', atomic: '', ...Object.fromEntries(WATCHED.map((key) => [`_${key}`, ''])) };
+    while (!this.#isOver) {
+      const answer = await this.#client.call('get_bulk', input).catch(() => undefined);
+      const all = WATCHED.map((key) => answer?.rows.get(`_${key}`)?.toString());
+      // Before the first copy is whole.
+      if (all.every((value) => value !== undefined)) this.#check(all as string[]);
+      await sleep(READ_EVERY_MS);
+    }
+  }
+
+  #check(values: readonly string[]): void {
+    this.reads++;
+    const sum = values.slice(0, ACCOUNTS).reduce((total, value) => total + Number(value), 0);
+    if (sum !== ACCOUNTS * BALANCE) this.#fail(`the accounts had ${sum}: no state that Postgres ever had`);
+    for (const [at, key] of WATCHED.slice(ACCOUNTS).entries()) {
+      const now = BigInt(values[ACCOUNTS + at] as string);
+      const before = this.#counters.get(key) ?? 0n;
+      if (now < before) this.#fail(`${key} fell from ${before} to ${now}: something was applied twice`);
+      this.#counters.set(key, now);
+    }
+  }
+
+  #fail(text: string): void {
+    this.broken++;
+    this.#report.failure(text);
+  }
+}
+
+class Feeding {
+  readonly #dice: Dice;
+  readonly #report: Report;
+  readonly #cluster: Cluster;
+  readonly #postgres: TestPostgres;
+  readonly #root: ClusterNode;
+  readonly #client: TokaidoClient;
+  readonly #watcher: Watcher;
+  readonly #sessions: readonly Session[];
+  readonly kills = { root: 0, postgres: 0, connection: 0 };
+
+  private constructor(
+    postgres: TestPostgres,
+    cluster: Cluster,
+    root: ClusterNode,
+    edge: ClusterNode,
+    dice: Dice,
+    report: Report,
+  ) {
+    this.#postgres = postgres;
+    this.#cluster = cluster;
+    this.#root = root;
+    this.#dice = dice;
+    this.#report = report;
+    this.#client = new TokaidoClient({ server: `127.0.0.1:${edge.clientPort}`, timeoutMs: 5000 });
+    this.#watcher = new Watcher(this.#client, report);
+    this.#sessions = Array.from({ length: SESSIONS }, (_, i) => new Session(postgres.url, i + 1, dice.fork()));
+  }
+
+  static async begin(dice: Dice, report: Report): Promise<Feeding> {
+    const postgres = await TestPostgres.start({
+      settings: ['logical_decoding_work_mem=64kB', 'synchronous_commit=on'],
+    });
+    const cluster = await Cluster.create();
+    try {
+      const sql = await postgres.connect();
+      await sql.query(SCHEMA);
+      await sql.end();
+      const databases = ['watched', 'kv', 'scratch', 'shape'];
+      const config = { databases, replication: { heartbeatMs: 200, reconnectMinMs: 50, reconnectMaxMs: 300 } };
+      const feed = { connection: postgres.url, tables: TABLES, heartbeatMs: 500, statusMs: 100 };
+      const root = await cluster.add({ name: 'root', role: 'root', config: { ...config, postgres: feed } });
+      const edge = await cluster.add({ name: 'edge', role: 'edge', upstreams: [root], config });
+      for (const node of [root, edge]) cluster.start(node, { supervised: true });
+      for (const node of [root, edge]) await cluster.ready(node);
+      const feeding = new Feeding(postgres, cluster, root, edge, dice, report);
+      await feeding.#settled();
+      feeding.#watcher.start();
+      for (const session of feeding.#sessions) session.start();
+      return feeding;
+    } catch (error) {
+      await cluster.close();
+      await postgres.stop();
+      throw error;
+    }
+  }
+
+  /** Until the edge has everything that Postgres has now. */
+  async #settled(): Promise<void> {
+    const sql = await this.#postgres.connect();
+    try {
+      const { rows } = await sql.query<{ lsn: string }>('SELECT pg_current_wal_lsn()::text AS lsn');
+      const deadline = performance.now() + SETTLE_MS;
+      for (const database of ['watched', 'kv', 'scratch', 'shape']) {
+        for (let isThere = false; !isThere; ) {
+          isThere = await this.#client.reach({ position: rows[0]?.lsn as string, waitMs: 2000 }, { database }).then(
+            () => true,
+            (error: unknown) => {
+              if (performance.now() > deadline) throw error;
+              return false;
+            },
+          );
+        }
+      }
+    } finally {
+      await sql.end();
+    }
+  }
+
+  async kill(): Promise<void> {
+    await sleep(this.#dice.roll() * LONGEST_LIFE_MS);
+    const roll = this.#dice.roll();
+    if (roll < 0.4) {
+      this.kills.root++;
+      await this.#cluster.kill(this.#root);
+    } else if (roll < 0.6) {
+      this.kills.postgres++;
+      await this.#postgres.crash();
+    } else {
+      this.kills.connection++;
+      const sql = await this.#postgres.connect();
+      await sql.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%tokaido%'`);
+      await sql.end();
+    }
+  }
+
+  get total(): number {
+    return this.kills.root + this.kills.postgres + this.kills.connection;
+  }
+
+  /** Ends the writing and compares. Returns what came out. */
+  async finish(): Promise<Omit<TortureResult, 'runs'>> {
+    await Promise.all(this.#sessions.map(async (session) => await session.end()));
+    let failed = 0;
+    const sql = await connectSql({ connection: this.#postgres.url }, 'compare');
+    try {
+      await this.#settled();
+      for (const mapping of TABLES) {
+        const { missing, different, orphans } = await verifyTable({
+          sql,
+          client: this.#client,
+          publication: 'tokaido',
+          mapping,
+          nowMs: () => Date.now(),
+        });
+        if (missing.length + different.length + orphans.length === 0) continue;
+        failed++;
+        const keys = { missing: missing.map(String), different: different.map(String), orphans: orphans.map(String) };
+        this.#report.failure(`${mapping.table} differs under ${mapping.key}: ${JSON.stringify(keys).slice(0, 500)}`);
+      }
+    } catch (error) {
+      failed++;
+      this.#report.failure(
+        `the edge does not reach Postgres: ${String(error)}\n${this.#cluster.log(this.#root).slice(-2000)}`,
+      );
+    } finally {
+      await sql.end();
+    }
+    await this.#watcher.end();
+    const sum = (of: (session: Session) => number): number =>
+      this.#sessions.reduce((all, session) => all + of(session), 0);
+    return {
+      failed: failed + this.#watcher.broken,
+      ...this.kills,
+      commits: sum(({ commits }) => commits),
+      rollBacks: sum(({ rollBacks }) => rollBacks),
+      reads: this.#watcher.reads,
+    };
+  }
+
+  async close(): Promise<void> {
+    this.#client.close();
+    await this.#cluster.close();
+    await this.#postgres.stop();
+  }
+}
+
+export const postgres: Torture = {
+  name: 'postgres',
+  about:
+    'Kills the root, Postgres and the connection between them while eight sessions write: an edge never shows a state that Postgres did not have, and equals it in the end.',
+  async run({ seconds, seed, report, signal }: TortureOptions): Promise<TortureResult> {
+    const feeding = await Feeding.begin(new Dice(seed), report);
+    try {
+      const goesOn = clock({ seconds, signal });
+      do {
+        await feeding.kill();
+        report.progress(`${feeding.total} kills`);
+      } while (goesOn());
+      return { runs: feeding.total, ...(await feeding.finish()) } as TortureResult;
+    } finally {
+      await feeding.close();
+    }
+  },
+};
+
+/** WAL written behind the slot's back that may wait for the next heartbeat, bytes. */
+const MOST_BEHIND = 64 * 2 ** 20;
+
+export const postgresIdle: Torture = {
+  name: 'postgres-idle',
+  about: 'Writes WAL to a table that is not published while the published one stands still: the slot advances.',
+  async run({ seconds, report, signal }: TortureOptions): Promise<TortureResult> {
+    const server = await TestPostgres.start();
+    const cluster = await Cluster.create();
+    let looks = 0;
+    let failed = 0;
+    let most = 0;
+    let writtenBytes = 0;
+    try {
+      const sql = await server.connect();
+      await sql.query('CREATE TABLE kv (k text PRIMARY KEY, v text); CREATE TABLE other (t text)');
+      const tables = [{ table: 'public.kv', database: 'default', key: '{k}', value: { column: 'v' } }];
+      const feed = { connection: server.url, tables, heartbeatMs: 1000, statusMs: 200 };
+      const root = await cluster.add({ name: 'root', role: 'root', config: { postgres: feed } });
+      cluster.start(root);
+      await cluster.ready(root);
+      const behind = async (): Promise<number> => {
+        const { rows } = await sql.query<{ behind: string }>(
+          'SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn) AS behind FROM pg_replication_slots',
+        );
+        return Number(rows[0]?.behind ?? 0);
+      };
+      const goesOn = clock({ seconds, signal });
+      do {
+        await sql.query(`INSERT INTO other SELECT repeat('x', 1000) FROM generate_series(1, 4000)`);
+        await sql.query('TRUNCATE other');
+        writtenBytes += 4_000_000;
+        const now = await behind();
+        most = Math.max(most, now);
+        looks++;
+        if (now > MOST_BEHIND) {
+          failed++;
+          report.failure(`the slot is ${now} bytes behind after ${writtenBytes} bytes of other WAL`);
+        }
+        report.progress(`${writtenBytes} bytes`);
+        await sleep(50);
+      } while (goesOn());
+      // Nobody writes any more: everything is confirmed, heartbeats apart.
+      const deadline = performance.now() + 15_000;
+      while ((await behind()) > 2 ** 20 && performance.now() < deadline) await sleep(100);
+      const left = await behind();
+      if (left > 2 ** 20) {
+        failed++;
+        report.failure(`the slot stays ${left} bytes behind`);
+      }
+      await sql.end();
+    } finally {
+      await cluster.close();
+      await server.stop();
+    }
+    return { runs: looks, failed, writtenBytes, mostBehindBytes: most };
+  },
+};
