@@ -14,7 +14,7 @@ const HELP = `npm run bench -- [options]
   --list          what there is
   --help          this text
 
-Peers are started when they are on PATH: ktserver (Kyoto Tycoon), redis-server. Without one, a row has no peer. Exit code 0 when every row could be measured, 1 when one could not, 2 for wrong options.`;
+Peers are started when they are on PATH: ktserver (Kyoto Tycoon), memcached, redis-server. Without one, a row has no peer. Exit code 0 when every row could be measured, 1 when one could not, 2 for wrong options.`;
 
 const MOST = { seconds: 3600, rounds: 99 } as const;
 

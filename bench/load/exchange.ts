@@ -9,6 +9,8 @@ export type Exchange =
   | 'rpc-set'
   | 'bulk-get'
   | 'bulk-set'
+  | 'memcached-get'
+  | 'memcached-set'
   | 'redis-get'
   | 'redis-set';
 
@@ -69,7 +71,23 @@ function endOfRedis(bytes: Buffer, at: number): number {
   return end > bytes.length ? -1 : end;
 }
 
+const VALUE = 0x56;
+const STORED = 0x53;
+/** Behind a value. */
+const MEMCACHED_TAIL_BYTES = '\r\nEND\r\n'.length;
+
+function endOfMemcached(bytes: Buffer, at: number): number {
+  const line = bytes.indexOf(0x0a, at);
+  if (line < 0) return -1;
+  if (bytes[at] === STORED) return line + 1;
+  if (bytes[at] !== VALUE) throw refused(bytes, at);
+  // "VALUE KEY FLAGS LENGTH\r\n"
+  const end = line + 1 + numberAt(bytes, bytes.lastIndexOf(0x20, line) + 1) + MEMCACHED_TAIL_BYTES;
+  return end > bytes.length ? -1 : end;
+}
+
 export function answerEnd(exchange: Exchange): AnswerEnd {
+  if (exchange.startsWith('memcached')) return endOfMemcached;
   if (exchange.startsWith('redis')) return endOfRedis;
   return exchange.startsWith('bulk') ? endOfBinary : endOfHttp;
 }
@@ -106,6 +124,10 @@ export function encodeRequest(exchange: Exchange, number: number, value: Buffer)
         bulk().map((each) => [each, value] as const),
         0,
       );
+    case 'memcached-get':
+      return Buffer.from(`get ${key}\r\n`);
+    case 'memcached-set':
+      return Buffer.from(`set ${key} 0 0 ${value.length}\r\n${value}\r\n`);
     case 'redis-get':
       return Buffer.from(`*2\r\n$3\r\nGET\r\n$${key.length}\r\n${key}\r\n`);
     case 'redis-set':

@@ -38,6 +38,17 @@ export async function startKyotoTycoon(stage: Stage, database: string): Promise<
   return await startServer(stage, program, ['-host', '127.0.0.1', '-port', String(port), '-le', expression], port);
 }
 
+/** memcached as Debian starts it, with room for all records, if it is there. */
+export async function startMemcached(stage: Stage): Promise<Server | undefined> {
+  const program = onPath('memcached');
+  if (program === undefined) return undefined;
+  const port = await freePort();
+  // It refuses to run as root unless it is told so.
+  const user = process.getuid?.() === 0 ? ['-u', 'root'] : [];
+  const own = ['-l', '127.0.0.1', '-p', String(port), '-U', '0', '-m', '256'];
+  return await startServer(stage, program, [...own, ...user], port);
+}
+
 /** Redis without persistence, if it is there. */
 export async function startRedis(stage: Stage, flags: readonly string[] = []): Promise<Server | undefined> {
   const program = onPath('redis-server');

@@ -1,7 +1,16 @@
-/** Single requests and bulk requests of clients, against Kyoto Tycoon and Redis. */
+/** Single requests and bulk requests of clients, against Kyoto Tycoon, memcached and Redis. */
+
+import { freePort } from '../../test/support/postgres.js';
 import type { Exchange } from '../load/exchange.js';
 import { load } from '../load/start.js';
-import { DATABASES, type DatabaseKind, startKyotoTycoon, startOurs, startRedis } from '../peers/servers.js';
+import {
+  DATABASES,
+  type DatabaseKind,
+  startKyotoTycoon,
+  startMemcached,
+  startOurs,
+  startRedis,
+} from '../peers/servers.js';
 import type { Server } from '../processes.js';
 import type { Row, Side, Stage } from '../row.js';
 
@@ -132,4 +141,26 @@ const REDIS_ROWS = (['get', 'set'] as const).flatMap((what) => [
   }),
 ]);
 
-export const CLIENT_ROWS: readonly Row[] = [...SINGLES, ...BULK_ROWS, ...REDIS_ROWS];
+const MEMCACHED_ROWS = (['get', 'set'] as const).flatMap((what) =>
+  (['memory', 'disk'] as const).map((database): Row => {
+    const manner = { exchange: `memcached-${what}`, ...SINGLE } as const;
+    return {
+      name: `memcached-${what}-${database}`,
+      about: `memcached's ${what}, 32 connections, ${DATABASES[database]}, against memcached`,
+      figures: [{ name: '', unit: 'requests/s', better: 'higher' }],
+      open: async (stage) => {
+        const port = await freePort();
+        const ours = await startOurs(stage, DATABASES[database], ['--memcached', String(port)]);
+        await fill(ours, 'bulk-set');
+        const peer = await startMemcached(stage);
+        if (peer !== undefined) await fill(peer, 'memcached-set');
+        return {
+          ours: side('Tokaido', { ...ours, port }, manner),
+          peer: peer === undefined ? undefined : side('memcached', peer, manner),
+        };
+      },
+    };
+  }),
+);
+
+export const CLIENT_ROWS: readonly Row[] = [...SINGLES, ...BULK_ROWS, ...MEMCACHED_ROWS, ...REDIS_ROWS];

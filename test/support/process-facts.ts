@@ -17,6 +17,15 @@ export function privateMb(pid: number): number | undefined {
   }
 }
 
+/** How long the main thread of a process was ready to run and did not get a processor, since its start, ms. */
+export function processorWaitMs(pid: number): number {
+  try {
+    return Number(readFileSync(`/proc/${pid}/schedstat`, 'latin1').split(' ')[1]) / 1e6;
+  } catch {
+    return 0;
+  }
+}
+
 /** Sockets that it has open: by the system's number of each, its two ends and state. */
 export function openSockets(pid: number): Map<string, string> {
   const ends = tcpSockets(pid);

@@ -2,8 +2,12 @@
 import { get } from 'node:http';
 import { TokaidoClient } from '../../src/client/client.js';
 import type { ClusterNode } from '../support/cluster.js';
+import { processorWaitMs } from '../support/process-facts.js';
 
-/** An answer takes no longer, whatever the others do. */
+/**
+ * An answer takes no longer, whatever the others do. Not counted is the time for which the machine had no processor for
+ * server or client: what else runs there is not theirs.
+ */
 export const BOUND_MS = 2_000;
 /** Place of the database that is its own. */
 const DATABASE = 3;
@@ -35,6 +39,7 @@ export class HonestClient {
   boundMs = BOUND_MS;
   answers = 0;
   slowestMs = 0;
+  #slowest = '';
 
   constructor(node: ClusterNode) {
     this.#node = node;
@@ -47,14 +52,14 @@ export class HonestClient {
     try {
       // Broken input may by chance be a right clear of the same database: then it is asked again.
       for (let attempt = 0; ; attempt++) {
-        await this.#timed(async () => await this.#client.set('honest', value, { database: NAME }));
-        const got = await this.#timed(async () => await this.#client.get('honest', { database: NAME }));
-        const bulk = await this.#timed(async () => await this.#client.getBulk(['honest'], DATABASE));
+        await this.#timed('a set', async () => await this.#client.set('honest', value, { database: NAME }));
+        const got = await this.#timed('a get', async () => await this.#client.get('honest', { database: NAME }));
+        const bulk = await this.#timed('a bulk get', async () => await this.#client.getBulk(['honest'], DATABASE));
         const right = got?.value.equals(value) === true && bulk.get('honest')?.equals(value) === true;
         if (right) break;
         if (attempt === 2) return `wrote ${value}, read ${got?.value} and ${bulk.get('honest')}`;
       }
-      const text = await this.#timed(async () => await adminText(this.#node, '/health'));
+      const text = await this.#timed('the admin listener', async () => await adminText(this.#node, '/health'));
       if (text !== 'alive\n') return `the admin listener says ${JSON.stringify(text)}`;
     } catch (error) {
       return String(error);
@@ -62,18 +67,28 @@ export class HonestClient {
     if (this.slowestMs <= this.boundMs) return undefined;
     const slowest = Math.round(this.slowestMs);
     this.slowestMs = 0;
-    return `an answer took ${slowest} ms, which is more than ${this.boundMs}`;
+    return `${this.#slowest} took ${slowest} ms, which is more than ${this.boundMs}`;
   }
 
   close(): void {
     this.#client.close();
   }
 
-  async #timed<T>(work: () => Promise<T>): Promise<T> {
+  async #timed<T>(what: string, work: () => Promise<T>): Promise<T> {
     const startMs = performance.now();
+    const waitedMs = this.#processorWaitMs();
     const result = await work();
-    this.slowestMs = Math.max(this.slowestMs, performance.now() - startMs);
+    const tookMs = performance.now() - startMs - (this.#processorWaitMs() - waitedMs);
     this.answers++;
+    if (tookMs > this.slowestMs) {
+      this.slowestMs = tookMs;
+      this.#slowest = what;
+    }
     return result;
+  }
+
+  #processorWaitMs(): number {
+    const server = this.#node.process?.pid;
+    return processorWaitMs(process.pid) + (server === undefined ? 0 : processorWaitMs(server));
   }
 }
