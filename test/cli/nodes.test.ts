@@ -132,6 +132,7 @@ describe('tokaido with a cluster', () => {
       'name',
       'queuedBytes',
       'role',
+      'scope',
       'state',
     ]);
   });
