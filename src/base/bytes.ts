@@ -205,9 +205,12 @@ export class ByteReader {
   }
 }
 
+/** Byte by byte: for the few bytes that prefixes have, that is several times faster than a call of the runtime. */
 export function startsWith(bytes: Buffer, prefix: Buffer): boolean {
   const { length } = prefix;
-  return bytes.length >= length && (length === 0 || prefix.compare(bytes, 0, length) === 0);
+  if (bytes.length < length) return false;
+  for (let i = 0; i < length; i++) if (bytes[i] !== prefix[i]) return false;
+  return true;
 }
 
 /** The smallest bytes above all that begin with `prefix`; `undefined` when there are none. */

@@ -5,6 +5,7 @@ import { registerAudit } from './audit.js';
 import { registerCa } from './ca.js';
 import { registerClientToken } from './client-token.js';
 import { registerConfig } from './config.js';
+import { registerEncryption } from './encryption.js';
 import { registerPg } from './pg.js';
 import { registerRecords } from './records.js';
 import { registerServe } from './serve.js';
@@ -36,6 +37,7 @@ export function createProgram(onExit?: (error: CommanderError) => never): Comman
   registerCa(program);
   registerClientToken(program);
   registerAudit(program);
+  registerEncryption(program);
   registerPg(program);
   registerConfig(program);
   return program;

@@ -53,6 +53,8 @@ export interface MapOptions {
   /** Capacity of a map in memory; beyond it `overflow` names keys. */
   readonly maxRecords?: number | undefined;
   readonly maxBytes?: number | undefined;
+  /** Whether values are encrypted where they lie on the disk, by an engine that can (`sealed.ts`). */
+  readonly sealed?: boolean;
 }
 
 /** What a write transaction left behind. */

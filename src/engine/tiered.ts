@@ -115,7 +115,7 @@ export class TieredEngine implements Engine {
     const known = this.#names.indexOf(name);
     if (known >= 0) return known as MapId;
     this.#slots.push(
-      options.storage === 'memory' ? { memory: new MemoryMap(options) } : { disk: this.#disk.openMap(name) },
+      options.storage === 'memory' ? { memory: new MemoryMap(options) } : { disk: this.#disk.openMap(name, options) },
     );
     this.#names.push(name);
     return (this.#names.length - 1) as MapId;

@@ -12,12 +12,13 @@ import { crc32 } from 'node:zlib';
 import { ByteReader, ByteWriter } from '../base/bytes.js';
 import { assert, TokaidoError } from '../base/errors.js';
 import { type LocalNumber, localNumber, type OriginPosition, type Position } from '../base/types.js';
+import { SEAL_BYTES } from '../engine/cipher.js';
 import type { MapId, Reader, Writer } from '../engine/engine.js';
 import { decodePosition, encodePosition, newestVersion, originOf, withOrigin } from './position.js';
 import { transactionSpans } from './transaction.js';
 
 /** Largest row that LMDB keeps inside a 4096-byte page, two to a page. */
-const CHUNK_BYTES = 2016;
+const CHUNK_BYTES = 2016 - SEAL_BYTES;
 const KEY_TAG = 1;
 const KEY_BYTES = 11;
 const FORMAT = 1;

@@ -18,6 +18,7 @@ import type { Engine } from '../engine/engine.js';
 import { LmdbEngine } from '../engine/lmdb.js';
 import type { MemoryImage } from '../store/restore.js';
 import type { Disk, EngineOptions } from './disk.js';
+import type { Encryption } from './encryption.js';
 import { openImage } from './memory-image.js';
 
 function bootId(): string {
@@ -51,6 +52,11 @@ export class MachineDisk implements Disk {
   readonly bootId = bootId();
   /** TOKAIDO_ROLL_BACK=1 makes engines open at their last flushed state, exactly as after a power cut. */
   readonly rollsBack = process.env.TOKAIDO_ROLL_BACK === '1';
+  readonly #encryption: Encryption | undefined;
+
+  constructor(encryption?: Encryption) {
+    this.#encryption = encryption;
+  }
 
   createFolder(path: string): void {
     try {
@@ -120,7 +126,8 @@ export class MachineDisk implements Disk {
   }
 
   openEngine(folder: string, options: EngineOptions): Engine {
-    return new LmdbEngine({ folder, bootId: this.rollsBack ? '' : this.bootId, ...options });
+    const engine = new LmdbEngine({ folder, bootId: this.rollsBack ? '' : this.bootId, ...options });
+    return this.#encryption?.engine(engine) ?? engine;
   }
 
   async openImage(folder: string, logNext: LocalNumber): Promise<MemoryImage | undefined> {

@@ -56,6 +56,7 @@ export function nodeStatus(node: Node): NodeStatus {
             fingerprint: credentials.fingerprint,
           },
     revocation: revocationStatus(node),
+    encryptionKey: node.encryption?.keyId,
     audit: node.audit.head,
     reached: POSITIONED_FEEDS.flatMap((feed) => {
       const position = node.progress.position(feed);

@@ -36,6 +36,7 @@ import { ClientPolicies, listenerAt } from './client-policies.js';
 import { scopeRules } from './config/policy-schema.js';
 import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 import { DataDirectory } from './data-directory.js';
+import { Encryption } from './encryption.js';
 import type { FeedProgress } from './feed-progress.js';
 import { ImageKeeper } from './image-keeper.js';
 import { KtFollowers } from './kt-followers.js';
@@ -73,6 +74,7 @@ export class Node {
   readonly clientKeeper: ClientKeeper;
   readonly clientPolicies: ClientPolicies;
   readonly audit: AuditTrail;
+  readonly encryption: Encryption | undefined;
   readonly #clients: ClientListener[] = [];
   readonly #memcached: ClientListener[] = [];
   #admin: AdminServer | undefined;
@@ -92,7 +94,8 @@ export class Node {
     this.certificates = new NodeCertificates({ config, runtime, log: options.log });
     const known = this.certificates.identity?.current.identity;
     const flushesCommits = config.store.flush === 'commits';
-    const disk = new MachineDisk();
+    if (config.encryption !== false) this.encryption = new Encryption(config.encryption, { runtime, log: options.log });
+    const disk = new MachineDisk(this.encryption);
     this.directory = new DataDirectory({
       folder: config.data,
       disk,
@@ -451,6 +454,7 @@ export class Node {
     await this.#images.stop();
     await this.#replica.close();
     await this.#admin?.close();
+    this.encryption?.close();
     this.audit.close();
     this.#log.info({}, 'stopped: all data is on the disk');
   }

@@ -65,6 +65,8 @@ export interface NodeStatus {
   readonly certificate:
     | { readonly notAfter: string; readonly expiresInMs: number; readonly fingerprint: string }
     | undefined;
+  /** Id of the key that new values are encrypted with on the disk; `undefined` without encryption. */
+  readonly encryptionKey: string | undefined;
   /** The newest line of the audit log, to be noted elsewhere; `undefined` without one. */
   readonly audit: { readonly number: number; readonly hash: string } | undefined;
   /** How far this node is in each feed, as its source writes positions. */

@@ -45,8 +45,8 @@ export function specFor(name: string, configured: readonly DatabaseSpec[]): Data
 
 /** Opens or creates the maps of a database. Not inside a write transaction. */
 export function openDatabase(engine: Engine, id: number, spec: DatabaseSpec): DatabaseMaps {
-  const { storage, maxRecords, maxBytes } = spec;
-  const records = engine.openMap(`records-${id}`, { storage, maxRecords, maxBytes });
+  const { storage, maxRecords, maxBytes, encrypted: sealed } = spec;
+  const records = engine.openMap(`records-${id}`, { storage, maxRecords, maxBytes, sealed });
   return { id, spec, records, indexes: openIndexes(engine, storage) };
 }
 

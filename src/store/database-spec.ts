@@ -24,6 +24,8 @@ export interface DatabaseSpec {
   readonly persistent: boolean;
   /** Values are compressed where they lie (`opts=c`). */
   readonly compressed: boolean;
+  /** Values are encrypted on the disk (`encryption.databases`). */
+  readonly encrypted: boolean;
   /** File whose lines are the records, as the operator wrote its path; a root loads it at start. */
   readonly textFile: string | undefined;
   /** Parts of the expression that mean nothing here: accepted, and named once in the log. */
@@ -172,6 +174,7 @@ export function parseDatabase(expression: string): DatabaseSpec {
     maxBytes: cap('bytes'),
     persistent: options.get('ktopts')?.includes('p') ?? false,
     compressed: options.get('opts')?.includes('c') ?? false,
+    encrypted: false,
     textFile: isText === true ? path : undefined,
     withoutEffect,
   };

@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import { loadFunctions } from '../../feeds/postgres/functions.js';
 import { checkMappings } from '../../feeds/postgres/mapping.js';
-import { parseDatabases } from '../../store/database-spec.js';
+import { type DatabaseSpec, parseDatabases } from '../../store/database-spec.js';
 import { type ClientListenerConfig, type NodeConfig, schema } from './schema.js';
 
 /** The file with `overrides` on top. Errors: `CONFIG`. */
@@ -191,7 +191,8 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
     ...parsed,
     data: path(parsed.data),
     audit: parsed.audit === false ? false : { ...parsed.audit, file: path(parsed.audit.file) },
-    databases: parseDatabases(parsed.databases),
+    databases: withEncryption(parseDatabases(parsed.databases), parsed.encryption),
+    encryption: withKeyFile(parsed.encryption, path),
     identity: identity === false ? false : mapFiles(identity, path),
     backup: { ...backup, ...(backup.commands === undefined ? {} : { commands: path(backup.commands) }) },
     upstreams: parsed.upstreams.map(({ address, name }) => ({ ...address, name })),
@@ -219,6 +220,33 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
           },
         }),
   };
+}
+
+type EncryptionConfig = z.output<typeof schema>['encryption'];
+
+function withEncryption(specs: readonly DatabaseSpec[], encryption: EncryptionConfig): readonly DatabaseSpec[] {
+  const names = encryption === false ? [] : encryption.databases;
+  return specs.map((spec) => ({ ...spec, encrypted: names.includes('*') || names.includes(spec.name) }));
+}
+
+function withKeyFile(encryption: EncryptionConfig, path: (file: string) => string): EncryptionConfig {
+  if (encryption === false || encryption.keyFile === undefined) return encryption;
+  return { ...encryption, keyFile: path(encryption.keyFile) };
+}
+
+/** What would bring values of encrypted databases to the disk in plain is refused. */
+function* checkEncryption({ encryption, databases, memory, backup }: NodeConfig): Generator<Problem> {
+  if (encryption === false) return;
+  const keys = ['encryption'];
+  if ((encryption.keyFile === undefined) === (encryption.keyCommand === undefined))
+    yield { keys, message: 'encryption needs keyFile or keyCommand, one of them' };
+  const unknown = encryption.databases.find((name) => name !== '*' && !databases.some((known) => known.name === name));
+  if (unknown !== undefined)
+    yield { keys, message: `encryption.databases names ${unknown}, which is not in databases of this node` };
+  if (memory.saveIntervalMs > 0 && databases.some(({ encrypted, storage }) => encrypted && storage === 'memory'))
+    yield { keys, message: 'encrypted databases in memory cannot be saved: set memory.saveIntervalMs to 0' };
+  if (backup.commands !== undefined)
+    yield { keys, message: 'backup.commands would get copies of encrypted databases in plain: leave one of them out' };
 }
 
 type TlsConfig = Exclude<ClientListenerConfig['tls'], false>;
@@ -313,6 +341,7 @@ function* crossCheck(config: NodeConfig): Generator<Problem> {
     yield { keys: ['store', 'flush'], message: 'at-stop is for followers that promise no flushed writes' };
   }
   yield* checkListeners(config);
+  yield* checkEncryption(config);
   for (const { name, storage } of config.databases) {
     if (storage === 'disk' && name.includes('~'))
       yield { keys: ['databases'], message: `a database is named twice: ${name.slice(0, name.indexOf('~'))}` };

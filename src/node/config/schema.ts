@@ -445,6 +445,27 @@ export const schema = z.strictObject({
     .describe('Limits. What exceeds one is refused with an error that names it.'),
   postgres: postgres.optional().describe('The Postgres feed; root only.'),
   kyotoTycoon: kyotoTycoon.optional().describe('A Kyoto Tycoon server that this root follows; root only.'),
+  encryption: z
+    .union([
+      z.literal(false),
+      z.strictObject({
+        keyFile: z
+          .string()
+          .optional()
+          .describe('File of keys (`tokaido encryption key`), readable by its owner only: the current one first.'),
+        keyCommand: z
+          .array(z.string().min(1))
+          .min(1)
+          .optional()
+          .describe('Program and parameters that print such a file, instead of keyFile; run at each start.'),
+        databases: z
+          .array(z.string().min(1))
+          .min(1)
+          .describe('Databases whose values are encrypted on the disk; `*` for all. The update log is encrypted too.'),
+      }),
+    ])
+    .default(false)
+    .describe('Encryption of values on the disk of this node (AES-256-GCM); false for none.'),
   audit: z
     .union([
       z.literal(false),
