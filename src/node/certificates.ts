@@ -9,7 +9,7 @@ import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import { crlsOf, type RevocationList } from '../pki/crl.js';
 
-import { readKey, readPublic } from '../pki/files.js';
+import { readKeyOfAnyForm, readPublic } from '../pki/files.js';
 import { keyFor, loadNodeIdentity, type NodeIdentity } from '../pki/identity.js';
 import { type Live, LiveFiles, LiveValue } from '../pki/live.js';
 import type { Identity } from '../pki/names.js';
@@ -137,7 +137,7 @@ function readLists(path: string): readonly RevocationList[] {
 function readClientTls({ certificate, key, clientCa }: ListenerTls): Omit<ClientTls, 'names'> {
   const certificatePem = readPublic(certificate, 'certificate of a client listener');
   const [own] = certificatesOf(certificatePem, certificate);
-  const keyText = readKey(key, 'key of a client listener');
+  const keyText = readKeyOfAnyForm(key, 'key of a client listener');
   const clientCaPem = clientCa === undefined ? undefined : readPublic(clientCa, 'CA certificate for clients');
   const clientTrust =
     clientCaPem === undefined ? undefined : new Trust(certificatesOf(clientCaPem, clientCa as string));

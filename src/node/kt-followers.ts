@@ -2,9 +2,13 @@
 import type { Logger } from '../base/logger.js';
 import { newestVersion } from '../log/position.js';
 import { KtReplicationServer } from '../replication/kt-server.js';
+import { Scope } from '../replication/scope.js';
+import { ScopePolicy } from '../replication/scope-policy.js';
 import type { FollowerStatus } from '../replication/server.js';
 import { listenForKtFollowers } from '../transport/kt-listener.js';
 import type { StreamServer } from '../transport/stream-server.js';
+import { ktScopeRules } from './config/policy-schema.js';
+import type { NodeConfig } from './config/schema.js';
 import type { Node } from './node.js';
 
 /** As long as these servers themselves wait for an upstream. */
@@ -15,9 +19,11 @@ export class KtFollowers {
   readonly #log: Logger;
   #server: KtReplicationServer | undefined;
   #listener: StreamServer | undefined;
+  #scopes: ScopePolicy;
 
   private constructor(node: Node, log: Logger) {
     this.#node = node;
+    this.#scopes = new ScopePolicy(ktScopeRules(node.config));
     this.#log = log;
   }
 
@@ -39,9 +45,11 @@ export class KtFollowers {
       runtime: node.runtime,
       log,
       maxConnections: node.config.replication.maxFollowers,
-      onLink: (address, link) => {
+      audit: node.audit,
+      onLink: (address, link, name) => {
         const server = followers.#server;
-        const session = server?.accept(address, link);
+        const session = server?.accept({ address, name }, link);
+        if (session?.scope.isNothing === true) followers.#refused(address, name);
         // Without data there is nothing to follow yet; they come again by themselves.
         if (session === undefined) link.destroy();
         return {
@@ -73,7 +81,20 @@ export class KtFollowers {
       silenceMs: SILENCE_MS,
       queueBytes: replication.followerQueueBytes,
       snapshots: replication.snapshots,
+      scopeFor: ({ name = '' }) => this.#scopes.for({ name, role: 'kyoto-tycoon' }) ?? Scope.NOTHING,
     });
+  }
+
+  #refused(address: string, name: string | undefined): void {
+    const message = `listen.kyotoTycoon.scopes lets ${name ?? 'a peer without one common name'} follow nothing`;
+    this.#log.warn({ address, reason: message }, 'a Kyoto Tycoon follower is refused');
+    this.#node.audit.record('follower.refused', { address, name, reason: 'scope', message });
+  }
+
+  /** Takes the scopes of another configuration; links that carry something else than they should now are ended. */
+  adopt(config: NodeConfig): void {
+    this.#scopes = new ScopePolicy(ktScopeRules(config));
+    this.#server?.recheckScopes();
   }
 
   /** What these followers are served from. */

@@ -217,6 +217,7 @@ export class Node {
     if (config === undefined) return;
     this.clientPolicies.adopt(config);
     this.#replica.setScopes(scopeRules(config));
+    this.#ktFollowers?.adopt(config);
     this.audit.policiesChanged(config);
     this.#log.info({}, 'the policies of the configuration hold from now on; other settings take a restart');
   }

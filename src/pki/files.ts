@@ -1,4 +1,5 @@
 /** Keys and certificates on disk: written whole or not at all, keys for their owner only, nothing overwritten unasked. */
+import { createPrivateKey } from 'node:crypto';
 import {
   chmodSync,
   closeSync,
@@ -65,4 +66,25 @@ export function readKey(path: string, what: string): string {
     throw new TokaidoError('IDENTITY', `the ${what} ${path} can be read by others`, { hint: `run: chmod 600 ${path}` });
   }
   return text;
+}
+
+const DER_SEQUENCE = 0x30;
+
+/**
+ * A private key as PEM, from a file in PEM, or in DER (SEC 1 or PKCS #8) as old Kyoto Tycoon servers keep theirs. Errors:
+ * those of `readKey`, and `IDENTITY` when it is no key.
+ */
+export function readKeyOfAnyForm(path: string, what: string): string {
+  const text = readKey(path, what);
+  const bytes = readFileSync(path);
+  if (bytes[0] !== DER_SEQUENCE) return text;
+  for (const type of ['sec1', 'pkcs8'] as const) {
+    try {
+      const key = createPrivateKey({ key: bytes, format: 'der', type });
+      return key.export({ format: 'pem', type: 'pkcs8' }).toString();
+    } catch {
+      // The other form, perhaps.
+    }
+  }
+  throw new TokaidoError('IDENTITY', `the ${what} ${path} is no private key in DER or PEM form`);
 }

@@ -34,6 +34,7 @@ import type { LocalStore } from '../store/store.js';
 import type { FollowerState } from './follower-session.js';
 import { KtStamps } from './kt-stamps.js';
 import type { PeerLink } from './link.js';
+import type { Scope } from './scope.js';
 
 /** What the server lends to each session. */
 export interface KtSessionHost {
@@ -56,7 +57,16 @@ const SLICE_BYTES = 256 * 1024;
 /** Bytes of answers that a follower may have sent ahead; it owes one byte per tick. */
 const MAX_ANSWER_BYTES = 4096;
 
+/** Who follows, as far as it proved it. */
+export interface KtPeer {
+  readonly address: string;
+  /** Common name in the subject of its certificate. */
+  readonly name: string | undefined;
+}
+
 export class KtFollowerSession {
+  readonly peer: KtPeer;
+  readonly scope: Scope;
   readonly address: string;
   readonly #link: PeerLink;
   readonly #host: KtSessionHost;
@@ -72,7 +82,11 @@ export class KtFollowerSession {
   /** When the follower last answered, or had taken all that was sent. */
   #progressMs: number;
 
-  constructor(address: string, link: PeerLink, host: KtSessionHost) {
+  /** `peer` is who its certificate says it is; `scope` what it may see. */
+  constructor(peer: KtPeer, link: PeerLink, scope: Scope, host: KtSessionHost) {
+    const { address } = peer;
+    this.peer = peer;
+    this.scope = scope;
     this.address = address;
     this.#link = link;
     this.#host = host;
@@ -160,7 +174,7 @@ export class KtFollowerSession {
     if (this.#state !== 'waiting' || !this.#host.mayCopy()) return;
     this.#state = 'copying';
     this.#copied = 0;
-    this.#snapshot = new SnapshotSource(this.#host.store.engine);
+    this.#snapshot = new SnapshotSource(this.#host.store.engine, () => true, this.scope);
     const writer = new ByteWriter(256);
     for (const { name } of this.#snapshot.contents.databases) this.#encode(writer, name, { kind: 'clear' });
     this.#link.send([writer.take()]);
@@ -209,7 +223,7 @@ export class KtFollowerSession {
       const batch = log.batchAt(this.#next) as LogBatch;
       this.#next = localNumber(batch.first + batch.count);
       const writer = new ByteWriter(batch.payload.length + 1024);
-      for (const transaction of decodeTransactions(batch.payload)) {
+      for (const transaction of decodeTransactions(this.scope.filter(batch.payload))) {
         if (!this.#sendTransaction(writer, transaction)) return;
       }
       if (writer.length > 0) this.#link.send([writer.take()]);

@@ -5,8 +5,9 @@
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import type { LocalStore } from '../store/store.js';
-import { KtFollowerSession, type KtSessionHost } from './kt-follower-session.js';
+import { KtFollowerSession, type KtPeer, type KtSessionHost } from './kt-follower-session.js';
 import type { PeerLink } from './link.js';
+import { Scope } from './scope.js';
 import type { FollowerStatus } from './server.js';
 
 export interface KtReplicationServerOptions {
@@ -20,6 +21,8 @@ export interface KtReplicationServerOptions {
   readonly queueBytes: number;
   /** Copies sent at the same time; more followers wait their turn. */
   readonly snapshots: number;
+  /** What a follower may see; everything without it. */
+  readonly scopeFor?: (peer: KtPeer) => Scope;
 }
 
 export class KtReplicationServer {
@@ -61,10 +64,19 @@ export class KtReplicationServer {
   }
 
   /** Somebody connected. The link's events go to the returned session. */
-  accept(address: string, link: PeerLink): KtFollowerSession {
-    const session = new KtFollowerSession(address, link, this.#host);
+  accept(peer: KtPeer, link: PeerLink): KtFollowerSession {
+    const scope = this.#options.scopeFor?.(peer) ?? Scope.WHOLE;
+    const session = new KtFollowerSession(peer, link, scope, this.#host);
     this.#sessions.set(session, this.#options.runtime.monotonicMs());
+    if (scope.isNothing) session.end();
     return session;
+  }
+
+  /** The policy changed: ends the links that carry something else than they should now. */
+  recheckScopes(): void {
+    for (const session of [...this.#sessions.keys()]) {
+      if ((this.#options.scopeFor?.(session.peer) ?? Scope.WHOLE).id !== session.scope.id) session.end();
+    }
   }
 
   /** The link of this session is gone. */
@@ -76,14 +88,14 @@ export class KtReplicationServer {
   followers(): Omit<FollowerStatus, 'position'>[] {
     const nowMs = this.#options.runtime.monotonicMs();
     return [...this.#sessions].map(([session, sinceMs]) => ({
-      name: session.sid === undefined ? 'unknown' : `sid ${session.sid}`,
+      name: session.peer.name ?? (session.sid === undefined ? 'unknown' : `sid ${session.sid}`),
       role: 'kyoto-tycoon',
       address: session.address,
       state: session.state,
       lagChanges: session.lagChanges(),
       queuedBytes: session.queuedBytes,
       connectedMs: nowMs - sinceMs,
-      scope: 'all',
+      scope: String(session.scope),
     }));
   }
 

@@ -3,11 +3,13 @@
  * of the cluster, so who may connect is said here in full: by address, or by a certificate over TLS (invariant 7).
  */
 import { isIPv4, type Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
+import type { Audit } from '../base/audit.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import type { Live } from '../pki/live.js';
 import type { ClientKeeper } from './client-keeper.js';
-import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
+import { type ClientTls, listenForStreams, type StreamServer, type TlsProfile } from './stream-server.js';
 
 /** Longest wait for the last bytes of a link that is being closed. */
 const CLOSE_TIMEOUT_MS = 1_000;
@@ -77,7 +79,24 @@ export interface KtListenerOptions {
   readonly maxConnections: number;
   /** Ends connections that cost more than they may. */
   readonly keeper: ClientKeeper;
-  onLink(address: string, link: KtLink): KtLinkHandlers;
+  readonly audit?: Audit;
+  /** `name`: the common name in the subject of the peer's certificate; `undefined` when it has none, or several. */
+  onLink(address: string, link: KtLink, name: string | undefined): KtLinkHandlers;
+}
+
+/**
+ * What servers with Cloudflare's TLS patch speak: TLS 1.2 with this one cipher, on P-256. Newer peers may use TLS 1.3,
+ * with the cipher that is nearest to it.
+ */
+const PROFILE: TlsProfile = {
+  ciphers: 'TLS_AES_256_GCM_SHA384:ECDHE-ECDSA-AES256-GCM-SHA384',
+  ecdhCurve: 'P-256',
+};
+
+function commonName(socket: Socket): string | undefined {
+  if (!(socket instanceof TLSSocket)) return undefined;
+  const name: unknown = socket.getPeerCertificate()?.subject?.CN;
+  return typeof name === 'string' ? name : undefined;
 }
 
 /** Errors: `NETWORK` when the address cannot be used. */
@@ -86,6 +105,7 @@ export async function listenForKtFollowers(options: KtListenerOptions): Promise<
   return await listenForStreams({
     ...options,
     applicationProtocols: [],
+    profile: PROFILE,
     onConnection: (socket) => {
       const address = plainAddress(socket.remoteAddress ?? '');
       if (allow.length > 0 && !allow.includes(address)) {
@@ -93,7 +113,11 @@ export async function listenForKtFollowers(options: KtListenerOptions): Promise<
         socket.destroy();
         return { ...QUIET };
       }
-      const handlers = options.onLink(`${address}:${socket.remotePort}`, new KtLink(socket, runtime));
+      const handlers = options.onLink(
+        `${address}:${socket.remotePort}`,
+        new KtLink(socket, runtime),
+        commonName(socket),
+      );
       socket.on('data', (chunk: Buffer) => handlers.onData(chunk));
       socket.on('drain', () => handlers.onDrain());
       socket.on('end', () => socket.end());

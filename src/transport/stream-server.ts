@@ -23,6 +23,12 @@ export interface ClientTls {
   readonly names: readonly string[];
 }
 
+/** For a listener whose clients know few ciphers. */
+export interface TlsProfile {
+  readonly ciphers: string;
+  readonly ecdhCurve: string;
+}
+
 /** Names in the verified certificate of a client; none when it presented none. */
 export type ClientNames = readonly string[];
 
@@ -40,6 +46,8 @@ export interface StreamServerOptions {
   readonly port: number;
   /** What changes while it listens holds for new connections at once, and open ones are judged again. */
   readonly tls: Live<ClientTls> | undefined;
+  /** Which versions and ciphers TLS has here; the runtime's choice when absent. */
+  readonly profile?: TlsProfile;
   /** What TLS clients may ask for by ALPN; those that ask for nothing are served too. */
   readonly applicationProtocols: readonly string[];
   readonly runtime: Runtime;
@@ -158,7 +166,7 @@ function contextOf(tls: ClientTls): object {
 }
 
 function secureServer(
-  { applicationProtocols, runtime, admission }: StreamServerOptions,
+  { applicationProtocols, runtime, admission, profile }: StreamServerOptions,
   tls: Live<ClientTls>,
   converse: (socket: Socket, names: ClientNames) => void,
   refuse: Refuse,
@@ -167,6 +175,7 @@ function secureServer(
   const server = createTlsServer({
     ...SOCKET,
     ...contextOf(tls.current),
+    ...profile,
     requestCert: asksCertificate,
     // The verdict is taken below, where its reason can be logged.
     rejectUnauthorized: false,
@@ -195,7 +204,7 @@ function secureServer(
     socket.destroy();
   });
   const unsubscribe = tls.onChange(() => {
-    server.setSecureContext(contextOf(tls.current));
+    server.setSecureContext({ ...contextOf(tls.current), ...profile });
     for (const [socket, judge] of [...judges]) {
       const refusal = judge();
       if (refusal === undefined) continue;

@@ -57,7 +57,7 @@ describe("Kyoto Tycoon's replication between two of ours", () => {
       maxConnections: 10,
       keeper,
       onLink: (address, link) => {
-        const session = server.accept(address, link);
+        const session = server.accept({ address, name: undefined }, link);
         return {
           get isGreeting() {
             return session.state === 'greeting';
@@ -321,7 +321,7 @@ describe("Kyoto Tycoon's replication between two of ours", () => {
 
   it('holds no more than its queue for a follower that takes nothing, and cuts it off', async () => {
     const upstream = store(1);
-    const { listener, server } = await serve(upstream, { silenceMs: 1000, queueBytes: 64 * 1024 });
+    const { listener, server } = await serve(upstream, { silenceMs: 4000, queueBytes: 64 * 1024 });
     const { socket, state } = await raw(listener.port, { timestampNs: 0n, sid: 9, onlySid: false });
     socket.pause();
     await eventually('it is served', () => server.followers()[0]?.state === 'following');

@@ -381,6 +381,21 @@ function* checkKyotoTycoon(config: NodeConfig): Generator<{ keys: readonly strin
       keys: ['listen', 'kyotoTycoon'],
       message: 'listen.kyotoTycoon needs allow (the addresses that may follow), or tls with clientCa',
     };
+  if (
+    listener !== false &&
+    listener.scopes !== undefined &&
+    (listener.tls === false || listener.tls.clientCa === undefined)
+  )
+    yield {
+      keys: ['listen', 'kyotoTycoon'],
+      message: 'listen.kyotoTycoon.scopes needs tls.clientCa: without it peers present no name',
+    };
+  if (listener !== false && listener.scopes === undefined && config.replication.scopes !== undefined)
+    yield {
+      keys: ['listen', 'kyotoTycoon'],
+      message:
+        'with replication.scopes, listen.kyotoTycoon needs scopes of its own: else its peers would see everything',
+    };
   const { kyotoTycoon } = config;
   if (kyotoTycoon === undefined) return;
   if (config.postgres !== undefined)

@@ -73,6 +73,23 @@ export const scopes = z
     'Which follower may see what: everything that a rule which fits it names, and nothing else. Without this list every follower sees everything.',
   );
 
+const ktScope = z.strictObject({
+  names: z
+    .array(z.string().min(1))
+    .min(1)
+    .max(MAX_NAMES)
+    .describe("Common names in the subjects of peers' certificates; a `*` at the end stands for any rest."),
+  databases,
+  prefixes,
+});
+
+export const ktScopes = z
+  .array(ktScope)
+  .max(MAX_RULES)
+  .describe(
+    'Which peer may see what, by the subject of its certificate (needs tls.clientCa); nobody else is served then. Without this list everybody who may connect sees everything.',
+  );
+
 type ScopeSection = z.output<typeof scope>;
 
 function partsOf(rules: readonly ScopeSection[]): readonly ScopeRule[] {
@@ -85,6 +102,16 @@ export function scopeRules(config: {
 }) {
   const { scopes: rules } = config.replication;
   return rules === undefined ? undefined : partsOf(rules);
+}
+
+/** Likewise for followers that are Kyoto Tycoon servers. */
+export function ktScopeRules({
+  listen,
+}: {
+  readonly listen: { readonly kyotoTycoon: false | { readonly scopes?: z.output<typeof ktScopes> | undefined } };
+}): readonly ScopeRule[] | undefined {
+  const rules = listen.kyotoTycoon === false ? undefined : listen.kyotoTycoon.scopes;
+  return rules === undefined ? undefined : partsOf(rules.map((rule) => ({ ...rule, roles: [] })));
 }
 
 export type PolicyRule = z.output<typeof rule>;

@@ -8,7 +8,7 @@ import { messageOf } from '../../base/errors.js';
 import { LONGEST_KEY_BYTES } from '../../commands/commands.js';
 import type { TableMapping } from '../../feeds/postgres/mapping.js';
 import { type DatabaseSpec, parseDatabase } from '../../store/database-spec.js';
-import { policy, scopes } from './policy-schema.js';
+import { ktScopes, policy, scopes } from './policy-schema.js';
 
 const SIZE_UNITS: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
 const TIME_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -129,6 +129,7 @@ const ktListener = z.strictObject({
     .describe(
       'Addresses that may follow, each in full. Needed unless tls.clientCa asks for certificates: whoever follows reads everything, in plaintext without tls.',
     ),
+  scopes: ktScopes.optional(),
   tls: z
     .union([z.literal(false), clientTls])
     .default(false)
