@@ -136,9 +136,11 @@ export class UpstreamFollower {
   }
 
   #checkSilence(): void {
-    // While a snapshot is being written the link may be paused for our own reasons.
-    if (this.#phase !== 'linked' || this.#session?.state === 'loading') return;
-    const silentMs = this.#options.runtime.monotonicMs() - this.#heardMs;
+    if (this.#phase !== 'linked') return;
+    const nowMs = this.#options.runtime.monotonicMs();
+    // Nothing can be heard on a link that waits for our own disk.
+    if (this.#session?.isPaused === true) this.#heardMs = nowMs;
+    const silentMs = nowMs - this.#heardMs;
     if (silentMs < this.#options.silenceMs) return;
     this.#link?.destroy(`silent for ${Math.round(silentMs)} ms`);
   }

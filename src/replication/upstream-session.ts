@@ -121,6 +121,11 @@ export class UpstreamSession {
     return this.#state;
   }
 
+  /** What was received is more than may wait to be applied: the link is told to wait. */
+  get isPaused(): boolean {
+    return this.#paused;
+  }
+
   /** Rows loaded so far and rows announced, while a snapshot is under way. */
   get progress(): { readonly rows: number; readonly of: number } | undefined {
     return this.#state === 'loading' ? { rows: this.#rows, of: this.#expectedRows } : undefined;
