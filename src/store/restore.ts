@@ -51,12 +51,19 @@ export async function restoreMemory(options: RestoreOptions, image: MemoryImage 
     inMemory.has(database.name) ? { ...database, records: 0, hash: NOTHING } : database,
   );
   const from = image?.next ?? localNumber(1);
-  if (log.first > from || from > log.next) {
+  const isWhole = image !== undefined || beginsEmpty(options);
+  if (log.first > from || from > log.next || !isWhole) {
     const lost = state.databases.filter(({ name, records }) => inMemory.has(name) && records > 0);
     return { databases: emptied, lost: lost.map(({ name }) => name) };
   }
   const counted = image === undefined ? emptied : await loadImage(options, image, emptied);
   return { databases: await replay(options, from, counted), lost: [] };
+}
+
+/** The log, as far back as it reaches, begins where nothing was yet: a store that was seeded by a snapshot has rows before. */
+function beginsEmpty({ log, state }: RestoreOptions): boolean {
+  const before = log.first < log.next ? log.batchAt(log.first)?.before : state.position;
+  return before?.length === 0;
 }
 
 /** A restore that failed half-way may have left rows. */

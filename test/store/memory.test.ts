@@ -11,7 +11,7 @@ import { LmdbEngine } from '../../src/engine/lmdb.js';
 import { TieredEngine } from '../../src/engine/tiered.js';
 import { parseDatabases } from '../../src/store/database-spec.js';
 import type { MemoryImage } from '../../src/store/restore.js';
-import { SnapshotSource } from '../../src/store/snapshot.js';
+import { SnapshotLoader, SnapshotSource } from '../../src/store/snapshot.js';
 import { LocalStore } from '../../src/store/store.js';
 import { localRuntime } from '../support/local-runtime.js';
 import { checkHashes } from '../support/store-model.js';
@@ -164,6 +164,25 @@ describe('databases in memory', () => {
     assert.equal(again.store.count('%'), 0);
     assert.equal(again.store.count('disk'), 1);
     await again.store.close();
+  });
+
+  it('are reported lost when the log begins behind a snapshot: what came with that is not in it', async () => {
+    const source = open(['default', ':']);
+    for (const key of ['a', 'b']) await put(source, ':', key);
+    const path = join(folder, String(stores++));
+    const engine = new TieredEngine(new LmdbEngine({ folder: path, mapSizeBytes: 2 ** 30, maxMaps: 64 }));
+    const from = new SnapshotSource(source.store.engine);
+    const loader = new SnapshotLoader(engine, from.contents, parseDatabases(['default', ':']));
+    for (let slice = from.next(100); slice !== undefined; slice = from.next(100)) await loader.add(slice);
+    await loader.finish(loader.rows);
+    from.close();
+    await engine.close();
+    await source.store.close();
+    const seeded = open(['default', ':'], path);
+    await put(seeded, ':', 'c');
+    assert.deepEqual(await seeded.store.restore(undefined), [':']);
+    assert.deepEqual(contents(seeded, ':'), []);
+    await seeded.store.close();
   });
 
   it('refuse to open where their records are not', async () => {
