@@ -16,9 +16,19 @@ export function stateOf(store: LocalStore): StoreState {
 
 const describe = (position: Position): string => position.map(numberOf).join(' ') || 'the start';
 
-/** Invariants 1, 3, 4 and 12: a store holds what its position says, whole transactions of it, and nothing else. */
-export function checkContents(node: string, store: LocalStore, history: History, latestMs: number): void {
-  const state = stateOf(store);
+/**
+ * Invariants 1, 3, 4 and 12: a store holds what its position says, whole transactions of it, and nothing else. Databases
+ * in memory are left out while they are brought back.
+ */
+export function checkContents(
+  node: string,
+  store: LocalStore,
+  history: History,
+  { latestMs, withMemory }: { readonly latestMs: number; readonly withMemory: boolean },
+): void {
+  const stored = stateOf(store);
+  const databases = stored.databases.filter(({ storage }) => withMemory || storage === 'disk');
+  const state = { ...stored, databases };
   const expected = history.expected(state.position);
   const seen = new Set<string>();
   for (const { id, name, records } of state.databases) {
@@ -35,7 +45,7 @@ export function checkContents(node: string, store: LocalStore, history: History,
     }
     if (live !== records) throw new Violation(1, `${node} counts ${records} records in ${name} and has ${live}`);
   }
-  checkMissing(node, store, state, expected, seen, latestMs);
+  checkMissing(node, store, state, expected, seen, { latestMs, withMemory });
 }
 
 function differenceOf(record: StoredRecord, key: string, expected: Expected, latestMs: number): string | undefined {
@@ -58,10 +68,14 @@ function checkMissing(
   state: StoreState,
   expected: Expected,
   seen: ReadonlySet<string>,
-  latestMs: number,
+  { latestMs, withMemory }: { readonly latestMs: number; readonly withMemory: boolean },
 ): void {
   let forgotten: Position | undefined;
   for (const [key, { value, xtMs, by }] of expected.records) {
+    if (!state.databases.some(({ name }) => key.startsWith(`${name}/`))) {
+      if (withMemory) throw new Violation(3, `${node} has no database for ${key}`);
+      continue;
+    }
     if (seen.has(key) || (value !== undefined && xtMs !== NEVER_EXPIRES && xtMs <= latestMs)) continue;
     if (value !== undefined) throw new Violation(3, `${node} at ${describe(state.position)}: ${key} is missing`);
     forgotten ??= store.log.first < state.next ? (store.log.batchAt(store.log.first)?.before ?? []) : state.position;

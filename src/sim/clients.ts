@@ -11,7 +11,6 @@ import { type Known, Violation } from './history.js';
 import type { SimulatedNode } from './node.js';
 import type { Scheduler } from './scheduler.js';
 
-const DATABASES = ['default', 'other'] as const;
 /** Few, so that writes meet. */
 const KEYS = 16;
 const TOKEN_KEY = 'token';
@@ -114,7 +113,7 @@ export class Client {
   write(onEnd: (isAcknowledged: boolean) => void = () => undefined): void {
     const { root, ledger, durability, name, onProblem } = this.#options;
     const { replica, store, process } = root;
-    if (store === undefined || replica?.writeRefusal() !== undefined || process?.alive !== true) {
+    if (!root.isOpen || store === undefined || replica?.writeRefusal() !== undefined || process?.alive !== true) {
       onEnd(false);
       return;
     }
@@ -147,7 +146,7 @@ export class Client {
     const { dice, name, root, valueBytes } = this.#options;
     const steps: ((transaction: StoreTransaction) => void)[] = [];
     for (let left = dice.below(4); left > 0; left--) {
-      const database = dice.pick(DATABASES);
+      const database = dice.pick(root.config.databases).name;
       const key = Buffer.from(`key-${dice.below(KEYS)}`);
       const kind = dice.roll();
       if (kind < 0.65) {

@@ -143,10 +143,10 @@ export class SimulatedEngine implements Engine {
     this.#writing = true;
     try {
       await this.#wait(this.#weather.commitMs * this.#dice.roll());
-      if (this.#weather.full) throw new TokaidoError('STORAGE', 'the simulated disk is full; nothing was written');
       const edits = new Map<string, TreeEditor>();
       const result = fn(this.#writer(edits));
       if (edits.size === 0) return { result, flushed: this.#flush };
+      if (this.#weather.full) throw new TokaidoError('STORAGE', 'the simulated disk is full; nothing was written');
       const contents = new Map(this.#file.newest);
       for (const [name, editor] of edits) contents.set(name, editor.version());
       this.#file.begin(contents);

@@ -36,6 +36,7 @@ export function strike(fault: Fault, on: Faultable): void {
       for (const each of nodes) crash(each, 'power', on);
       return;
     case 'stop':
+      if (isSpared(node)) return;
       node.stop().catch(on.onProblem);
       restartLater(node, on);
       return;
@@ -78,10 +79,18 @@ export function strike(fault: Fault, on: Faultable): void {
   }
 }
 
+/**
+ * A root whose databases in memory are lost has less than its position says until it could announce that; so do those
+ * who copy from it meanwhile. The model knows nothing of this, so that such a root runs on.
+ */
+function isSpared({ config }: SimulatedNode): boolean {
+  return config.role === 'root' && config.databases.some(({ storage }) => storage === 'memory');
+}
+
 /** At once, or over one of the next things that the process does. */
 function crash(node: SimulatedNode, kind: Crash, on: Faultable): void {
   const { process } = node.machine;
-  if (process === undefined) return;
+  if (process === undefined || isSpared(node)) return;
   if (on.dice.chance(0.3)) node.machine.crash(kind);
   else process.arm(kind, on.dice.below(ARMED_EFFECTS));
   restartLater(node, on);

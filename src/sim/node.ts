@@ -42,6 +42,7 @@ export interface World {
 interface Run {
   readonly process: Process;
   readonly replica: Replica;
+  isStopping: boolean;
 }
 
 export class SimulatedNode {
@@ -61,6 +62,7 @@ export class SimulatedNode {
   #flushed: Position = [];
   #isOpen = false;
   #hadData = false;
+  #mayForget = false;
   #isDirty = false;
   #problem: unknown;
 
@@ -86,8 +88,9 @@ export class SimulatedNode {
     return this.#run?.process;
   }
 
-  get isUp(): boolean {
-    return this.#run !== undefined;
+  /** Its data is there and its listeners are open. */
+  get isOpen(): boolean {
+    return this.#run !== undefined && this.#isOpen;
   }
 
   start(): void {
@@ -111,7 +114,9 @@ export class SimulatedNode {
       runtime,
       flushesCommits: config.store.flush === 'commits',
     });
-    if (directory.wasDiscarded) this.#promiseNothing();
+    // Databases in memory are lost when neither image nor log has them: a follower is then seeded anew.
+    this.#mayForget = config.role !== 'root' && config.databases.some(({ storage }) => storage === 'memory');
+    if (directory.wasDiscarded || this.#mayForget) this.#promiseNothing();
     const peer = { name, role: config.role, address: name };
     const replica = new Replica({
       config,
@@ -125,7 +130,7 @@ export class SimulatedNode {
       onFatal: fatal,
     });
     if (!process.alive) return;
-    this.#run = { process, replica };
+    this.#run = { process, replica, isStopping: false };
     this.#shown = [];
     this.#isOpen = false;
     const begin = async (): Promise<void> => {
@@ -142,10 +147,13 @@ export class SimulatedNode {
   /** What the last run left is what it promised to leave, and its log is whole. */
   #opened(): void {
     this.#isOpen = true;
+    this.#isDirty = true;
     this.#guard(() => {
       const { store } = this;
       if (store === undefined) {
-        if (this.#hadData) throw new Violation(8, `${this.name} had data before its restart and has none now`);
+        if (this.#hadData && !this.#mayForget)
+          throw new Violation(8, `${this.name} had data before its restart and has none now`);
+        this.#promiseNothing();
         return;
       }
       checkNotBehind(this.name, store.position(), this.#kept, 'and had safely reached');
@@ -155,6 +163,7 @@ export class SimulatedNode {
   #promiseNothing(): void {
     this.#kept = [];
     this.#flushed = [];
+    this.#shown = [];
     this.#hadData = false;
   }
 
@@ -183,7 +192,8 @@ export class SimulatedNode {
   /** An orderly stop; nothing may be lost by it. */
   async stop(): Promise<void> {
     const run = this.#run;
-    if (run === undefined) return;
+    if (run === undefined || run.isStopping || !this.#isOpen) return;
+    run.isStopping = true;
     this.#world.trace(this.name, 'stops');
     const { replica, process } = run;
     replica.beginStopping();
@@ -212,8 +222,7 @@ export class SimulatedNode {
     if (this.#problem !== undefined) throw this.#asViolation(this.#problem);
     const { store } = this;
     if (store === undefined) {
-      if (this.isUp && this.#isOpen && this.#hadData)
-        throw new Violation(8, `${this.name} serves nothing, and had data`);
+      if (this.isOpen && this.#hadData) throw new Violation(8, `${this.name} serves nothing, and had data`);
       return;
     }
     if (store !== this.#watched) this.#watch(store);
@@ -221,7 +230,8 @@ export class SimulatedNode {
     if (!this.#isDirty) return;
     this.#isDirty = false;
     this.#hadData = true;
-    checkContents(this.name, store, history, this.#world.latestMs());
+    const isRestored = this.#isOpen && this.replica?.stores.refusal() === undefined;
+    checkContents(this.name, store, history, { latestMs: this.#world.latestMs(), withMemory: isRestored });
     const position = store.position();
     checkNotBehind(this.name, position, this.#shown, 'and had shown');
     this.#shown = position;

@@ -35,13 +35,16 @@ export interface Plan {
   readonly valueBytes: number;
 }
 
+/** A database in memory. */
+const MEMORY = ':';
+
 /** Settings that bring a small cluster to its limits within seconds. */
 function settings(dice: Dice): NodeConfig {
   return configFrom({
     role: 'root',
     sid: 1,
     data: '/data',
-    databases: ['default', 'other'],
+    databases: ['default', 'other', ...(dice.chance(0.3) ? [MEMORY] : [])],
     replication: {
       heartbeatMs: 250,
       proofMs: 400,
@@ -66,17 +69,23 @@ function upstream(name: string): NodeConfig['upstreams'][number] {
   return { host: name, port: 1979, name };
 }
 
-/** One root, two relays behind it, and edges that know both, and perhaps the root. */
+/**
+ * A root; two relays behind it that may turn to each other; sometimes one more behind these, to which they may turn,
+ * too; and edges that know the relays, and perhaps the root.
+ */
 function cluster(dice: Dice): NodeConfig[] {
   const root = { ...settings(dice), name: 'root' };
   const follower = { ...root, sid: undefined, durability: 'committed' as const };
-  const relays = ['relay-1', 'relay-2'].map((name, index) => {
-    const others = dice.chance(0.3) ? [`relay-${2 - index}`] : [];
-    return { ...follower, name, role: 'relay' as const, upstreams: ['root', ...others].map(upstream) };
+  const lower = dice.chance(0.3) ? ['relay-3'] : [];
+  const relays = ['relay-1', 'relay-2', ...lower].map((name, index) => {
+    const others = ['relay-1', 'relay-2', ...lower].filter((other) => other !== name);
+    const known = others.filter((other) => index === 2 || dice.chance(other === 'relay-3' ? 0.5 : 0.3));
+    const upstreams = [...(index < 2 || dice.chance(0.3) ? ['root'] : []), ...known].map(upstream);
+    return { ...follower, name, role: 'relay' as const, upstreams };
   });
   const edges = Array.from({ length: dice.between(1, 3) }, (_, index) => {
     const order = dice.chance(0.5) ? ['relay-1', 'relay-2'] : ['relay-2', 'relay-1'];
-    const upstreams = [...order, ...(dice.chance(0.3) ? ['root'] : [])].map(upstream);
+    const upstreams = [...lower, ...order, ...(dice.chance(0.3) ? ['root'] : [])].map(upstream);
     const store = { ...root.store, flush: dice.chance(0.2) ? ('at-stop' as const) : ('commits' as const) };
     const listen = { ...root.listen, replication: false as const };
     return { ...follower, name: `edge-${index + 1}`, role: 'edge' as const, upstreams, store, listen };
