@@ -46,6 +46,8 @@ describe('an upstream that falls silent', () => {
         onWelcome: () => undefined,
         onHeartbeat: () => undefined,
         onProof: () => undefined,
+        onAudited: () => undefined,
+        soon: (fn) => fn(),
         onLoaded: () => undefined,
       },
     });

@@ -170,7 +170,9 @@ describe('databases in memory', () => {
     const source = open(['default', ':']);
     for (const key of ['a', 'b']) await put(source, ':', key);
     const path = join(folder, String(stores++));
-    const engine = new TieredEngine(new LmdbEngine({ folder: path, mapSizeBytes: 2 ** 30, maxMaps: 64 }));
+    const engine = new TieredEngine(
+      new LmdbEngine({ bootId: 'a boot', folder: path, mapSizeBytes: 2 ** 30, maxMaps: 64 }),
+    );
     const from = new SnapshotSource(source.store.engine);
     const loader = new SnapshotLoader(engine, from.contents, parseDatabases(['default', ':']));
     for (let slice = from.next(100); slice !== undefined; slice = from.next(100)) await loader.add(slice);
