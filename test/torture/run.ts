@@ -70,7 +70,7 @@ function readOptions(): Options | string {
   }
   const { values, positionals } = parsed;
   if (values.help) return HELP;
-  if (values.list) return TORTURES.map(({ name, about }) => `${name.padEnd(12)}${about}`).join('\n');
+  if (values.list) return TORTURES.map(({ name, about }) => `${name.padEnd(16)}${about}`).join('\n');
   const [name, ...more] = positionals;
   if (name === undefined || more.length > 0) throw new UsageError('name one torture');
   return {
