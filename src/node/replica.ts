@@ -197,7 +197,8 @@ export class Replica {
           this.#path = welcome.path;
           this.#rootAddress = welcome.rootAddress;
         },
-        onHeartbeat: ({ origins }) => {
+        onHeartbeat: ({ path, origins }) => {
+          this.#path = path;
           for (const beat of origins) this.heartbeats.hear(beat, this.stores.current?.position() ?? []);
           this.#replication?.beat();
           this.progress.heard();

@@ -111,6 +111,8 @@ export interface OriginBeat extends OriginPosition {
 
 export interface Heartbeat {
   readonly type: 'heartbeat';
+  /** From the upstream itself to the root, as it is now: it may have changed its own upstream since it welcomed. */
+  readonly path: readonly PathNode[];
   readonly origins: readonly OriginBeat[];
 }
 
@@ -237,6 +239,18 @@ function readId(reader: ByteReader): string {
   return reader.bytes(ID_BYTES).toString('hex');
 }
 
+function encodePath(writer: ByteWriter, path: readonly PathNode[]): void {
+  writer.varint(path.length);
+  for (const { instanceId, name } of path) {
+    id(writer, instanceId);
+    writer.text(name);
+  }
+}
+
+function readPath(reader: ByteReader): PathNode[] {
+  return list(reader, MAX_PATH, () => ({ instanceId: readId(reader), name: reader.text() }));
+}
+
 function encodeOrigin(writer: ByteWriter, origin: OriginPosition): void {
   encodePosition(writer, [origin]);
 }
@@ -260,11 +274,7 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
     case 'welcome':
       writer.u8(frame.version);
       id(writer, frame.clusterId);
-      writer.varint(frame.path.length);
-      for (const node of frame.path) {
-        id(writer, node.instanceId);
-        writer.text(node.name);
-      }
+      encodePath(writer, frame.path);
       writer.text(frame.rootAddress);
       encodePosition(writer, frame.position);
       writer.u8(frame.next === 'log' ? 0 : 1).sized(frame.scope);
@@ -276,6 +286,7 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       writer.bytes(frame.payload);
       return;
     case 'heartbeat':
+      encodePath(writer, frame.path);
       writer.varint(frame.origins.length);
       for (const origin of frame.origins) {
         encodeOrigin(writer, origin);
@@ -421,7 +432,7 @@ function decodePayload(type: number, payload: Buffer): Frame {
     case TYPE.welcome: {
       const version = reader.u8();
       const clusterId = readId(reader);
-      const path = list(reader, MAX_PATH, () => ({ instanceId: readId(reader), name: reader.text() }));
+      const path = readPath(reader);
       const rootAddress = reader.text();
       const position = decodePosition(reader);
       const next = reader.u8() === 0 ? 'log' : 'snapshot';
@@ -433,10 +444,11 @@ function decodePayload(type: number, payload: Buffer): Frame {
     case TYPE.batch:
       return { type: 'batch', payload };
     case TYPE.heartbeat: {
+      const path = readPath(reader);
       const origins = list(reader, MAX_ORIGINS, () => {
         return { ...readOrigin(reader), timeMs: reader.u48(), reached: readFeeds(reader) };
       });
-      return ended(reader, { type: 'heartbeat', origins });
+      return ended(reader, { type: 'heartbeat', path, origins });
     }
     case TYPE.ack:
       return ended(reader, { type: 'ack', applied: decodePosition(reader), flushed: decodePosition(reader) });

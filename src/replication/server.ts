@@ -10,7 +10,7 @@ import type { LogBatch } from '../log/update-log.js';
 import type { Proof } from '../store/proof.js';
 import type { LocalStore } from '../store/store.js';
 import { FollowerSession, type FollowerState, type RecentBatch, type SessionHost } from './follower-session.js';
-import { encodeFrame, FRAME_HEADER_BYTES, type OriginBeat, type PathNode } from './frames.js';
+import { encodeFrame, FRAME_HEADER_BYTES, MAX_PATH, type OriginBeat, type PathNode } from './frames.js';
 import type { Heartbeats } from './heartbeats.js';
 import type { Peer, PeerLink } from './link.js';
 import { Scope } from './scope.js';
@@ -271,9 +271,10 @@ export class ReplicationServer {
       heartbeats.hear({ ...own, timeMs: runtime.nowMs(), reached: reached() }, store.position());
     }
     const latest = heartbeats.latest();
+    const path = this.#options.path().slice(0, MAX_PATH);
     const frame = oncePerScope((scope) => {
       const origins = latest.map((beat) => ({ ...beat, reached: scope.seenFeeds(beat.reached) }));
-      return encodeFrame({ type: 'heartbeat', origins });
+      return encodeFrame({ type: 'heartbeat', path, origins });
     });
     for (const session of this.#sessions.keys()) {
       session.sendBeat(frame);

@@ -157,6 +157,7 @@ export class UpstreamSession {
         this.#onBatch(frame.payload);
         return;
       case 'heartbeat':
+        this.#checkPath(frame.path);
         this.#host.onHeartbeat(frame);
         return;
       case 'snapshotBegin':
@@ -206,17 +207,7 @@ export class UpstreamSession {
         `the data of cluster ${welcome.clusterId} does not belong to ${this.#host.clusterId}`,
       );
     }
-    if (welcome.path.some(({ instanceId }) => instanceId === this.#host.self.instanceId)) {
-      const drawn = [this.#host.self.name, ...welcome.path.map(({ name }) => name)].join(' -> ');
-      throw new TokaidoError('REPLICATION', `a loop: ${drawn}`);
-    }
-    // Two nodes that turn to each other at the same moment know of no path yet that would tell them.
-    const below = welcome.path.findIndex(({ instanceId }) => this.#host.isFollower(instanceId));
-    if (below >= 0) {
-      const drawn = [this.#host.self.name, ...welcome.path.slice(0, below + 1).map(({ name }) => name)].join(' -> ');
-      throw new TokaidoError('REPLICATION', `a loop: ${drawn} -> ${this.#host.self.name}`);
-    }
-    if (welcome.path.length >= MAX_PATH) throw new TokaidoError('REPLICATION', 'too many nodes up to the root');
+    this.#checkPath(welcome.path);
     this.#scope = Scope.decode(welcome.scope);
     if (welcome.next === 'log' && this.#scope.id !== this.#scopeId)
       throw new TokaidoError('REPLICATION', 'the log of another scope than that of the data here');
@@ -228,6 +219,19 @@ export class UpstreamSession {
       'connected to the upstream',
     );
     this.#host.onWelcome(welcome);
+  }
+
+  /** A node that finds itself on its own way to the root goes round in circles. */
+  #checkPath(path: readonly PathNode[]): void {
+    const { self } = this.#host;
+    // Two nodes that turn to each other at the same moment know of no path yet that would tell them.
+    const at = path.findIndex(({ instanceId }) => instanceId === self.instanceId || this.#host.isFollower(instanceId));
+    if (at >= 0) {
+      const drawn = [self, ...path.slice(0, at + 1)].map(({ name }) => name).join(' -> ');
+      const end = path[at]?.instanceId === self.instanceId ? '' : ` -> ${self.name}`;
+      throw new TokaidoError('REPLICATION', `a loop: ${drawn}${end}`);
+    }
+    if (path.length >= MAX_PATH) throw new TokaidoError('REPLICATION', 'too many nodes up to the root');
   }
 
   #expect(state: UpstreamState, what: string): void {

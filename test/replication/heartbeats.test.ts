@@ -12,10 +12,14 @@ const beat = (number: number, timeMs: number, reached: bigint) => {
 
 describe('beats and feeds', () => {
   it('a beat has these bytes', () => {
-    const bytes = encodeFrame({ type: 'heartbeat', origins: [beat(300, 5, 0x16_b3748n)] });
+    const path = [{ instanceId: '0f'.repeat(16), name: 'root' }];
+    const bytes = encodeFrame({ type: 'heartbeat', path, origins: [beat(300, 5, 0x16_b3748n)] });
     assert.equal(
       bytes.toString('hex', FRAME_HEADER_BYTES),
-      '01' + // origins
+      '01' + // nodes up to the root
+        '0f'.repeat(16) +
+        '04726f6f74' +
+        '01' + // origins
         '010101ac020000000000000009' + // its position: count, sid, epoch, sequence, version
         '000000000005' + // its clock
         '01' + // feeds
@@ -23,7 +27,7 @@ describe('beats and feeds', () => {
         '00000000016b3748',
     );
     const [frame] = [...new FrameDecoder().push(bytes)];
-    assert.deepEqual(frame, { type: 'heartbeat', origins: [beat(300, 5, 0x16_b3748n)] });
+    assert.deepEqual(frame, { type: 'heartbeat', path, origins: [beat(300, 5, 0x16_b3748n)] });
   });
 
   it('a feed is as far as the newest beat that this node has reached', () => {

@@ -156,6 +156,14 @@ describe('a follower and its upstream', () => {
     assert.match([...one.ends, ...two.ends].join(), /a loop: (one -> two -> one|two -> one -> two)/);
   });
 
+  it('finds a loop of three that came to be at the same moment, by what beats say of the way to the root', async () => {
+    const nodes = ['one', 'two', 'three'].map((name) => cluster.node(name, cluster.openStore(undefined)));
+    for (const node of nodes) cluster.serve(node);
+    for (const [i, node] of nodes.entries()) cluster.follow(node, nodes[(i + 1) % 3] as TestNode);
+    await eventually('one of them lets go', () => nodes.some(({ ends }) => ends.length > 0));
+    assert.match(nodes.flatMap(({ ends }) => ends).join(), /a loop: (one -> two|two -> three|three -> one)/);
+  });
+
   it('refuses to follow itself, a loop, and another cluster, each with its reason', async () => {
     cluster.follow(root, root);
     await eventually('it refused itself', () => root.ends.length === 1);

@@ -209,7 +209,8 @@ export class TestCluster {
       onWelcome: (welcome) => {
         follower.upstreamPath = welcome.path;
       },
-      onHeartbeat: ({ origins }) => {
+      onHeartbeat: ({ path, origins }) => {
+        follower.upstreamPath = path;
         for (const beat of origins) follower.heartbeats.hear(beat, follower.store?.position() ?? []);
       },
       onProof: (store, proof) => follower.equality.check(store, proof),

@@ -18,7 +18,11 @@ export function honestFrames(clusterId: string): Buffer[] {
     { type: 'welcome', version: 1, clusterId, path: [self], rootAddress: 'a:1', position, next: 'log', scope: part },
     { type: 'refuse', code: 'LOOP', message: 'a loop' },
     { type: 'batch', payload: encode([transaction(1, 1, 1, [set('key', 'value')])]) },
-    { type: 'heartbeat', origins: [{ ...origin, timeMs: 5, reached: [{ feed: 'postgres', position: 77n }] }] },
+    {
+      type: 'heartbeat',
+      path: [self],
+      origins: [{ ...origin, timeMs: 5, reached: [{ feed: 'postgres', position: 77n }] }],
+    },
     { type: 'ack', applied: position, flushed: position },
     {
       type: 'snapshotBegin',
