@@ -43,6 +43,9 @@ export interface ReplicaOptions {
 /** Milliseconds between two rounds of housekeeping when more is due. */
 const SWEEP_AGAIN_MS = 10;
 
+/** A follower may be busy with its own disk for longer than an upstream may be silent. */
+const STALLED_SILENCES = 6;
+
 /** Milliseconds until a root whose disk refuses tries again to begin. */
 const BEGIN_AGAIN_MS = 5000;
 
@@ -126,6 +129,7 @@ export class Replica {
       ringBytes: config.replication.ringBytes,
       queueBytes: config.replication.followerQueueBytes,
       snapshots: config.replication.snapshots,
+      stalledMs: config.replication.silenceMs * STALLED_SILENCES,
       reached: () => this.progress.forFollowers(),
       scopeFor: (peer) => this.#scopes.for(peer),
       path: () => [this.#self(), ...this.#path],

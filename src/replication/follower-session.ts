@@ -95,6 +95,7 @@ export class FollowerSession {
   #next: LocalNumber = localNumber(0);
   #snapshot: SnapshotSource | undefined;
   #snapshotRows = 0;
+  #snapshotBytes = 0;
   /** Waits until the follower was sent everything before `next`, and nothing else. */
   #proof: Offered | undefined;
   #audit: AuditSource | undefined;
@@ -474,6 +475,7 @@ export class FollowerSession {
     this.#state = 'copying';
     this.#snapshot = new SnapshotSource(this.#host.store.engine, () => true, this.scope);
     this.#snapshotRows = 0;
+    this.#snapshotBytes = 0;
     this.#send({ type: 'snapshotBegin', ...this.#snapshot.contents });
     this.pump();
   }
@@ -484,6 +486,7 @@ export class FollowerSession {
     const slice = this.#snapshot.next(this.#host.snapshotSliceBytes);
     if (slice !== undefined) {
       this.#snapshotRows += slice.count;
+      this.#snapshotBytes += slice.rows.length;
       this.#send({ type: 'snapshotRecords', database: slice.database, rows: slice.rows });
       if (!this.#isFull()) this.#host.soon(() => this.pump());
       return;
@@ -495,6 +498,17 @@ export class FollowerSession {
     const found = this.#host.store.log.find(position, this.#host.store.position());
     if (found.kind === 'from') this.#follow(found.first);
     else this.#refuse('TOO_SLOW', 'the log no longer reaches back to the snapshot; connect again');
+  }
+
+  /** Bytes of the snapshot under way that the link has taken. */
+  get snapshotTaken(): number {
+    return this.#snapshotBytes - this.#link.queuedBytes;
+  }
+
+  /** The follower takes nothing of its snapshot any more, and others wait for theirs. */
+  giveUpSnapshot(forMs: number): void {
+    this.#log.warn({ forMs, rows: this.#snapshotRows }, 'a follower takes nothing of its snapshot: link closed');
+    this.#refuse('STALLED', `nothing of the snapshot was taken for ${Math.round(forMs)} ms; connect again`);
   }
 
   #closeSnapshot(): void {

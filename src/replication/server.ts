@@ -30,6 +30,8 @@ export interface ReplicationServerOptions {
   readonly proofMs: number;
   /** Snapshots sent at the same time; more followers wait their turn. */
   readonly snapshots: number;
+  /** A follower that takes nothing of its snapshot for so long loses its turn. */
+  readonly stalledMs: number;
   /** How far this origin's feeds are; see `OriginBeat`. */
   readonly reached?: () => OriginBeat['reached'];
   /** What a follower may see, `undefined` for nothing at all; everything when there is no policy. */
@@ -102,7 +104,8 @@ export class ReplicationServer {
   #ring: Recent[] = [];
   #ringBytes = 0;
   #waiting: FollowerSession[] = [];
-  readonly #copying = new Set<FollowerSession>();
+  /** Followers that a snapshot is sent to: how much they have taken, and since when it is no more. */
+  readonly #copying = new Map<FollowerSession, { taken: number; sinceMs: number }>();
   /** Whose follower this node is read for. */
   #auditing: FollowerSession | undefined;
   /** While a new epoch begins. */
@@ -117,7 +120,10 @@ export class ReplicationServer {
     this.#host = this.#makeHost();
     this.#unsubscribe = options.store.onCommit((batch) => this.#onBatch(batch));
     this.#timers = [
-      options.runtime.every(options.heartbeatMs, () => this.#beatIfSilent()),
+      options.runtime.every(options.heartbeatMs, () => {
+        this.#beatIfSilent();
+        this.#watchSnapshots();
+      }),
       options.runtime.every(options.proofMs, () => {
         if (options.store.sid !== undefined) this.#proveOwn();
       }),
@@ -216,7 +222,7 @@ export class ReplicationServer {
     while (this.#copying.size < this.#options.snapshots) {
       const session = this.#waiting.shift();
       if (session === undefined) return;
-      this.#copying.add(session);
+      this.#copying.set(session, { taken: 0, sinceMs: this.#options.runtime.monotonicMs() });
       session.startSnapshot();
     }
   }
@@ -253,6 +259,20 @@ export class ReplicationServer {
       else high = middle - 1;
     }
     return undefined;
+  }
+
+  /** A follower that vanished in the middle of its snapshot must not hold up the others until the system gives it up. */
+  #watchSnapshots(): void {
+    const nowMs = this.#options.runtime.monotonicMs();
+    for (const [session, progress] of [...this.#copying]) {
+      const { snapshotTaken } = session;
+      if (snapshotTaken > progress.taken) {
+        progress.taken = snapshotTaken;
+        progress.sinceMs = nowMs;
+      } else if (nowMs - progress.sinceMs > this.#options.stalledMs) {
+        session.giveUpSnapshot(nowMs - progress.sinceMs);
+      }
+    }
   }
 
   /** A beat that came from above was handed on at once; a second one would only wake every follower again. */

@@ -149,6 +149,16 @@ export const MUTANTS: readonly Mutant[] = [
     'before !== undefined && before.generation > 0 && !before.flushesCommits && !before.clean && rebooted;',
     'false;',
   ]),
+  mutant('stalled-copy-kept', 'a follower that vanished in the middle of its snapshot keeps its turn', [
+    'replication/server.js',
+    'else if (nowMs - progress.sinceMs > this.#options.stalledMs)',
+    'else if (nowMs < 0)',
+  ]),
+  mutant('loop-unseen', 'nodes do not look for themselves on their way to the root', [
+    'replication/upstream-session.js',
+    'if (at >= 0) {',
+    'if (at > 1e6) {',
+  ]),
   mutant('late-start', 'a sender begins one batch too late', [
     'log/update-log.js',
     'first = Math.min(first, start.first);',

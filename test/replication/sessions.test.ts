@@ -182,6 +182,22 @@ describe('a follower and its upstream', () => {
     assert.match(stranger.ends[0] ?? '', /CLUSTER/);
   });
 
+  it('a follower that vanishes in the middle of its snapshot loses its turn to the next one', async () => {
+    await cluster.close();
+    cluster = new TestCluster();
+    root = cluster.root();
+    for (let i = 0; i < 20; i++) await put(rootStore(), { [`k${i}`]: 'x'.repeat(10_000) });
+    cluster.serve(root, { queueBytes: 50_000, stalledMs: 300 });
+    const vanished = cluster.node('vanished', undefined);
+    const next = cluster.node('next', undefined);
+    const link = cluster.follow(vanished, root);
+    link.down.stalled = true;
+    await eventually('its snapshot began', () => link.down.queuedBytes >= 50_000);
+    cluster.follow(next, root);
+    await eventually('the next one has its data', () => next.loaded.length === 1);
+    assert.deepEqual(contents(next.store), contents(rootStore()));
+  });
+
   it('a slow follower costs a bounded queue, delays nobody, and catches up from the log (invariant 9)', async () => {
     await cluster.close();
     cluster = new TestCluster();

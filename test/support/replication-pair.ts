@@ -161,6 +161,7 @@ export class TestCluster {
       ringBytes: 1 << 20,
       queueBytes: 1 << 20,
       snapshots: 1,
+      stalledMs: 60_000,
       path: () => [node.self, ...node.upstreamPath],
       rootAddress: () => '127.0.0.1:1978',
       isRecovering: () => false,
