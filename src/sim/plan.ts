@@ -70,8 +70,8 @@ function upstream(name: string): NodeConfig['upstreams'][number] {
 }
 
 /**
- * A root; two relays behind it that may turn to each other; sometimes one more behind these, to which they may turn,
- * too; and edges that know the relays, and perhaps the root.
+ * A root; two relays behind it that may turn to each other; sometimes one more behind these; and edges that know the
+ * relays, and perhaps the root.
  */
 function cluster(dice: Dice): NodeConfig[] {
   const root = { ...settings(dice), name: 'root' };
@@ -79,7 +79,7 @@ function cluster(dice: Dice): NodeConfig[] {
   const lower = dice.chance(0.3) ? ['relay-3'] : [];
   const relays = ['relay-1', 'relay-2', ...lower].map((name, index) => {
     const others = ['relay-1', 'relay-2', ...lower].filter((other) => other !== name);
-    const known = others.filter((other) => index === 2 || dice.chance(other === 'relay-3' ? 0.5 : 0.3));
+    const known = others.filter((other) => index === 2 || (other !== 'relay-3' && dice.chance(0.3)));
     const upstreams = [...(index < 2 || dice.chance(0.3) ? ['root'] : []), ...known].map(upstream);
     return { ...follower, name, role: 'relay' as const, upstreams };
   });
