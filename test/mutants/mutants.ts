@@ -38,8 +38,8 @@ export const MUTANTS: readonly Mutant[] = [
     'a sender drops what does not fit, and a receiver goes on behind the gap',
     [
       'replication/follower-session.js',
-      "if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull())",
-      "if (this.#state === 'following' && this.#isFull())\n            this.#next = localNumber(batch.first + batch.count);\n        if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull())",
+      'onBatch(batch) {',
+      "onBatch(batch) {\n        if (this.#state === 'following' && this.#isFull())\n            this.#next = batch.next;",
     ],
     ['store/numbering.js', 'header.sequence !== reached + 1 ||', ''],
   ),
