@@ -1,5 +1,6 @@
 /** `tokaido export` and `tokaido import`: whole databases out of and into a server, as text or straight across. */
-import { createReadStream, createWriteStream, renameSync, rmSync } from 'node:fs';
+import { createReadStream, createWriteStream, renameSync, rmSync, statSync } from 'node:fs';
+import { resolve } from 'node:path';
 import type { Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { type Command, Option } from 'commander';
@@ -8,6 +9,7 @@ import { type BulkRecord, databaseNumber, walkRecords } from '../client/bulk.js'
 import { TokaidoClient } from '../client/client.js';
 import { BulkWriter } from '../client/writer.js';
 import { encodeRecordLine, LINE_ENCODINGS, type LineEncoding, RecordLineDecoder } from '../protocol/record-lines.js';
+import { ImportProgress } from './import-progress.js';
 import { action, print, printJson } from './output.js';
 
 interface Flags {
@@ -22,6 +24,7 @@ interface ExportFlags extends Flags {
 }
 
 interface ImportFlags extends Flags {
+  readonly resume?: string;
   readonly from?: string;
   readonly fromDatabase?: string;
 }
@@ -126,13 +129,15 @@ function report(verb: string, progress: Progress, json: boolean | undefined, may
 async function importRecords(file: string | undefined, flags: ImportFlags): Promise<void> {
   if ((file === undefined) === (flags.from === undefined))
     throw new TokaidoError('CONFIG', 'give a file to import from (- is standard input), or --from HOST:PORT');
+  const resume = resumeOf(file, flags);
   const client = clientOf(flags.server);
   const progress = new Progress('imported');
   try {
     const writer = new BulkWriter(client, await databaseNumber(client, flags.database));
-    if (file !== undefined) await importFile(file, flags.encoding, writer, progress);
-    else await importServer(flags.from as string, flags.fromDatabase ?? '0', writer, progress);
+    if (file !== undefined) await importFile(file, flags, { writer, progress, resume });
+    else await importServer(flags.from as string, flags.fromDatabase ?? '0', { writer, progress, resume });
     await writer.end();
+    resume?.remove();
   } finally {
     progress.end();
     client.close();
@@ -140,17 +145,47 @@ async function importRecords(file: string | undefined, flags: ImportFlags): Prom
   report('imported', progress, flags.json, true);
 }
 
-async function importFile(file: string, encoding: LineEncoding, writer: BulkWriter, progress: Progress): Promise<void> {
-  const decoder = new RecordLineDecoder(encoding, LINE_BYTES);
+/** What records go through. */
+interface Import {
+  readonly writer: BulkWriter;
+  readonly progress: Progress;
+  readonly resume: ImportProgress | undefined;
+}
+
+/** Errors: `CONFIG`. */
+function resumeOf(file: string | undefined, flags: ImportFlags): ImportProgress | undefined {
+  const { resume, server, database, encoding, from, fromDatabase = '0' } = flags;
+  if (resume === undefined) return undefined;
+  if (file === '-')
+    throw new TokaidoError('CONFIG', '--resume needs a file or a server: standard input cannot be begun in the middle');
+  const source = file === undefined ? `${from} ${fromDatabase}` : `${resolve(file)} ${encoding}`;
+  return new ImportProgress(resume, `${source} to ${server} ${database}`);
+}
+
+async function importFile(
+  file: string,
+  { encoding }: ImportFlags,
+  { writer, progress, resume }: Import,
+): Promise<void> {
+  const saved = resume?.position;
+  const start = saved !== undefined && 'bytes' in saved ? saved : { bytes: 0, lines: 0 };
+  if (start.bytes > 0 && start.bytes > statSync(file).size)
+    throw new TokaidoError('CONFIG', `${file} is shorter than it was when the import stopped`);
+  const decoder = new RecordLineDecoder(encoding, LINE_BYTES, start.lines);
   const take = async (line: ReturnType<RecordLineDecoder['end']>): Promise<void> => {
     if (line === undefined) return;
     progress.count(line);
     if (line.kind === 'set') await writer.set(line);
     else await writer.remove(line.key);
   };
-  const source = file === '-' ? process.stdin : createReadStream(file);
+  const source = file === '-' ? process.stdin : createReadStream(file, { start: start.bytes });
   try {
-    for await (const chunk of source) for (const line of decoder.push(chunk as Buffer)) await take(line);
+    for await (const chunk of source) {
+      for (const line of decoder.push(chunk as Buffer)) await take(line);
+      if (resume?.isDue !== true) continue;
+      await writer.end();
+      resume.save({ bytes: start.bytes + decoder.bytes, lines: decoder.lines });
+    }
   } catch (error) {
     if (codeOf(error) === 'ENOENT' || codeOf(error) === 'EACCES')
       throw new TokaidoError('CONFIG', `cannot read ${file}: ${messageOf(error)}`, { cause: error });
@@ -159,15 +194,29 @@ async function importFile(file: string, encoding: LineEncoding, writer: BulkWrit
   await take(decoder.end());
 }
 
-async function importServer(from: string, database: string, writer: BulkWriter, progress: Progress): Promise<void> {
+async function importServer(from: string, database: string, { writer, progress, resume }: Import): Promise<void> {
   const source = clientOf(from);
+  const saved = resume?.position;
+  // The last record is written once more: it is where the cursor of the server finds its place again.
+  const start = saved !== undefined && 'key' in saved ? { startKey: Buffer.from(saved.key, 'base64') } : {};
+  let found = false;
   try {
-    for await (const records of walkRecords(source, database)) {
+    for await (const records of walkRecords(source, database, start)) {
+      found = true;
       for (const record of records as readonly BulkRecord[]) {
         progress.count(record);
         await writer.set(record);
       }
+      const last = records.at(-1);
+      if (resume?.isDue !== true || last === undefined) continue;
+      await writer.end();
+      resume.save({ key: last.key.toString('base64') });
     }
+    // A database that is not in order knows a place by its record only.
+    if (!found && saved !== undefined)
+      throw new TokaidoError('CONFLICT', `${from} no longer has the record at which this import stopped`, {
+        hint: 'remove the file of --resume and begin from the beginning',
+      });
   } finally {
     source.close();
   }
@@ -207,14 +256,16 @@ Examples:
   )
     .option('--from <host:port>', 'client listener of the node or Kyoto Tycoon server to copy from')
     .option('--from-database <name>', 'its database, by name or number (default: 0)')
+    .option('--resume <file>', 'note there how far it is, and go on from there if it exists; gone when all is imported')
     .addHelpText(
       'after',
       `
 Records that are there already are overwritten, others stay. One that broke off is begun again: writing a record twice
-changes nothing. A line of one column removes that key.
+changes nothing. With --resume it goes on where it was. A line of one column removes that key.
 
 Examples:
   tokaido import casket.tsv --database casket.kct
+  tokaido import casket.tsv --database casket.kct --resume casket.progress
   tokaido import --from old-kt:1978 --from-database 1 --database casket.kct`,
     )
     .action(action(importRecords));

@@ -75,16 +75,24 @@ export class RecordLineDecoder {
   readonly #received = new ByteQueue();
   /** Bytes of the waiting line that were searched for its end. */
   #searched = 0;
-  #lines = 0;
+  #lines: number;
+  #bytes = 0;
 
-  constructor(encoding: LineEncoding, lineBytes: number) {
+  /** `lines`: so many came before, for what errors say. */
+  constructor(encoding: LineEncoding, lineBytes: number, lines = 0) {
+    this.#lines = lines;
     this.#encoding = encoding;
     this.#lineBytes = lineBytes;
   }
 
-  /** Lines understood so far. */
+  /** Lines understood so far, those that came before included. */
   get lines(): number {
     return this.#lines;
+  }
+
+  /** Bytes of the lines understood here. */
+  get bytes(): number {
+    return this.#bytes;
   }
 
   /** Errors: `MALFORMED`, `TOO_LARGE`. */
@@ -101,6 +109,7 @@ export class RecordLineDecoder {
       this.#checkLength(end);
       const line = this.#decode(bytes.toString('latin1', 0, end));
       this.#received.consume(end + 1);
+      this.#bytes += end + 1;
       this.#searched = 0;
       if (line !== undefined) yield line;
     }

@@ -1,11 +1,15 @@
 /** `tokaido export` and `tokaido import` as processes: whole databases out, in and across, against real listeners. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { json, tokaido } from '../support/cli.js';
 import { ClientBench } from '../support/client-bench.js';
+import { cliPath } from '../support/cluster.js';
+import { eventually } from '../support/local-runtime.js';
 
 const ALL_BYTES = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte));
 /** After the bench's clock, and after the machine's. */
@@ -107,6 +111,72 @@ describe('whole databases', () => {
     const { code, err } = await tokaido(['import', '-', ...at(to)], { input });
     assert.equal(code, 0, err);
     assert.deepEqual(records(to), ['62 32 0']);
+  });
+
+  it('go on from a file where an import stopped, and say lines by their true number', async () => {
+    const [file, progress] = [join(folder, 'records.tsv'), join(folder, 'progress')];
+    const first = 'a\t1\nb\t1\n';
+    writeFileSync(file, `${first}c\t1\nd\t1\n`);
+    const parameters = ['import', file, ...at(to), '--resume', progress];
+    const server = `127.0.0.1:${to.port}`;
+    const saved = { format: 1, what: `${file} url to ${server} 0`, position: { bytes: first.length, lines: 2 } };
+    writeFileSync(progress, JSON.stringify(saved));
+    const resumed = await tokaido([...parameters, '--json']);
+    assert.deepEqual([resumed.code, json(resumed).imported], [0, 2], resumed.err);
+    assert.deepEqual(records(to), ['63 31 0', '64 31 0']);
+    assert.equal(existsSync(progress), false, 'all is imported');
+
+    writeFileSync(progress, JSON.stringify(saved));
+    writeFileSync(file, `${first}c\t1\td\n`);
+    assert.match((await tokaido(parameters)).err, /line 3: /);
+    writeFileSync(file, 'a');
+    assert.match((await tokaido(parameters)).err, /shorter than it was/);
+    const other = await tokaido([...parameters, '--database', '1']);
+    assert.match(other.err, /is not the progress of this import/);
+    const piped = await tokaido(['import', '-', ...at(to), '--resume', progress], { input: Buffer.from('') });
+    assert.match(piped.err, /standard input cannot be begun in the middle/);
+  });
+
+  it('go on from a server where an import was killed, and need its record only where there is no order', async () => {
+    const progress = join(folder, 'progress');
+    await fill(1000);
+    const [source, server] = [`127.0.0.1:${from.port}`, `127.0.0.1:${to.port}`];
+    const key = (text: string): string => Buffer.from(text).toString('base64');
+    const save = (text: string): void => {
+      const what = `${source} 0 to ${server} 0`;
+      writeFileSync(progress, JSON.stringify({ format: 1, what, position: { key: key(text) } }));
+    };
+    const parameters = ['import', '--from', source, ...at(to), '--resume', progress, '--json'];
+    save('key 500');
+    const all = records(from);
+    const place = all.findIndex((line) => line.startsWith(Buffer.from('key 500').toString('hex')));
+    const resumed = await tokaido(parameters);
+    assert.deepEqual([resumed.code, json(resumed).imported], [0, all.length - place], resumed.err);
+    assert.deepEqual(records(to), all.slice(place));
+
+    // Behind the last key there is nothing: of a database without order that could mean that its place is lost.
+    await from.store.write((transaction) => transaction.clear('casket.kct')).committed;
+    save('key 500');
+    const lost = await tokaido(parameters);
+    assert.equal(lost.code, 1);
+    assert.match(lost.err, /no longer has the record at which this import stopped/);
+    assert.equal(existsSync(progress), true);
+  });
+
+  it('note how far they are while they go on', async () => {
+    const progress = join(folder, 'progress');
+    const lines = Array.from({ length: 300_000 }, (_, i) => `key ${i}\tvalue ${i}\n`);
+    const file = join(folder, 'records.tsv');
+    writeFileSync(file, lines.join(''));
+    const child = spawn(process.execPath, [cliPath(), 'import', file, ...at(to), '--resume', progress]);
+    const gone = once(child, 'exit');
+    await eventually('it notes how far it is', () => existsSync(progress) || child.exitCode !== null, 20_000);
+    child.kill('SIGKILL');
+    await gone;
+    const ended = await tokaido(['import', file, ...at(to), '--resume', progress, '--json']);
+    assert.equal(ended.code, 0, ended.err);
+    assert.ok((json(ended).imported as number) < lines.length, 'it did not begin again');
+    assert.equal(to.store.count('casket.kct'), lines.length);
   });
 
   it('say which line is wrong, and keep what came before it', async () => {
