@@ -11,11 +11,11 @@ import type { Runtime, Timer } from '../base/runtime.js';
 import { crlsOf, isNewer, MAX_CRL_BYTES, parseCrl, type RevocationList } from '../pki/crl.js';
 import type { NodeIdentity } from '../pki/identity.js';
 import { certificatesOf, pemBlocks } from '../pki/pem.js';
-import { RESERVED_DATABASE } from '../store/reserved.js';
+import { FOR_EVERY_NODE, RESERVED_DATABASE } from '../store/reserved.js';
 import type { LocalStore } from '../store/store.js';
 import type { NodeCertificates } from './certificates.js';
 
-const PREFIX = 'crl/';
+const PREFIX = FOR_EVERY_NODE;
 /** How often the store is looked at. */
 const LOOK_MS = 250;
 /** Largest body that somebody may bring: lists in PEM, and certificates of the CAs that signed them. */

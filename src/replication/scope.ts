@@ -17,7 +17,7 @@ import { TokaidoError } from '../base/errors.js';
 import { holds, intersection, isNone, isSame, type Keys, keysWith, NO_KEYS, union, within } from '../base/keys.js';
 import { type Change, decodeTransactions, encodeTransaction, type FeedPosition } from '../log/transaction.js';
 import type { DatabaseProof } from '../store/proof.js';
-import { isReserved } from '../store/reserved.js';
+import { FOR_EVERY_NODE, isReserved } from '../store/reserved.js';
 import type { RowScope } from '../store/snapshot.js';
 
 /** Stands for every database, those to come included. */
@@ -26,6 +26,7 @@ export const EVERY_DATABASE = '*';
 export const MAX_SCOPE_BYTES = 32 * 1024;
 export const SCOPE_ID_BYTES = 32;
 
+const OF_RESERVED: Keys = [Buffer.from(FOR_EVERY_NODE)];
 const ALL_KEYS = 0;
 const PREFIXES = 1;
 
@@ -111,9 +112,9 @@ export class Scope implements RowScope {
     return isNone(this.#everywhere) && this.#databases.size === 0;
   }
 
-  /** What the cluster keeps for itself (revocation lists) is for every node that may follow at all. */
+  /** Of what the cluster keeps for itself, revocation lists are for every node that may follow at all. */
   keysOf(database: string): Keys {
-    if (isReserved(database)) return 'all';
+    if (isReserved(database) && !this.isWhole) return OF_RESERVED;
     return this.#databases.get(database) ?? this.#everywhere;
   }
 
