@@ -1,12 +1,12 @@
 /** `tokaido get`, `set` and `remove`: single records over a node's client listener. */
 import { type Command, Option } from 'commander';
 import { messageOf, TokaidoError } from '../base/errors.js';
-import { type AtLeastOptions, TokaidoClient } from '../client/client.js';
+import type { AtLeastOptions, TokaidoClient } from '../client/client.js';
 import { parseWait } from '../protocol/at-least.js';
+import { clientOf, type ServerFlags, withServerOptions } from './client-options.js';
 import { action, printJson } from './output.js';
 
-interface Flags {
-  readonly server: string;
+interface Flags extends ServerFlags {
   readonly database?: string;
   readonly json?: boolean;
 }
@@ -27,14 +27,13 @@ interface SetFlags extends Flags {
 const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
 function withServer(command: Command): Command {
-  return command
-    .option('--server <host:port>', 'client listener of a node', '127.0.0.1:1978')
+  return withServerOptions(command)
     .option('--database <name>', 'database (default: the first)')
     .option('--json', 'print one JSON object');
 }
 
-async function withClient<T>({ server }: Flags, use: (client: TokaidoClient) => Promise<T>): Promise<T> {
-  const client = new TokaidoClient({ server });
+async function withClient<T>(flags: Flags, use: (client: TokaidoClient) => Promise<T>): Promise<T> {
+  const client = clientOf(flags);
   try {
     return await use(client);
   } finally {

@@ -3,7 +3,8 @@
  * errors carry their reasons; bulk calls over the binary protocol, because it is the fast one. Both share the
  * connection, and the server answers in order.
  */
-import { connect, type Socket } from 'node:net';
+import { connect, isIP, type Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
 import { codeOf, type ErrorCode, messageOf, TokaidoError } from '../base/errors.js';
 import { NEVER_EXPIRES } from '../base/types.js';
 import { DEFAULT_WAIT_MS, parseFeedPosition } from '../protocol/at-least.js';
@@ -27,6 +28,21 @@ export interface ClientOptions {
   readonly timeoutMs?: number;
   /** Most requests under way at a time; more are refused with `OVERLOADED`. Default 10000. */
   readonly maxRequests?: number;
+  /** TLS to the listener; plaintext when absent. */
+  readonly tls?: ClientTlsOptions;
+  /** A token for a listener whose policy names it. Bulk calls cannot bring one: see `setBulk`. */
+  readonly token?: string;
+}
+
+/** PEM texts. */
+export interface ClientTlsOptions {
+  /** Whose certificate the server must have. */
+  readonly ca: string;
+  /** What this client proves itself with, if the listener asks for it. */
+  readonly certificate?: string;
+  readonly key?: string;
+  /** Name that the server's certificate must carry; the host of `server` when absent. */
+  readonly serverName?: string;
 }
 
 export interface ClientRecord {
@@ -99,6 +115,9 @@ export class TokaidoClient {
   readonly #port: number;
   readonly #timeoutMs: number;
   readonly #maxRequests: number;
+  readonly #tls: ClientTlsOptions | undefined;
+  /** What every HTTP request brings. */
+  readonly #headers: Readonly<Record<string, string>>;
   readonly #received = new ByteQueue();
   readonly #decoder = new ClientDecoder();
   #socket: Socket | undefined;
@@ -106,12 +125,18 @@ export class TokaidoClient {
   #connections = 0;
   #closed = false;
 
-  constructor({ server = '127.0.0.1:1978', timeoutMs = 5000, maxRequests = 10_000 }: ClientOptions = {}) {
+  /** Errors: `CONFIG`. */
+  constructor(options: ClientOptions = {}) {
+    const { server = '127.0.0.1:1978', timeoutMs = 5000, maxRequests = 10_000, tls, token } = options;
     const at = server.lastIndexOf(':');
     this.#host = server.slice(0, at).replace(/^\[|\]$/g, '');
     this.#port = Number(server.slice(at + 1));
     this.#timeoutMs = timeoutMs;
     this.#maxRequests = maxRequests;
+    this.#tls = tls;
+    // A header must not carry more than a token.
+    if (token !== undefined && !/^[\x21-\x7e]+$/.test(token)) throw new TokaidoError('CONFIG', 'this is not a token');
+    this.#headers = token === undefined ? {} : { Authorization: `Bearer ${token}` };
     if (at < 1 || !/^\d{1,5}$/.test(server.slice(at + 1)) || this.#port > 65_535)
       throw new TokaidoError('CONFIG', `${server} is not HOST:PORT`);
   }
@@ -168,6 +193,7 @@ export class TokaidoClient {
 
   /** Values of keys of several databases (by number) in one call, in the order asked; `undefined` without a record. */
   async getMany(refs: readonly { readonly database: number; readonly key: Key }[]): Promise<(Buffer | undefined)[]> {
+    this.#checkBulk();
     const wanted = refs.map(({ database, key }) => ({ database: checkDatabase(database), key: bytes(key) }));
     const reply = await this.#ask(encodeGetBulk(wanted), false);
     if (reply.kind !== 'records') {
@@ -189,6 +215,7 @@ export class TokaidoClient {
 
   /** One transaction. A third element is the expiration time, ms since 1970. Returns how many records were stored. */
   async setBulk(records: Iterable<readonly [Key, Key, number?]>, database = 0): Promise<number> {
+    this.#checkBulk();
     return this.#count(
       await this.#ask(
         encodeSetBulk(
@@ -202,7 +229,7 @@ export class TokaidoClient {
 
   /** Any remote procedure. Errors: those of the connection; what the server says is in the answer. */
   async call(procedure: string, input: Readonly<Record<string, Key>> = {}): Promise<RpcAnswer> {
-    const reply = await this.#ask(encodeCall(procedure, `${this.#host}:${this.#port}`, input), false);
+    const reply = await this.#ask(encodeCall(procedure, `${this.#host}:${this.#port}`, input, this.#headers), false);
     if (reply.kind !== 'http') throw new TokaidoError('MALFORMED', 'the server does not speak HTTP');
     return { status: reply.status, rows: parseRows(reply.body, reply.headers.get('content-type') ?? '') };
   }
@@ -213,7 +240,8 @@ export class TokaidoClient {
    */
   async reach(atLeast: AtLeastOptions, { database }: { readonly database?: string } = {}): Promise<void> {
     const path = `/rpc/void${database === undefined ? '' : `?DB=${percent(bytes(database))}`}`;
-    const request = encodeHttp('GET', path, `${this.#host}:${this.#port}`, atLeastHeaders(atLeast), undefined);
+    const headers = { ...this.#headers, ...atLeastHeaders(atLeast) };
+    const request = encodeHttp('GET', path, `${this.#host}:${this.#port}`, headers, undefined);
     const reply = await this.#ask(request, false, waitOf(atLeast));
     if (reply.kind !== 'http') throw new TokaidoError('MALFORMED', 'the server does not speak HTTP');
     if (reply.status === 200) return;
@@ -228,8 +256,17 @@ export class TokaidoClient {
 
   /** One transaction. Returns how many records were there. */
   async removeBulk(keys: readonly Key[], database = 0): Promise<number> {
+    this.#checkBulk();
     const refs = keys.map((key) => ({ database: checkDatabase(database), key: bytes(key) }));
     return this.#count(await this.#ask(encodeRemoveBulk(refs), false));
+  }
+
+  /** Bulk calls go over the binary protocol, which has no place for a token. Errors: `UNAUTHENTICATED`. */
+  #checkBulk(): void {
+    if (this.#headers.Authorization === undefined) return;
+    throw new TokaidoError('UNAUTHENTICATED', 'bulk calls cannot bring a token', {
+      hint: "use a client certificate, or call('set_bulk', ...), which can",
+    });
   }
 
   #count(reply: ClientReply): number {
@@ -249,7 +286,7 @@ export class TokaidoClient {
   ) {
     const path = `/${database === undefined ? '' : `${percent(bytes(database))}/`}${percent(bytes(key))}`;
     const reply = await this.#ask(
-      encodeHttp(method, path, `${this.#host}:${this.#port}`, headers, body),
+      encodeHttp(method, path, `${this.#host}:${this.#port}`, { ...this.#headers, ...headers }, body),
       method === 'HEAD',
       extraMs,
     );
@@ -294,7 +331,7 @@ export class TokaidoClient {
 
   #connected(): Socket {
     if (this.#socket !== undefined) return this.#socket;
-    const socket = connect({ host: this.#host, port: this.#port, noDelay: true });
+    const socket = this.#connect();
     this.#socket = socket;
     this.#connections++;
     socket.on('data', (chunk: Buffer) => {
@@ -310,6 +347,18 @@ export class TokaidoClient {
     };
     socket.on('error', lost);
     socket.on('close', () => lost());
+    return socket;
+  }
+
+  #connect(): Socket {
+    const to = { host: this.#host, port: this.#port, noDelay: true };
+    if (this.#tls === undefined) return connect(to);
+    const { ca, certificate: cert, key, serverName } = this.#tls;
+    // An address is compared with the addresses in the certificate, and may not be sent as a name.
+    const servername = serverName ?? (isIP(this.#host) === 0 ? this.#host : '');
+    const proof = { ...(cert === undefined ? {} : { cert }), ...(key === undefined ? {} : { key }) };
+    const socket = connectTls({ ...to, ...proof, ca, servername, ALPNProtocols: ['http/1.1'], minVersion: 'TLSv1.2' });
+    socket.setNoDelay(true);
     return socket;
   }
 

@@ -73,12 +73,17 @@ export function parseRows(body: Buffer, contentType: string): ReadonlyMap<string
 }
 
 /** A call of a remote procedure, its arguments in Base64. */
-export function encodeCall(procedure: string, host: string, input: Readonly<Record<string, string | Buffer>>): Buffer {
+export function encodeCall(
+  procedure: string,
+  host: string,
+  input: Readonly<Record<string, string | Buffer>>,
+  more: Readonly<Record<string, string>> = {},
+): Buffer {
   let body = '';
   for (const [name, value] of Object.entries(input)) {
     body += `${encodeColumn('B', Buffer.from(name))}\t${encodeColumn('B', Buffer.from(value))}\n`;
   }
-  const headers = { 'Content-Type': 'text/tab-separated-values; colenc=B' };
+  const headers = { 'Content-Type': 'text/tab-separated-values; colenc=B', ...more };
   return encodeHttp('POST', `/rpc/${procedure}`, host, headers, Buffer.from(body, 'latin1'));
 }
 

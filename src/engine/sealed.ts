@@ -9,6 +9,9 @@
 import { type Cipher, sealedBy } from './cipher.js';
 import type { Commit, Engine, Entry, MapId, MapOptions, Range, Reader, Snapshot, Writer } from './engine.js';
 
+/** Bytes of values that one step of `reseal` looks at, about. */
+const STEP_BYTES = 16 * 1024 * 1024;
+
 export interface SealedEngineOptions {
   /** Asked for each value: keys may change. */
   readonly cipher: () => Cipher;
@@ -90,7 +93,7 @@ export class SealedEngine implements Engine {
 
   /**
    * Writes values of a map anew that are not as they should be: sealed with the current key, or not sealed where the map
-   * is not. Looks at `limit` entries behind `after`. Returns how many it wrote, and where to go on.
+   * is not. Looks at `limit` entries behind `after`, or fewer when they are large. Returns how many it wrote, and where to go on.
    */
   async reseal(
     map: MapId,
@@ -101,19 +104,24 @@ export class SealedEngine implements Engine {
     const wanted = this.#maps[map]?.sealed === true ? cipher.currentId : undefined;
     const start = after === undefined ? {} : { start: Buffer.concat([after, Buffer.of(0)]) };
     const { result } = await this.#below.write((below) => {
-      const entries = [...below.range(map, { ...start, limit })].map(({ key, value }) => {
-        const isRight = sealedBy(value) === wanted;
-        return { key: Buffer.from(key), value: isRight ? undefined : Buffer.from(value) };
-      });
-      let written = 0;
-      for (const { key, value } of entries) {
-        if (value === undefined) continue;
+      const wrong: { readonly key: Buffer; readonly value: Buffer }[] = [];
+      let looked = 0;
+      let bytes = 0;
+      let last: Buffer | undefined;
+      for (const { key, value } of below.range(map, { ...start, limit })) {
+        looked++;
+        if (sealedBy(value) !== wanted) wrong.push({ key: Buffer.from(key), value: Buffer.from(value) });
+        bytes += value.length;
+        if (bytes < STEP_BYTES && looked < limit) continue;
+        last = Buffer.from(key);
+        break;
+      }
+      for (const { key, value } of wrong) {
         const place = this.#place(map, key);
         const opened = cipher.open(value, place);
         below.put(map, key, wanted === undefined ? opened : cipher.seal(opened, place));
-        written++;
       }
-      return { looked: entries.length, written, last: entries.length < limit ? undefined : entries.at(-1)?.key };
+      return { looked, written: wrong.length, last };
     });
     return result;
   }

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { connect, type TLSSocket } from 'node:tls';
 import { stringify } from 'yaml';
+import { TokaidoClient } from '../../src/client/client.js';
 import { createCa, issueCertificate } from '../../src/pki/ca.js';
 import { tokaido } from '../support/cli.js';
 import { eventually } from '../support/local-runtime.js';
@@ -257,6 +258,41 @@ describe('a policy on a listener for memcached', () => {
       assert.match(await ask(`${command}\r\n`, 20), refusal, command);
     }
     socket.destroy();
+  });
+});
+
+describe('the client library and the command line', () => {
+  const tls = (): { ca: string; serverName: string } => ({ ca: pem('ca/ca.crt'), serverName: 'localhost' });
+  const server = (): string => `127.0.0.1:${ports.mixed}`;
+
+  it('speak TLS, with a certificate or a token', async () => {
+    const own = { certificate: pem('app/node.crt'), key: pem('app/node.key') };
+    const app = new TokaidoClient({ server: server(), tls: { ...tls(), ...own } });
+    await app.set('app/c', 'by certificate', { database: 'one' });
+    assert.deepEqual(await app.getBulk(['app/c']), new Map([['app/c', Buffer.from('by certificate')]]));
+    await assert.rejects(app.get('t', { database: 'two' }), { code: 'FORBIDDEN' });
+    const deploy = new TokaidoClient({ server: server(), tls: tls(), token });
+    await deploy.set('c', 'by token', { database: 'two' });
+    assert.equal((await deploy.get('c', { database: 'two' }))?.value.toString(), 'by token');
+    assert.equal((await deploy.call('get', { DB: 'two', key: 'c' })).rows.get('value')?.toString(), 'by token');
+    await assert.rejects(deploy.setBulk([['c', 'x']], 1), { code: 'UNAUTHENTICATED' });
+    const wrong = new TokaidoClient({ server: server(), tls: tls(), token: `${token}x` });
+    await assert.rejects(wrong.get('p', { database: 'one' }), { code: 'UNAUTHENTICATED' });
+    const elsewhere = new TokaidoClient({ server: server(), tls: { ...tls(), serverName: 'other.example' } });
+    await assert.rejects(elsewhere.get('public/p', { database: 'one' }), { code: 'NETWORK' });
+    assert.throws(() => new TokaidoClient({ token: 'a\r\nX-Other: b' }), { code: 'CONFIG' });
+    for (const client of [app, deploy, wrong, elsewhere]) client.close();
+    writeFileSync(file('token'), `${token}\n`);
+    const flags = ['--server', server(), '--tls-ca', file('ca/ca.crt'), '--tls-server-name', 'localhost'];
+    const read = await tokaido(['get', 'c', '--database', 'two', ...flags, '--token-file', file('token')]);
+    assert.equal(read.out.toString(), 'by token', read.err);
+    const proof = ['--tls-certificate', file('app/node.crt'), '--tls-key', file('app/node.key')];
+    assert.equal(
+      (await tokaido(['get', 'app/c', '--database', 'one', ...flags, ...proof])).out.toString(),
+      'by certificate',
+    );
+    const anonymous = await tokaido(['get', 'app/c', '--database', 'one', ...flags]);
+    assert.match(anonymous.err, /the policy of this listener does not let you read this key/);
   });
 });
 
