@@ -51,9 +51,10 @@ export async function restoreMemory(options: RestoreOptions, image: MemoryImage 
     inMemory.has(database.name) ? { ...database, records: 0, hash: NOTHING } : database,
   );
   const from = image?.next ?? localNumber(1);
-  const isWhole = image !== undefined || beginsEmpty(options);
-  if (log.first > from || from > log.next || !isWhole) {
+  if (log.first > from || from > log.next || (image === undefined && !beginsEmpty(options))) {
     const lost = state.databases.filter(({ name, records }) => inMemory.has(name) && records > 0);
+    // Where nothing lived, what the log still has is all: tombstones.
+    if (lost.length === 0) return { databases: await replay(options, log.first, emptied), lost: [] };
     return { databases: emptied, lost: lost.map(({ name }) => name) };
   }
   const counted = image === undefined ? emptied : await loadImage(options, image, emptied);

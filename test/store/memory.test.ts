@@ -10,6 +10,7 @@ import { sid } from '../../src/base/types.js';
 import { LmdbEngine } from '../../src/engine/lmdb.js';
 import { TieredEngine } from '../../src/engine/tiered.js';
 import { parseDatabases } from '../../src/store/database-spec.js';
+import { StoredRecord } from '../../src/store/record.js';
 import type { MemoryImage } from '../../src/store/restore.js';
 import { SnapshotLoader, SnapshotSource } from '../../src/store/snapshot.js';
 import { LocalStore } from '../../src/store/store.js';
@@ -163,6 +164,26 @@ describe('databases in memory', () => {
     assert.deepEqual(contents(again, '%'), []);
     assert.equal(again.store.count('%'), 0);
     assert.equal(again.store.count('disk'), 1);
+    await again.store.close();
+  });
+
+  it('have their tombstones again when nothing else was in them and the log was cut', async () => {
+    const before = open(['%'], undefined, 200);
+    for (let i = 0; i < 20; i++) {
+      await put(before, '%', 'key', `${i}`);
+      await before.store.write((transaction) => transaction.remove('%', Buffer.from('key'))).committed;
+    }
+    while (await before.store.sweep());
+    assert.ok(before.store.log.first > 1 && before.store.log.first < before.store.log.next);
+    await before.store.close();
+
+    const again = open(['%'], before.path);
+    assert.deepEqual(await again.store.restore(undefined), []);
+    const rows = [...again.store.engine.range(again.store.engine.openMap('records-1'), {})];
+    assert.deepEqual(
+      rows.map(({ value }) => new StoredRecord(value).isTombstone),
+      [true],
+    );
     await again.store.close();
   });
 
