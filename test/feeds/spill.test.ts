@@ -37,7 +37,7 @@ describe('the spill', () => {
             onFail: (error) => failures.push(error),
           });
           // Each open subtransaction knows how much there was when it began; the transaction itself is the first.
-          const open = [{ xid: 100, before: 0 }];
+          const open = [{ xid: 100, before: 0, released: [] as number[] }];
           const model: Buffer[] = [];
           let xids = 100;
           for (const [kind, number] of steps) {
@@ -45,13 +45,17 @@ describe('the spill', () => {
               const message = Buffer.alloc(number, model.length + 1);
               spill.append(100, open.at(-1)?.xid as number, message);
               model.push(message);
-            } else if (kind === 'begin') open.push({ xid: ++xids, before: model.length });
+            } else if (kind === 'begin') open.push({ xid: ++xids, before: model.length, released: [] });
             else if (open.length === 1) continue;
-            else if (kind === 'release') open.pop();
-            else {
+            else if (kind === 'release') {
+              const inner = open.pop();
+              if (inner !== undefined) open.at(-1)?.released.push(...inner.released, inner.xid);
+            } else {
               const undone = open.splice(Math.max(1, open.length - 1 - number));
-              // As Postgres does it: the inner ones first.
-              for (const { xid } of [...undone].reverse()) spill.rollBack(100, xid);
+              // As Postgres does it: the inner ones first, those that were released into them too.
+              for (const { xid, released } of [...undone].reverse()) {
+                for (const inner of [...released, xid]) spill.rollBack(100, inner);
+              }
               model.length = undone[0]?.before as number;
             }
           }
