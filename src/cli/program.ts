@@ -6,10 +6,12 @@ import { registerCa } from './ca.js';
 import { registerClientToken } from './client-token.js';
 import { registerConfig } from './config.js';
 import { registerEncryption } from './encryption.js';
+import { registerJoin } from './join.js';
 import { registerPg } from './pg.js';
 import { registerRecords } from './records.js';
 import { registerServe } from './serve.js';
 import { registerStatus } from './status.js';
+import { registerToken } from './token.js';
 import { registerTransfer } from './transfer.js';
 
 const EXAMPLE = `
@@ -35,6 +37,8 @@ export function createProgram(onExit?: (error: CommanderError) => never): Comman
   registerRecords(program);
   registerTransfer(program);
   registerCa(program);
+  registerToken(program);
+  registerJoin(program);
   registerClientToken(program);
   registerAudit(program);
   registerEncryption(program);

@@ -14,7 +14,7 @@ function leave(code: number): never {
   process.exit(code);
 }
 
-interface ServeFlags {
+export interface ServeFlags {
   readonly config?: string;
   readonly data?: string;
   readonly host?: string;
@@ -145,60 +145,65 @@ changed configuration: replication.scopes, and policy of client listeners.`,
     )
     .action(
       action(async (flags: ServeFlags) => {
-        const [{ configFrom, loadConfig }, { memcachedSettings }, { startNode }, { systemRuntime }, { jsonLogger }] =
-          await Promise.all([
-            import('../node/config/load.js'),
-            import('../node/config/memcached-options.js'),
-            import('../node/node.js'),
-            import('../node/runtime.js'),
-            import('../node/logger.js'),
-          ]);
-        const settings = settingsFrom(flags, memcachedSettings);
-        const config =
-          flags.config === undefined
-            ? configFrom({ ...STANDS_ALONE, ...settings })
-            : await loadConfig(flags.config, settings);
-        const log = jsonLogger(config.logging.level);
-        const onFatal = (error: unknown): never => {
-          log.error(
-            { reason: messageOf(error), stack: error instanceof Error ? error.stack : undefined },
-            'cannot go on: stopping',
-          );
-          // No orderly close: memory may be wrong, the disk is not (every commit is atomic).
-          return leave(70);
-        };
-        process.on('uncaughtException', onFatal);
-        process.on('unhandledRejection', onFatal);
-        const node = await startNode(config, { log, runtime: systemRuntime(), onFatal });
-        log.info(node.addresses(), 'serving');
-        let stopping = false;
-        const stop = (signal: string): void => {
-          if (stopping) leave(1);
-          stopping = true;
-          log.info({ signal }, 'stopping');
-          setTimeout(() => leave(1), STOP_LIMIT_MS);
-          node.stop().then(
-            () => leave(0),
-            (error: unknown) => onFatal(error),
-          );
-        };
-        process.on('SIGTERM', stop);
-        process.on('SIGINT', stop);
-        process.on('SIGHUP', () => {
-          log.info({}, 'SIGHUP: reading certificates, revocation lists, tokens and policies again');
-          const { config: file } = flags;
-          const read = file === undefined ? Promise.resolve(undefined) : loadConfig(file, settings);
-          read
-            .catch((error: unknown) => {
-              log.error({ reason: messageOf(error) }, 'the configuration is not valid: policies stay as they were');
-              return undefined;
-            })
-            .then((changed) => node.reload(changed))
-            .catch(onFatal);
-        });
-        await new Promise<never>(() => {
-          // Listeners keep the process alive; it ends in `leave`.
-        });
+        await serve(flags);
       }),
     );
+}
+
+/** Runs a node until it is told to stop. Errors: `CONFIG`, `IDENTITY`, `STORAGE`, `NETWORK`. */
+export async function serve(flags: ServeFlags): Promise<never> {
+  const [{ configFrom, loadConfig }, { memcachedSettings }, { startNode }, { systemRuntime }, { jsonLogger }] =
+    await Promise.all([
+      import('../node/config/load.js'),
+      import('../node/config/memcached-options.js'),
+      import('../node/node.js'),
+      import('../node/runtime.js'),
+      import('../node/logger.js'),
+    ]);
+  const settings = settingsFrom(flags, memcachedSettings);
+  const config =
+    flags.config === undefined
+      ? configFrom({ ...STANDS_ALONE, ...settings })
+      : await loadConfig(flags.config, settings);
+  const log = jsonLogger(config.logging.level);
+  const onFatal = (error: unknown): never => {
+    log.error(
+      { reason: messageOf(error), stack: error instanceof Error ? error.stack : undefined },
+      'cannot go on: stopping',
+    );
+    // No orderly close: memory may be wrong, the disk is not (every commit is atomic).
+    return leave(70);
+  };
+  process.on('uncaughtException', onFatal);
+  process.on('unhandledRejection', onFatal);
+  const node = await startNode(config, { log, runtime: systemRuntime(), onFatal });
+  log.info(node.addresses(), 'serving');
+  let stopping = false;
+  const stop = (signal: string): void => {
+    if (stopping) leave(1);
+    stopping = true;
+    log.info({ signal }, 'stopping');
+    setTimeout(() => leave(1), STOP_LIMIT_MS);
+    node.stop().then(
+      () => leave(0),
+      (error: unknown) => onFatal(error),
+    );
+  };
+  process.on('SIGTERM', stop);
+  process.on('SIGINT', stop);
+  process.on('SIGHUP', () => {
+    log.info({}, 'SIGHUP: reading certificates, revocation lists, tokens and policies again');
+    const { config: file } = flags;
+    const read = file === undefined ? Promise.resolve(undefined) : loadConfig(file, settings);
+    read
+      .catch((error: unknown) => {
+        log.error({ reason: messageOf(error) }, 'the configuration is not valid: policies stay as they were');
+        return undefined;
+      })
+      .then((changed) => node.reload(changed))
+      .catch(onFatal);
+  });
+  return await new Promise<never>(() => {
+    // Listeners keep the process alive; it ends in `leave`.
+  });
 }

@@ -19,8 +19,11 @@ function duration(ms: number): string {
 
 function certificateText(certificate: NodeStatus['certificate']): string {
   if (certificate === undefined) return 'none: this node stands alone';
-  const { notAfter, expiresInMs } = certificate;
-  return `until ${notAfter} (${expiresInMs > 0 ? duration(expiresInMs) : 'EXPIRED'})`;
+  const { notAfter, expiresInMs, renewal } = certificate;
+  const state = expiresInMs > 0 ? duration(expiresInMs) : 'EXPIRED';
+  const failed = renewal?.lastError === undefined ? '' : `; NOT RENEWED: ${renewal.lastError}`;
+  const renews = renewal === undefined ? '' : `, renewed from ${renewal.due} on${failed}`;
+  return `until ${notAfter} (${state})${renews}`;
 }
 
 function equalityText({ agoMs, equal, differences, putOff }: NonNullable<NodeStatus['equality']>): string {

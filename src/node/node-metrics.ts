@@ -90,6 +90,9 @@ export function registerNodeMetrics(node: Node): void {
     const credentials = node.certificates.identity?.current;
     return credentials === undefined ? undefined : (credentials.notAfterMs - runtime.nowMs()) / 1000;
   });
+  metrics.counter('renewal_failures_total', 'Attempts to renew the certificate that failed.', () => {
+    return node.enrollment.renewal()?.failures;
+  });
   metrics.gauge('revoked_certificates', 'Certificates on the revocation lists that hold here.', () => {
     return node.certificates.revocation().revoked;
   });

@@ -54,6 +54,7 @@ export function nodeStatus(node: Node): NodeStatus {
             notAfter: new Date(credentials.notAfterMs).toISOString(),
             expiresInMs: credentials.notAfterMs - nowMs,
             fingerprint: credentials.fingerprint,
+            renewal: renewalStatus(node),
           },
     revocation: revocationStatus(node),
     encryptionKey: node.encryption?.keyId,
@@ -82,4 +83,11 @@ function revocationStatus({ certificates }: Node): NodeStatus['revocation'] {
   if (lists === 0) return undefined;
   const nextUpdate = nextUpdateMs === undefined ? undefined : new Date(nextUpdateMs).toISOString();
   return { lists, revoked, nextUpdate };
+}
+
+function renewalStatus({ enrollment }: Node): NonNullable<NodeStatus['certificate']>['renewal'] {
+  const facts = enrollment.renewal();
+  if (facts === undefined) return undefined;
+  const { dueMs, failures, lastError } = facts;
+  return { due: new Date(dueMs).toISOString(), failures, lastError };
 }

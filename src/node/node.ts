@@ -37,6 +37,7 @@ import { scopeRules } from './config/policy-schema.js';
 import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 import { DataDirectory } from './data-directory.js';
 import { Encryption } from './encryption.js';
+import { Enrollment } from './enrollment.js';
 import type { FeedProgress } from './feed-progress.js';
 import { ImageKeeper } from './image-keeper.js';
 import { KtFollowers } from './kt-followers.js';
@@ -81,6 +82,7 @@ export class Node {
   #feed: PostgresFeed | KyotoTycoonFeed | undefined;
   #ktFollowers: KtFollowers | undefined;
   #publishedLists: PublishedLists | undefined;
+  readonly enrollment: Enrollment;
   readonly #images: ImageKeeper;
   readonly #backups: BackupCommands | undefined;
   #stopping = false;
@@ -124,7 +126,17 @@ export class Node {
       rootAddress: config.role === 'root' && clients !== undefined ? `${clients.host}:${clients.port}` : '',
       feedReached: () => (this.#feed instanceof PostgresFeed ? this.#feed.reached : undefined),
       connect: this.#connect,
+      answer: async (request, from) => await this.enrollment.answer(request, from),
       onFatal: options.onFatal,
+    });
+    this.enrollment = new Enrollment({
+      config,
+      certificates: this.certificates,
+      store: () => this.stores.current,
+      writeRefusal: () => this.#replica.writeRefusal(),
+      askUpstream: async (request) => await this.#askUpstream(request),
+      runtime,
+      log: this.#log,
     });
     this.#images = new ImageKeeper({
       ...config.memory,
@@ -185,7 +197,11 @@ export class Node {
           if (this.#feed instanceof PostgresFeed) return this.#feed.copyAgain(table);
           throw new TokaidoError('NOT_READY', 'no Postgres feed runs on this node', { hint: 'ask the root' });
         },
-        takeLists: async (text) => (await this.#publishedLists?.take(text)) ?? {},
+        takes: {
+          '/crl': async (text) => (await this.#publishedLists?.take(text)) ?? {},
+          '/tokens': async (text) => await this.enrollment.takeToken(text),
+        },
+        tokens: () => this.enrollment.tokens(),
         metrics: this.metrics,
         log: this.#log,
       });
@@ -222,6 +238,11 @@ export class Node {
     this.#log.info({}, 'the policies of the configuration hold from now on; other settings take a restart');
   }
 
+  async #askUpstream(request: Buffer): Promise<Buffer> {
+    if (this.upstream === undefined) throw new TokaidoError('NOT_READY', 'this node has no upstream yet');
+    return await this.upstream.ask(request);
+  }
+
   async #listenForFollowers(): Promise<void> {
     const { replication } = this.config.listen;
     if (replication === false) return;
@@ -232,6 +253,7 @@ export class Node {
       runtime: this.#options.runtime,
       maxConnections: this.config.replication.maxFollowers,
       audit: this.audit,
+      onJoin: (socket) => this.enrollment.door.serve(socket),
       onLink: (link) => {
         const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress };
         const events = this.#replica.accept(peer, link);
@@ -443,6 +465,7 @@ export class Node {
     this.#stopping = true;
     this.#replica.beginStopping();
     this.#publishedLists?.close();
+    this.enrollment.close();
     this.certificates.close();
     await this.#feed?.stop();
     await Promise.all(this.clients.map(async (listener) => await listener.close()));

@@ -11,6 +11,7 @@ import type { Runtime, Timer } from '../base/runtime.js';
 import { crlsOf, isNewer, MAX_CRL_BYTES, parseCrl, type RevocationList } from '../pki/crl.js';
 import type { NodeIdentity } from '../pki/identity.js';
 import { certificatesOf, pemBlocks } from '../pki/pem.js';
+import { signerIn } from '../pki/trust.js';
 import { FOR_EVERY_NODE, RESERVED_DATABASE } from '../store/reserved.js';
 import type { LocalStore } from '../store/store.js';
 import type { NodeCertificates } from './certificates.js';
@@ -136,11 +137,8 @@ function signerOf(
   brought: readonly X509Certificate[],
   nowMs: number,
 ): X509Certificate {
-  const others = [...chain, ...brought];
-  for (const ca of [...trust.authorities, ...others]) {
-    if (!ca.ca || !list.isSignedBy(ca.publicKey)) continue;
-    if (trust.fault([ca, ...others], nowMs) === undefined) return ca;
-  }
+  const signer = signerIn(trust, [...chain, ...brought], (key) => list.isSignedBy(key), nowMs);
+  if (signer !== undefined) return signer;
   throw new TokaidoError('IDENTITY', 'a revocation list is not signed by a CA that this node believes', {
     hint: "send the certificate of an intermediate CA along with its list; the root must be in this node's identity.ca",
   });

@@ -36,6 +36,8 @@ export interface ReplicaOptions {
   readonly feedReached?: () => FeedPosition | undefined;
   /** Opens links to upstreams. */
   readonly connect: Connect;
+  /** The answer to what a follower asks; nobody may ask when absent. */
+  readonly answer?: (request: Buffer, from: string) => Promise<Buffer>;
   /** Called when the node cannot go on: an invariant broke, or only a restart mends the disk. */
   readonly onFatal: (error: unknown) => void;
 }
@@ -115,7 +117,7 @@ export class Replica {
   /** (Re)starts the upstream side on the current store. Followers reconnect and compare positions. */
   #serveFollowers(): void {
     const store = this.stores.current;
-    const { config, self, runtime, log } = this.#options;
+    const { config, self, runtime, log, answer } = this.#options;
     if (store === undefined || config.listen.replication === false) return;
     this.#replication?.close();
     this.#replication = new ReplicationServer({
@@ -135,6 +137,7 @@ export class Replica {
       path: () => [this.#self(), ...this.#path],
       rootAddress: () => this.#rootAddress,
       isRecovering: () => this.recovery.active,
+      ...(answer === undefined ? {} : { ask: async (peer, request) => await answer(request, peer.name) }),
       onAccountedFor: (instanceId) => {
         if (config.role === 'root') this.recovery.accountedFor(instanceId);
       },

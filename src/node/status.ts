@@ -63,7 +63,15 @@ export interface NodeStatus {
   }[];
   /** Of a node that replicates; a root that stands alone has none. */
   readonly certificate:
-    | { readonly notAfter: string; readonly expiresInMs: number; readonly fingerprint: string }
+    | {
+        readonly notAfter: string;
+        readonly expiresInMs: number;
+        readonly fingerprint: string;
+        /** Of a node that renews its certificate by itself. */
+        readonly renewal:
+          | { readonly due: string; readonly failures: number; readonly lastError: string | undefined }
+          | undefined;
+      }
     | undefined;
   /** Id of the key that new values are encrypted with on the disk; `undefined` without encryption. */
   readonly encryptionKey: string | undefined;

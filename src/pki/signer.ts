@@ -60,13 +60,7 @@ export function commandSigner(command: string, publicKey: KeyObject): Signer {
     algorithm: id,
     sign: async (bytes) => {
       const signature = await run(command, bytes);
-      let isRight = false;
-      try {
-        isRight = verify(hash, bytes, publicKey, signature);
-      } catch {
-        // Not even a signature.
-      }
-      if (isRight) return signature;
+      if (isSignatureBy(publicKey, bytes, signature)) return signature;
       const how = hash === null ? 'Ed25519, of the bytes themselves' : `${hash}, in DER`;
       throw new TokaidoError('IDENTITY', `what the signing command returned is not a signature by the CA's key`, {
         hint: `it gets the bytes to sign on standard input and must print the bare signature (${how})`,
@@ -95,6 +89,16 @@ async function run(command: string, input: Buffer): Promise<Buffer> {
     });
     child.stdin.end(input);
   });
+}
+
+/** Whether somebody signed these bytes, with the algorithm that goes with the key. */
+export function isSignatureBy(publicKey: KeyObject, bytes: Buffer, signature: Buffer): boolean {
+  try {
+    return verify(algorithmOf(publicKey).hash, bytes, publicKey, signature);
+  } catch {
+    // A key of another kind, or no signature at all.
+    return false;
+  }
 }
 
 /** Whether the key in a PEM text needs a passphrase. */

@@ -3,7 +3,7 @@
  * has verified the chain already; this verdict is taken in addition, because it knows every revocation list, and again on
  * links that are open when certificates or lists change.
  */
-import type { X509Certificate } from 'node:crypto';
+import type { KeyObject, X509Certificate } from 'node:crypto';
 import type { RevocationList } from './crl.js';
 
 /** What is wrong with a chain. */
@@ -19,6 +19,20 @@ function dateFault(certificate: X509Certificate, nowMs: number): ChainFault | un
 
 export function isIssuedBy(certificate: X509Certificate, issuer: X509Certificate): boolean {
   return issuer.ca && certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey);
+}
+
+/**
+ * The CA that signed something, if it is one that counts now: an authority, or one among `others` that leads to one.
+ */
+export function signerIn(
+  trust: Trust,
+  others: readonly X509Certificate[],
+  isSignedBy: (key: KeyObject) => boolean,
+  nowMs: number,
+): X509Certificate | undefined {
+  return [...trust.authorities, ...others].find((ca) => {
+    return ca.ca && isSignedBy(ca.publicKey) && trust.fault([ca, ...others], nowMs) === undefined;
+  });
 }
 
 export class Trust {

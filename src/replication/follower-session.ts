@@ -18,6 +18,7 @@ import { SnapshotSource } from '../store/snapshot.js';
 import type { LocalStore } from '../store/store.js';
 import { AuditSource } from './audit-source.js';
 import {
+  type Ask,
   type AuditFrame,
   encodeFrame,
   type Frame,
@@ -69,6 +70,8 @@ export interface SessionHost {
   beginAudit(session: FollowerSession): boolean;
   auditDone(session: FollowerSession): void;
   nowMs(): number;
+  /** The answer to what a follower asks. */
+  ask(peer: Peer, request: Buffer): Promise<Buffer>;
 }
 
 /** An audit pins the pages of its moment: it is ended after so many heartbeats. */
@@ -79,6 +82,9 @@ interface Offered {
   readonly next: LocalNumber;
   readonly frame: Buffer;
 }
+
+/** Questions of one follower that may be open. */
+const MAX_ASKED = 4;
 
 export type FollowerState = 'greeting' | 'recalling' | 'waiting' | 'copying' | 'following' | 'ended';
 
@@ -91,6 +97,7 @@ export class FollowerSession {
   readonly #log: Logger;
   readonly #decoder = new FrameDecoder();
   #state: FollowerState = 'greeting';
+  #asked = 0;
   #hello: Hello | undefined;
   #next: LocalNumber = localNumber(0);
   #snapshot: SnapshotSource | undefined;
@@ -173,6 +180,9 @@ export class FollowerSession {
         this.#audit?.ask(frame);
         this.pump();
         return;
+      case 'ask':
+        this.#onAsk(frame);
+        return;
       case 'auditEnd':
         this.#closeAudit();
         return;
@@ -190,6 +200,7 @@ export class FollowerSession {
       case 'audited':
       case 'ranges':
       case 'rangeRows':
+      case 'answer':
         throw new TokaidoError('REPLICATION', `a follower may not send ${frame.type}`);
       default:
         unreachable(frame);
@@ -282,6 +293,24 @@ export class FollowerSession {
     // An epoch this node never heard of is news, whatever the number: its next epoch must not be that one.
     if (has.epoch > this.#host.store.epoch) return has;
     return has.sequence > (own?.sequence ?? 0) ? has : undefined;
+  }
+
+  /** Answered by whoever knows, which may take its time; replication goes on meanwhile. */
+  #onAsk({ id, request }: Ask): void {
+    if (this.#state === 'greeting') throw new TokaidoError('REPLICATION', 'ASK before HELLO');
+    if (this.#asked >= MAX_ASKED) throw new TokaidoError('REPLICATION', `more than ${MAX_ASKED} questions at a time`);
+    this.#asked++;
+    // A copy: the frame's bytes are gone with the next one.
+    this.#host.ask(this.peer, Buffer.from(request)).then(
+      (answer) => {
+        this.#asked--;
+        if (this.#state !== 'ended') this.#send({ type: 'answer', id, answer });
+      },
+      (error: unknown) => {
+        this.#asked--;
+        this.#log.debug({ reason: messageOf(error) }, 'a question of a follower was not answered');
+      },
+    );
   }
 
   #onRecalledBatch(payload: Buffer): void {

@@ -50,6 +50,8 @@ const TYPE = {
   ranges: 16,
   rangeRows: 17,
   auditEnd: 18,
+  ask: 19,
+  answer: 20,
 } as const;
 
 /** One node on the way to the root: its data directory's id (hex) and its name. */
@@ -211,6 +213,20 @@ export interface AuditEnd {
   readonly reason: string;
 }
 
+/** A follower asks something of whoever knows, up to the root: today, to certify a key. */
+export interface Ask {
+  readonly type: 'ask';
+  /** Comes back with the answer. */
+  readonly id: number;
+  readonly request: Buffer;
+}
+
+export interface Answer {
+  readonly type: 'answer';
+  readonly id: number;
+  readonly answer: Buffer;
+}
+
 export type Frame =
   | Hello
   | Welcome
@@ -223,6 +239,8 @@ export type Frame =
   | SnapshotEnd
   | Recall
   | Recalled
+  | Ask
+  | Answer
   | ProofFrame
   | AuditFrame
   | Audited
@@ -319,6 +337,12 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       encodeOrigin(writer, frame.after);
       return;
     case 'recalled':
+      return;
+    case 'ask':
+      writer.varint(frame.id).bytes(frame.request);
+      return;
+    case 'answer':
+      writer.varint(frame.id).bytes(frame.answer);
       return;
     case 'proof':
       encodePosition(writer, frame.position);
@@ -472,6 +496,10 @@ function decodePayload(type: number, payload: Buffer): Frame {
       return ended(reader, { type: 'snapshotEnd', rows: reader.varint() });
     case TYPE.recall:
       return ended(reader, { type: 'recall', after: readOrigin(reader) });
+    case TYPE.ask:
+      return { type: 'ask', id: reader.varint(), request: reader.rest() };
+    case TYPE.answer:
+      return { type: 'answer', id: reader.varint(), answer: reader.rest() };
     case TYPE.recalled:
       return ended(reader, { type: 'recalled' });
     case TYPE.proof: {

@@ -41,6 +41,8 @@ export interface ReplicationServerOptions {
   isRecovering(): boolean;
   /** A connected follower (by instance) has nothing that this origin lacks. */
   onAccountedFor(instanceId: string): void;
+  /** The answer to what a follower asks, if anybody may ask. */
+  readonly ask?: SessionHost['ask'];
 }
 
 /** What status and metrics show of a follower. */
@@ -147,6 +149,7 @@ export class ReplicationServer {
       accountedFor: (session) => {
         if (session.instanceId !== undefined) this.#options.onAccountedFor(session.instanceId);
       },
+      ask: this.#options.ask ?? (async () => await Promise.reject(new Error('nobody answers here'))),
       soon: (fn) => {
         this.#options.runtime.after(0, fn);
       },

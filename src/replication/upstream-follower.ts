@@ -3,7 +3,7 @@
  * it ends tries the next upstream after a short, jittered wait. Silence for `silenceMs` counts as loss: upstreams send
  * heartbeats.
  */
-import { messageOf } from '../base/errors.js';
+import { messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import type { Peer, PeerLink } from './link.js';
@@ -143,6 +143,12 @@ export class UpstreamFollower {
     const silentMs = nowMs - this.#heardMs;
     if (silentMs < this.#options.silenceMs) return;
     this.#link?.destroy(`silent for ${Math.round(silentMs)} ms`);
+  }
+
+  /** Asks over the link. Errors: `NOT_READY` without one, and those of `UpstreamSession.ask`. */
+  async ask(request: Buffer): Promise<Buffer> {
+    if (this.#session === undefined) throw new TokaidoError('NOT_READY', 'there is no link to an upstream to ask over');
+    return await this.#session.ask(request);
   }
 
   status(): UpstreamStatus {

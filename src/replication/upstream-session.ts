@@ -17,6 +17,7 @@ import type { SnapshotContents } from '../store/snapshot.js';
 import type { LocalStore } from '../store/store.js';
 import { Audit, type AuditReport } from './audit.js';
 import {
+  type Answer,
   type Audited,
   encodeFrame,
   type Frame,
@@ -70,6 +71,14 @@ export interface UpstreamHost {
   onLoaded(rows: number): void;
 }
 
+/** Questions that may be open on one link: those of this node, and of all that follow it. */
+const MAX_ASKED = 64;
+
+interface Asked {
+  readonly resolve: (answer: Buffer) => void;
+  readonly reject: (error: TokaidoError) => void;
+}
+
 export type UpstreamState = 'greeting' | 'following' | 'loading' | 'ended';
 
 export class UpstreamSession {
@@ -94,6 +103,9 @@ export class UpstreamSession {
   #auditing: Promise<void> = Promise.resolve();
   /** Snapshot frames are written one after the other; this is the tail of that chain. */
   #loading: Promise<void> = Promise.resolve();
+  /** Questions that are not answered yet, by their number. */
+  readonly #asked = new Map<number, Asked>();
+  #lastAsked = 0;
 
   constructor(peer: Peer, link: PeerLink, host: UpstreamHost) {
     this.peer = peer;
@@ -184,6 +196,9 @@ export class UpstreamSession {
       case 'recall':
         this.#onRecall(frame);
         return;
+      case 'answer':
+        this.#onAnswer(frame);
+        return;
       case 'refuse':
         this.end(`refused by the upstream (${frame.code}): ${frame.message}`);
         return;
@@ -192,10 +207,31 @@ export class UpstreamSession {
       case 'recalled':
       case 'audit':
       case 'descend':
+      case 'ask':
         throw new TokaidoError('REPLICATION', `an upstream may not send ${frame.type}`);
       default:
         unreachable(frame);
     }
+  }
+
+  /** Asks whoever knows, up to the root. Errors: `REPLICATION` when the link ends first, `OVERLOADED`, `NOT_READY`. */
+  async ask(request: Buffer): Promise<Buffer> {
+    if (this.#state !== 'following' && this.#state !== 'loading')
+      throw new TokaidoError('NOT_READY', 'there is no link to an upstream to ask over');
+    if (this.#asked.size >= MAX_ASKED) throw new TokaidoError('OVERLOADED', 'too many questions to the upstream');
+    const id = ++this.#lastAsked;
+    return await new Promise<Buffer>((resolve, reject) => {
+      this.#asked.set(id, { resolve, reject });
+      this.#send({ type: 'ask', id, request });
+    });
+  }
+
+  #onAnswer({ id, answer }: Answer): void {
+    const asked = this.#asked.get(id);
+    if (asked === undefined) throw new TokaidoError('REPLICATION', `an answer to question ${id}, which is not open`);
+    this.#asked.delete(id);
+    // A copy: the frame's bytes are gone with the next one.
+    asked.resolve(Buffer.from(answer));
   }
 
   #onWelcome(welcome: Welcome): void {
@@ -434,6 +470,9 @@ export class UpstreamSession {
     if (this.#state === 'ended') return;
     this.#state = 'ended';
     this.#endAudit();
+    for (const { reject } of this.#asked.values())
+      reject(new TokaidoError('REPLICATION', `the link ended before the answer came: ${reason}`));
+    this.#asked.clear();
     void this.#loading
       .then(() => this.#target?.discard())
       .catch((error: unknown) => this.#log.warn({ reason: messageOf(error) }, 'cannot remove a partial snapshot'))

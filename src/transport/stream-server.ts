@@ -9,7 +9,8 @@ import type { Runtime } from '../base/runtime.js';
 import type { Live } from '../pki/live.js';
 import type { Trust } from '../pki/trust.js';
 import type { ClientKeeper, Conversation } from './client-keeper.js';
-import { cannotListen, chainOf } from './tls-link.js';
+import { chainOf } from './peer-chain.js';
+import { cannotListen } from './tls-link.js';
 
 /** What a TLS listener for clients proves, and asks of them. */
 export interface ClientTls {

@@ -10,15 +10,9 @@
  * without telling anybody why, and an operator at night needs to know. And no sessions are resumed: a resumed session
  * carries the verdict of an earlier one.
  */
-import { constants, X509Certificate } from 'node:crypto';
+import { constants } from 'node:crypto';
 import type { AddressInfo, Socket } from 'node:net';
-import {
-  createServer,
-  type DetailedPeerCertificate,
-  type PeerCertificate,
-  type TLSSocket,
-  connect as tlsConnect,
-} from 'node:tls';
+import { createServer, type PeerCertificate, type TLSSocket, connect as tlsConnect } from 'node:tls';
 import { type Audit, NO_AUDIT } from '../base/audit.js';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
@@ -27,7 +21,9 @@ import type { NodeIdentity } from '../pki/identity.js';
 import type { Live } from '../pki/live.js';
 import type { Identity } from '../pki/names.js';
 import { checkPeer, type PeerFacts, type Refusal, type RefusalReason, type Verdict } from '../pki/policy.js';
+import { JOIN_PROTOCOL } from './join-link.js';
 import type { Link, LinkHandlers } from './link.js';
+import { chainOf } from './peer-chain.js';
 
 const PROTOCOL = 'tokaido/1';
 const HANDSHAKE_TIMEOUT_MS = 10_000;
@@ -58,22 +54,6 @@ function addressOf(socket: Socket): string {
 /** The peer's certificate; empty when it presented none, and when the socket is gone already. */
 function certificateOf(socket: TLSSocket): Partial<PeerCertificate> {
   return (socket.getPeerCertificate() as PeerCertificate | null) ?? {};
-}
-
-/** Most certificates of a chain that a peer presents. */
-const MAX_CHAIN = 8;
-
-/** The peer's certificate and those above it, as far as it presented them or we have them; empty without any. */
-export function chainOf(socket: TLSSocket): X509Certificate[] {
-  const chain: X509Certificate[] = [];
-  let certificate: Partial<DetailedPeerCertificate> | null | undefined = socket.getPeerCertificate(true);
-  while (certificate?.raw !== undefined && chain.length < MAX_CHAIN) {
-    chain.push(new X509Certificate(certificate.raw));
-    // A root is its own issuer.
-    if (certificate.issuerCertificate === certificate) break;
-    certificate = certificate.issuerCertificate;
-  }
-  return chain;
 }
 
 /** Judges a peer by what it presented at its handshake; again whenever what we trust has changed. */
@@ -236,6 +216,8 @@ export interface FollowerListenerOptions {
   readonly maxConnections: number;
   /** A peer passed all checks. Returns who handles its events. */
   onLink(link: Link): LinkHandlers;
+  /** A machine without a certificate wants to join; nobody may when absent. */
+  onJoin?: (socket: TLSSocket) => void;
 }
 
 export interface FollowerListener {
@@ -284,6 +266,7 @@ export async function listenForFollowers(options: FollowerListenerOptions): Prom
   const server = createServer({
     ...COMMON,
     ...credentials(identity.current),
+    ALPNProtocols: [PROTOCOL, ...(options.onJoin === undefined ? [] : [JOIN_PROTOCOL])],
     requestCert: true,
     rejectUnauthorized: false,
     handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
@@ -312,6 +295,10 @@ export async function listenForFollowers(options: FollowerListenerOptions): Prom
   });
   server.on('secureConnection', (socket) => {
     socket.on('error', () => undefined);
+    if (socket.alpnProtocol === JOIN_PROTOCOL && options.onJoin !== undefined) {
+      options.onJoin(socket);
+      return;
+    }
     const details = describeCertificate(certificateOf(socket));
     if (socket.alpnProtocol !== PROTOCOL) {
       refusals.refuse(socket, 'tls', 'the peer does not speak Tokaido replication', details);

@@ -36,6 +36,8 @@ export function honestFrames(clusterId: string): Buffer[] {
     { type: 'snapshotEnd', rows: 1 },
     { type: 'recall', after: origin },
     { type: 'recalled' },
+    { type: 'ask', id: 1, request: Buffer.from('{}') },
+    { type: 'answer', id: 1, answer: Buffer.from('{}') },
   ];
   return frames.map(encodeFrame);
 }

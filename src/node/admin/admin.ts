@@ -1,6 +1,6 @@
 /**
  * The admin listener: health, readiness, status and metrics over plain HTTP, on loopback by default. Read-only, but
- * for revocation lists, which anybody may bring: they prove themselves.
+ * for revocation lists and tokens, which anybody may bring: a CA's signature proves them.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -17,8 +17,10 @@ export interface AdminOptions {
   readonly metrics: MetricsRegistry;
   readonly log: Logger;
   status(): NodeStatus;
-  /** Takes revocation lists in PEM. Errors: `TokaidoError`. */
-  takeLists(text: string): Promise<object>;
+  /** What may be brought, by path: it proves itself by a CA's signature. Errors: `TokaidoError`. */
+  readonly takes: Readonly<Record<string, (text: string) => Promise<object>>>;
+  /** Tokens with which machines may join, without anything secret. */
+  tokens(): readonly object[];
   /** Copies a table of the feed again, or all. Returns how many. Errors: `TokaidoError`. */
   copyAgain(table: string | undefined): number;
   ready(): { readonly ready: boolean; readonly reason?: string };
@@ -47,9 +49,15 @@ const STATUS: Readonly<Record<string, number>> = {
   READ_ONLY: 409,
   NOT_READY: 503,
   CONFIG: 400,
+  MALFORMED: 400,
 };
 
-function takeLists(request: IncomingMessage, response: ServerResponse, { takeLists, log }: AdminOptions): void {
+function receive(
+  request: IncomingMessage,
+  response: ServerResponse,
+  take: (text: string) => Promise<object>,
+  log: Logger,
+): void {
   const chunks: Buffer[] = [];
   let size = 0;
   request.on('data', (chunk: Buffer) => {
@@ -58,10 +66,11 @@ function takeLists(request: IncomingMessage, response: ServerResponse, { takeLis
     else request.destroy();
   });
   request.on('end', () => {
-    takeLists(Buffer.concat(chunks).toString('latin1')).then(
+    take(Buffer.concat(chunks).toString('latin1')).then(
       (result) => answer(response, 200, 'application/json', `${JSON.stringify(result)}\n`),
       (error: unknown) => {
-        log.warn({ address: request.socket.remoteAddress, reason: messageOf(error) }, 'revocation lists refused');
+        const address = request.socket.remoteAddress;
+        log.warn({ address, reason: messageOf(error) }, 'what was brought to the admin listener is refused');
         refuse(response, error);
       },
     );
@@ -93,6 +102,8 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
     },
     '/status': (response) =>
       answer(response, 200, 'application/json', `${JSON.stringify(options.status(), null, 2)}\n`),
+    '/tokens': (response) =>
+      answer(response, 200, 'application/json', `${JSON.stringify({ tokens: options.tokens() })}\n`),
     '/metrics': (response) => answer(response, 200, 'text/plain; version=0.0.4', options.metrics.render()),
   };
   const limits = {
@@ -105,8 +116,9 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
   };
   const server = createServer(limits, (request, response) => {
     const path = (request.url ?? '').split('?')[0] ?? '';
-    if (request.method === 'POST' && path === '/crl') {
-      takeLists(request, response, options);
+    const take = options.takes[path];
+    if (request.method === 'POST' && take !== undefined) {
+      receive(request, response, take, options.log);
       return;
     }
     request.resume();
@@ -116,7 +128,7 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
     }
     const route = routes[path];
     if (request.method !== 'GET' && request.method !== 'HEAD')
-      answer(response, 405, 'text/plain', 'only GET, and POST to /crl and /feed/copy\n');
+      answer(response, 405, 'text/plain', 'only GET, and POST to /crl, /tokens and /feed/copy\n');
     else if (route === undefined) answer(response, 404, 'text/plain', `there is ${Object.keys(routes).join(', ')}\n`);
     else route(response);
   });

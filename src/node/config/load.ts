@@ -193,8 +193,9 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
     audit: parsed.audit === false ? false : { ...parsed.audit, file: path(parsed.audit.file) },
     databases: withEncryption(parseDatabases(parsed.databases), parsed.encryption),
     encryption: withKeyFile(parsed.encryption, path),
-    identity: identity === false ? false : mapFiles(identity, path),
+    identity: identity === false ? false : absoluteIdentity(identity, path),
     backup: { ...backup, ...(backup.commands === undefined ? {} : { commands: path(backup.commands) }) },
+    ...(parsed.signing === undefined ? {} : { signing: absoluteSigning(parsed.signing, path) }),
     upstreams: parsed.upstreams.map(({ address, name }) => ({ ...address, name })),
     durability: parsed.durability ?? (parsed.role === 'root' ? 'flushed' : 'committed'),
     listen: {
@@ -249,6 +250,8 @@ function* checkEncryption({ encryption, databases, memory, backup }: NodeConfig)
     yield { keys, message: 'backup.commands would get copies of encrypted databases in plain: leave one of them out' };
 }
 
+type SigningConfig = NonNullable<NodeConfig['signing']>;
+type IdentityConfig = Exclude<NodeConfig['identity'], false>;
 type TlsConfig = Exclude<ClientListenerConfig['tls'], false>;
 
 function withPaths<L extends { readonly tls: false | TlsConfig }>(listener: L, path: (file: string) => string): L {
@@ -264,6 +267,16 @@ function absoluteTls(tls: TlsConfig, path: (file: string) => string): TlsConfig 
 function mapFiles<F extends Readonly<Record<string, string | undefined>>>(files: F, path: (file: string) => string): F {
   const entries = Object.entries(files).filter(([, file]) => file !== undefined);
   return Object.fromEntries(entries.map(([key, file]) => [key, path(file as string)])) as F;
+}
+
+function absoluteSigning(signing: SigningConfig, path: (file: string) => string): SigningConfig {
+  const { days, ...files } = signing;
+  return { days, ...mapFiles(files, path) };
+}
+
+function absoluteIdentity(identity: IdentityConfig, path: (file: string) => string): IdentityConfig {
+  const { renew, ...files } = identity;
+  return { renew, ...mapFiles(files, path) };
 }
 
 type Problem = { readonly keys: readonly string[]; readonly message: string };
@@ -321,6 +334,7 @@ function* crossCheck(config: NodeConfig): Generator<Problem> {
     if (config.upstreams.length > 0)
       yield { keys: ['upstreams'], message: 'a root follows nobody: remove upstreams, or make this node a relay' };
   } else {
+    if (config.signing !== undefined) yield { keys: ['signing'], message: 'only a root signs certificates' };
     if (config.identity === false)
       yield { keys: ['identity'], message: 'only a root can stand alone: a node that follows proves who it is' };
     if (config.upstreams.length === 0)

@@ -311,10 +311,22 @@ export const schema = z.strictObject({
           .string()
           .optional()
           .describe('Revocation lists (PEM, any number in one file), for other nodes and for clients.'),
+        renew: z
+          .boolean()
+          .default(true)
+          .describe('Renew the certificate after two thirds of its life, over the link to the upstream.'),
       }),
     ])
     .prefault({})
     .describe('Certificate, key and CA; false for a root that stands alone, without replication.'),
+  signing: z
+    .strictObject({
+      ca: z.string().describe('Folder of the CA, best an intermediate (`tokaido ca intermediate`).'),
+      passphraseFile: z.string().optional().describe("File with the passphrase of the CA's key."),
+      days: z.number().positive().max(3650).default(7).describe('How long the certificates it signs are valid.'),
+    })
+    .optional()
+    .describe('Sign certificates for machines that join and for nodes that renew theirs; root only.'),
   listen: z
     .strictObject({
       clients: z
