@@ -19,6 +19,7 @@ import type { NodeIdentity } from '../pki/identity.js';
 import type { Live } from '../pki/live.js';
 import type { Identity } from '../pki/names.js';
 import type { Equality } from '../replication/equality.js';
+import { encodeFrame } from '../replication/frames.js';
 import type { Heartbeats } from '../replication/heartbeats.js';
 import type { ReplicationServer } from '../replication/server.js';
 import type { Connect, UpstreamFollower } from '../replication/upstream-follower.js';
@@ -253,6 +254,7 @@ export class Node {
       runtime: this.#options.runtime,
       maxConnections: this.config.replication.maxFollowers,
       audit: this.audit,
+      farewell: (message) => encodeFrame({ type: 'refuse', code: 'IDENTITY', message }),
       onJoin: (socket) => this.enrollment.door.serve(socket),
       onLink: (link) => {
         const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress };

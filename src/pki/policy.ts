@@ -12,6 +12,8 @@ export interface PeerFacts {
   /** Our own verdict on the chain, revocation lists included; `undefined` when nothing is wrong. */
   readonly chainFault: ChainFault | undefined;
   readonly subjectAltName: string | undefined;
+  /** When the certificate is valid, and what the clock here says, ms since 1970. */
+  readonly validity?: { readonly fromMs: number; readonly toMs: number; readonly nowMs: number };
 }
 
 /** Stable reasons of a refusal, for logs and metrics. */
@@ -52,6 +54,16 @@ const MESSAGES: Readonly<Partial<Record<RefusalReason, string>>> = {
   revoked: 'its certificate is revoked',
 };
 
+/** A clock that is wrong looks like a certificate that is: both times are said, so that somebody can tell. */
+function explain(reason: RefusalReason, { validity }: PeerFacts): string {
+  const message = MESSAGES[reason] ?? `its certificate does not verify: ${reason}`;
+  if (validity === undefined || (reason !== 'expired' && reason !== 'not-yet-valid')) return message;
+  const { fromMs, toMs, nowMs } = validity;
+  const time = (ms: number): string => new Date(ms).toISOString();
+  const bound = reason === 'expired' ? `it ended at ${time(toMs)}` : `it begins at ${time(fromMs)}`;
+  return `${message.replace(/ \(.*/, '')}: ${bound}, and the clock here says ${time(nowMs)} (compare the clocks)`;
+}
+
 function refused(reason: RefusalReason, message: string): Verdict {
   return { refused: { reason, message } };
 }
@@ -71,11 +83,14 @@ function mayBe(side: PeerSide, peer: Identity): boolean {
 export function checkPeer(facts: PeerFacts, self: Identity, side: PeerSide, expectedName?: string): Verdict {
   if (!facts.presented) return refused('no-certificate', 'it presented no certificate');
   if (facts.verifyError !== undefined) {
-    const reason = VERIFY_REASONS[facts.verifyError] ?? 'not-verified';
-    return refused(reason, MESSAGES[reason] ?? `its certificate does not verify: ${facts.verifyError}`);
+    const reason = VERIFY_REASONS[facts.verifyError] ?? facts.chainFault ?? 'not-verified';
+    return refused(
+      reason,
+      reason === 'not-verified' ? `its certificate does not verify: ${facts.verifyError}` : explain(reason, facts),
+    );
   }
   const { chainFault } = facts;
-  if (chainFault !== undefined) return refused(chainFault, MESSAGES[chainFault] ?? chainFault);
+  if (chainFault !== undefined) return refused(chainFault, explain(chainFault, facts));
   const identity = identityOf(facts.subjectAltName);
   if (identity === undefined)
     return refused('no-identity', 'its certificate does not carry exactly one tokaido:// name');

@@ -159,11 +159,24 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
 
 type Refuse = (reason: string, socket: Socket | undefined) => void;
 
+/** Forward secrecy and authenticated encryption only, with TLS 1.2 too. */
+const CIPHERS = [
+  'TLS_AES_256_GCM_SHA384',
+  'TLS_CHACHA20_POLY1305_SHA256',
+  'TLS_AES_128_GCM_SHA256',
+  ...['AES128-GCM-SHA256', 'AES256-GCM-SHA384', 'CHACHA20-POLY1305'].flatMap((cipher) => [
+    `ECDHE-ECDSA-${cipher}`,
+    `ECDHE-RSA-${cipher}`,
+  ]),
+].join(':');
+
 function contextOf(tls: ClientTls): object {
   const { certificatePem: cert, keyPem: key, clientCaPem: ca } = tls;
+  // Who proved something cannot become somebody else halfway.
+  const noRenegotiation = constants.SSL_OP_NO_RENEGOTIATION;
   // A resumed session would carry the verdict of an earlier handshake: who must prove something does so each time.
-  const secureOptions = ca === undefined ? 0 : constants.SSL_OP_NO_TICKET;
-  return { cert, key, ...(ca === undefined ? {} : { ca }), minVersion: 'TLSv1.2', secureOptions };
+  const secureOptions = noRenegotiation | (ca === undefined ? 0 : constants.SSL_OP_NO_TICKET);
+  return { cert, key, ...(ca === undefined ? {} : { ca }), minVersion: 'TLSv1.2', ciphers: CIPHERS, secureOptions };
 }
 
 function secureServer(

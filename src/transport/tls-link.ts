@@ -5,10 +5,10 @@
  * Certificate, CAs and revocation lists may change at any moment: the next handshake uses the new ones, and each open
  * link is judged again and ends if it would be refused now.
  *
- * Two choices that need a reason. The server takes the verdict on the client's certificate itself
+ * Two choices that need a reason. Both ends take the verdict on the other's certificate themselves
  * (`rejectUnauthorized: false` and a check before the first byte) because the runtime would otherwise close the socket
- * without telling anybody why, and an operator at night needs to know. And no sessions are resumed: a resumed session
- * carries the verdict of an earlier one.
+ * without telling anybody why, and an operator at night needs to know. A peer with a certificate of our CA is told, too;
+ * a stranger is not. And no sessions are resumed: a resumed session carries the verdict of an earlier one.
  */
 import { constants } from 'node:crypto';
 import type { AddressInfo, Socket } from 'node:net';
@@ -67,7 +67,14 @@ function judgeOf(
   const chain = chainOf(socket);
   return () => {
     const { identity, trust } = own.current;
-    return checkPeer({ ...facts, chainFault: trust.fault(chain, runtime.nowMs()) }, identity, side, expectedName);
+    const nowMs = runtime.nowMs();
+    const [leaf] = chain;
+    const validity =
+      leaf === undefined
+        ? {}
+        : { validity: { fromMs: Date.parse(leaf.validFrom), toMs: Date.parse(leaf.validTo), nowMs } };
+    const chainFault = trust.fault(chain, nowMs);
+    return checkPeer({ ...facts, ...validity, chainFault }, identity, side, expectedName);
   };
 }
 
@@ -218,6 +225,8 @@ export interface FollowerListenerOptions {
   onLink(link: Link): LinkHandlers;
   /** A machine without a certificate wants to join; nobody may when absent. */
   onJoin?: (socket: TLSSocket) => void;
+  /** The bytes that tell a peer why it is refused. */
+  farewell?: (message: string) => Buffer;
 }
 
 export interface FollowerListener {
@@ -309,7 +318,7 @@ export async function listenForFollowers(options: FollowerListenerOptions): Prom
     const verdict = judge();
     if ('refused' in verdict) {
       refusals.refuse(socket, verdict.refused.reason, verdict.refused.message, details);
-      socket.destroy();
+      dismiss(socket, verdict.refused, options);
       return;
     }
     const link = new TlsLink(socket, verdict.identity, runtime);
@@ -336,6 +345,19 @@ export async function listenForFollowers(options: FollowerListenerOptions): Prom
       timer.cancel();
     },
   };
+}
+
+/** Refusals of peers whose certificate is of our CA: they are told why. Strangers are not. */
+const TOLD: readonly string[] = ['expired', 'not-yet-valid', 'revoked', 'no-identity', 'wrong-cluster', 'wrong-role'];
+
+function dismiss(socket: TLSSocket, refusal: Refusal, { farewell, runtime }: FollowerListenerOptions): void {
+  if (farewell === undefined || !TOLD.includes(refusal.reason)) {
+    socket.destroy();
+    return;
+  }
+  socket.end(farewell(refusal.message));
+  const timer = runtime.after(CLOSE_TIMEOUT_MS, () => socket.destroy());
+  socket.once('close', () => timer.cancel());
 }
 
 /** Why a listener could not open, with what to do. */
@@ -373,6 +395,8 @@ export async function connectToUpstream(options: ConnectOptions): Promise<void> 
       ...credentials(identity.current),
       host,
       port,
+      // The verdict is taken below, as at the other end: its reason says more than the runtime's.
+      rejectUnauthorized: false,
       // Without a name to verify, Node would fall back to the address; identity is the URI name, checked below.
       checkServerIdentity: () => undefined,
     });
@@ -385,7 +409,9 @@ export async function connectToUpstream(options: ConnectOptions): Promise<void> 
       timer.cancel();
       socket.destroy();
       reject(
-        new TokaidoError('NETWORK', `cannot link to ${host}:${port}: ${explainConnectError(error)}`, { cause: error }),
+        new TokaidoError('NETWORK', `cannot link to ${host}:${port}: ${explainTlsError(error)}`, {
+          cause: error,
+        }),
       );
     };
     const closed = (): void => failed(new Error('the upstream closed the connection during the handshake'));
@@ -416,17 +442,4 @@ export async function connectToUpstream(options: ConnectOptions): Promise<void> 
       resolve();
     });
   });
-}
-
-const VERIFY_TEXT: Readonly<Record<string, string>> = {
-  CERT_HAS_EXPIRED: 'the certificate of the upstream has expired',
-  CERT_NOT_YET_VALID: 'the certificate of the upstream is not valid yet (compare the clocks)',
-};
-
-function explainConnectError(error: unknown): string {
-  const code = codeOf(error) ?? '';
-  if (VERIFY_TEXT[code] !== undefined) return VERIFY_TEXT[code];
-  if (/SELF_SIGNED|UNABLE_TO|SIGNATURE/.test(code))
-    return 'the certificate of the upstream is not from the CA of this cluster';
-  return explainTlsError(error);
 }

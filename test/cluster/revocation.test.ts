@@ -60,7 +60,9 @@ describe('tokaido ca revoke', () => {
     assert.deepEqual(json(revoked).published, { published: 1, known: 0 });
     const { followers } = await until('one edge is left', relay, (status) => status.followers.length === 1);
     assert.equal(followers[0]?.name, 'staying');
-    await until('it stays out', leaving, ({ upstream }) => upstream?.state !== 'following');
+    await until('it stays out, and knows why', leaving, ({ upstream }) => {
+      return upstream?.state !== 'following' && /its certificate is revoked/.test(upstream?.lastError ?? '');
+    });
     for (const node of [root, relay, staying])
       await until('it has the list', node, ({ revocation }) => revocation?.revoked === 1);
     const list = await tokaido(['ca', 'list', '--ca', ca()]);

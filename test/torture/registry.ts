@@ -1,4 +1,5 @@
 /** Every torture, one line each. To add one: a module that exports a `Torture`, and its name here. */
+import { attacks } from './attacks.js';
 import { clients } from './clients.js';
 import { codecs } from './codecs.js';
 import { diskFull } from './disk-full.js';
@@ -10,6 +11,7 @@ import { simulation } from './simulate.js';
 import type { Torture } from './torture.js';
 
 export const TORTURES: readonly Torture[] = [
+  attacks,
   clients,
   codecs,
   diskFull,

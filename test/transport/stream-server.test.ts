@@ -1,6 +1,7 @@
 /** Client listeners over TLS: one-way, with client certificates, and with the names that are allowed. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { X509Certificate } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, it } from 'node:test';
@@ -8,13 +9,15 @@ import { type ConnectionOptions, connect } from 'node:tls';
 import type { Logger } from '../../src/base/logger.js';
 import { silentLogger } from '../../src/base/logger.js';
 import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import { crlsOf } from '../../src/pki/crl.js';
 import { LiveValue } from '../../src/pki/live.js';
 import { certificatesOf } from '../../src/pki/pem.js';
 import { Trust } from '../../src/pki/trust.js';
 import { ClientKeeper } from '../../src/transport/client-keeper.js';
 import { type ClientTls, listenForStreams, type StreamServer } from '../../src/transport/stream-server.js';
 import { PATIENT } from '../support/client-bench.js';
-import { localRuntime } from '../support/local-runtime.js';
+import { eventually, localRuntime } from '../support/local-runtime.js';
+import { OpensslCa } from '../support/openssl.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tokaido-client-tls-'));
 const file = (name: string): string => join(folder, name);
@@ -38,6 +41,7 @@ async function makeCertificates(): Promise<void> {
 describe('a client listener over TLS', () => {
   let server: StreamServer | undefined;
   let refusals: string[] = [];
+  let own: LiveValue<ClientTls> | undefined;
   const keeper = new ClientKeeper({ limits: PATIENT, runtime: localRuntime(), log: silentLogger });
   before(makeCertificates);
   after(() => {
@@ -53,17 +57,18 @@ describe('a client listener over TLS', () => {
 
   async function listen(tls: Partial<ClientTls>): Promise<number> {
     refusals = [];
+    own = new LiveValue<ClientTls>({
+      certificatePem: pem('server/node.crt'),
+      keyPem: pem('server/node.key'),
+      clientCaPem: undefined,
+      clientTrust: tls.clientCaPem === undefined ? undefined : new Trust(certificatesOf(tls.clientCaPem, 'ca.crt')),
+      names: [],
+      ...tls,
+    });
     server = await listenForStreams({
       host: '127.0.0.1',
       port: 0,
-      tls: new LiveValue({
-        certificatePem: pem('server/node.crt'),
-        keyPem: pem('server/node.key'),
-        clientCaPem: undefined,
-        clientTrust: tls.clientCaPem === undefined ? undefined : new Trust(certificatesOf(tls.clientCaPem, 'ca.crt')),
-        names: [],
-        ...tls,
-      }),
+      tls: own,
       applicationProtocols: ['http/1.1'],
       runtime: localRuntime(),
       log,
@@ -134,5 +139,82 @@ describe('a client listener over TLS', () => {
     await server?.close();
     const second = await listen({ clientCaPem: pem('ours/ca.crt'), names: ['reader'] });
     assert.equal(await ping(second, as('reader')), 'ping');
+  });
+
+  it('speaks no cipher without forward secrecy and authenticated encryption', async () => {
+    const port = await listen({});
+    for (const ciphers of [
+      'AES128-SHA',
+      'AES256-GCM-SHA384',
+      'ECDHE-ECDSA-AES128-SHA',
+      'ECDHE-ECDSA-AES128-SHA256',
+      'NULL',
+      'ADH',
+    ])
+      assert.equal(await ping(port, { maxVersion: 'TLSv1.2', ciphers: `${ciphers}:@SECLEVEL=0` }), 'refused', ciphers);
+    for (const ciphers of ['ECDHE-ECDSA-AES256-GCM-SHA384', 'ECDHE-ECDSA-CHACHA20-POLY1305'])
+      assert.equal(await ping(port, { maxVersion: 'TLSv1.2', ciphers }), 'ping', ciphers);
+  });
+
+  it('renegotiates with nobody', async () => {
+    const port = await listen({ clientCaPem: pem('ours/ca.crt') });
+    const socket = connect({
+      host: '127.0.0.1',
+      port,
+      ca: pem('ours/ca.crt'),
+      maxVersion: 'TLSv1.2',
+      checkServerIdentity: () => undefined,
+      ...as('reader'),
+    });
+    const outcome = await new Promise<string>((resolve) => {
+      socket.on('error', (error) => resolve(`ended: ${error.message}`));
+      socket.on('close', () => resolve('ended'));
+      socket.on('secureConnect', () => {
+        socket.renegotiate({}, (error) => resolve(error === null ? 'renegotiated' : `refused: ${error.message}`));
+      });
+    });
+    socket.destroy();
+    assert.match(outcome, /^(ended|refused)/);
+  });
+
+  it('a session from before a revocation opens nothing', async () => {
+    const reader = new X509Certificate(pem('reader/node.crt'));
+    const authorities = certificatesOf(pem('ours/ca.crt'), 'ca.crt');
+    for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
+      const port = await listen({ clientCaPem: pem('ours/ca.crt') });
+      let session: Buffer | undefined;
+      const socket = connect({
+        host: '127.0.0.1',
+        port,
+        ca: pem('ours/ca.crt'),
+        maxVersion,
+        checkServerIdentity: () => undefined,
+        ...as('reader'),
+      });
+      socket.on('session', (ticket) => {
+        session = ticket;
+      });
+      await new Promise((resolve) => socket.once('secureConnect', resolve));
+      session ??= socket.getSession();
+      let closed = false;
+      socket.on('error', () => undefined);
+      socket.on('close', () => {
+        closed = true;
+      });
+      socket.write('x');
+      await new Promise((resolve) => socket.once('data', resolve));
+      const ca = { certificate: file('ours/ca.crt'), key: file('ours/ca.key') };
+      const lists = OpensslCa.of(file(`lists-${maxVersion}`), ca);
+      writeFileSync(file('reader.crt'), reader.toString());
+      lists.revoke(file('reader.crt'));
+      own?.set({ ...own.current, clientTrust: new Trust(authorities, crlsOf(lists.crl(), 'list')) });
+      await eventually('the open connection ends', () => closed, 1000);
+      assert.equal(
+        await ping(port, { ...as('reader'), maxVersion, ...(session === undefined ? {} : { session }) }),
+        'refused',
+      );
+      await server?.close();
+      server = undefined;
+    }
   });
 });

@@ -271,6 +271,87 @@ describe('a link between nodes', () => {
     await open.close();
   });
 
+  /** What openssl certifies with the cluster's own CA. */
+  const byHand = (name: string, ...uris: string[]): ConnectionOptions => {
+    const ca = { certificate: join(folder, 'ours', 'ca.crt'), key: join(folder, 'ours', 'ca.key') };
+    const names = uris.map((uri) => `URI:${uri}`).join(',');
+    const usage = 'extendedKeyUsage=serverAuth,clientAuth';
+    const made = OpensslCa.of(join(folder, 'by-hand'), ca).issue(name, [`subjectAltName=${names}`, usage]);
+    return { cert: readFileSync(made.certificate), key: readFileSync(made.key) };
+  };
+
+  it('the right CA with the wrong cluster, with two names or with none is refused', async () => {
+    const { clusterId } = edge.identity;
+    rawTls(byHand('elsewhere', `tokaido://${'f'.repeat(32)}/edge/edge-1`));
+    await refusedWith(/it belongs to cluster ffff/);
+    for (const uris of [
+      [`tokaido://${clusterId}/edge/a`, `tokaido://${clusterId}/edge/b`],
+      ['https://edge-1.example'],
+    ]) {
+      const before = listener.refusals.get('no-identity') ?? 0;
+      rawTls(byHand('names', ...uris));
+      await eventually(`refused: ${uris}`, () => listener.refusals.get('no-identity') === before + 1, 3000);
+    }
+    assert.equal(accepted.length, 0);
+  });
+
+  it('a self-signed certificate with the name of an edge is refused', async () => {
+    const self = OpensslCa.create(join(folder, 'self'), 'edge-1');
+    rawTls({ cert: readFileSync(self.certificate), key: readFileSync(self.key) });
+    await refusedWith(/not from the CA of this cluster/);
+  });
+
+  it('a clock that is an hour off is named as such, at both ends, with both times', async () => {
+    const HOUR_MS = 3_600_000;
+    // Made by a machine whose clock is ahead: here its certificates begin in an hour.
+    const ahead = await issue('ours', 'edge-ahead', 'edge', Date.now() + HOUR_MS);
+    await connect(ahead).catch(() => undefined);
+    await refusedWith(/not valid yet: it begins at .*T.*Z, and the clock here says .*T.*Z \(compare the clocks\)/);
+    warnings.length = 0;
+    // Made for an hour by one whose clock is behind: here they have ended.
+    const behind = await issue('ours', 'edge-behind', 'edge', Date.now() - HOUR_MS - 60_000, 1 / 24);
+    await connect(behind).catch(() => undefined);
+    await refusedWith(/has expired: it ended at .*T.*Z, and the clock here says .*T.*Z \(compare the clocks\)/);
+    const early = await listen(await issue('ours', 'relay-ahead', 'relay', Date.now() + HOUR_MS));
+    await assert.rejects(
+      connect(edge, undefined, early.port),
+      /refused the upstream: .* not valid yet: it begins at .*Z, and the clock here says .*Z \(compare the clocks\)/,
+    );
+    await early.close();
+  });
+
+  it('no session is ever resumed', async () => {
+    const own = { cert: edge.certificatePem, key: edge.keyPem };
+    let session: Buffer | undefined;
+    const attempt = async (): Promise<boolean> =>
+      await new Promise<boolean>((resolve, reject) => {
+        const socket = tlsConnect({
+          host: '127.0.0.1',
+          port: listener.port,
+          ca: relay.caPem,
+          checkServerIdentity: () => undefined,
+          ALPNProtocols: ['tokaido/1'],
+          ...own,
+          ...(session === undefined ? {} : { session }),
+        });
+        socket.on('error', reject);
+        socket.on('session', (ticket) => {
+          session = ticket;
+        });
+        socket.on('secureConnect', () => {
+          session ??= socket.getSession();
+          // Time for a ticket to arrive.
+          setTimeout(() => {
+            resolve(socket.isSessionReused());
+            socket.destroy();
+          }, 100);
+        });
+      });
+    assert.equal(await attempt(), false);
+    assert.ok(session !== undefined);
+    assert.equal(await attempt(), false);
+  });
+
   it('a key that does not belong to the certificate is found before anything listens', async () => {
     const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
     const path = join(folder, 'ours-relay-1', 'wrong.key');
