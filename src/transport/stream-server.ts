@@ -47,7 +47,7 @@ export interface StreamServerOptions {
   readonly port: number;
   /** What changes while it listens holds for new connections at once, and open ones are judged again. */
   readonly tls: Live<ClientTls> | undefined;
-  /** Which versions and ciphers TLS has here; the runtime's choice when absent. */
+  /** Which ciphers TLS has here; those with forward secrecy and authenticated encryption when absent. */
   readonly profile?: TlsProfile;
   /** What TLS clients may ask for by ALPN; those that ask for nothing are served too. */
   readonly applicationProtocols: readonly string[];
