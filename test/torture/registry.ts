@@ -7,6 +7,7 @@ import { fuzz } from './fuzz.js';
 import { kill, killAny } from './kill.js';
 import { mutants } from './mutants.js';
 import { postgres, postgresIdle } from './postgres.js';
+import { rotate } from './rotate.js';
 import { simulation } from './simulate.js';
 import type { Torture } from './torture.js';
 
@@ -21,5 +22,6 @@ export const TORTURES: readonly Torture[] = [
   mutants,
   postgres,
   postgresIdle,
+  rotate,
   simulation,
 ];
