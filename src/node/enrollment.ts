@@ -30,6 +30,8 @@ export interface EnrollmentOptions {
   readonly log: Logger;
 }
 
+const NOT_SIGNING = { ca: undefined, days: 0, passphrase: () => undefined };
+
 export class Enrollment {
   readonly door: JoinDoor;
   readonly #options: EnrollmentOptions;
@@ -41,9 +43,7 @@ export class Enrollment {
     const { config, certificates, store, writeRefusal, runtime, log } = options;
     const { signing, identity } = config;
     this.#signing = new Signing({
-      ca: signing?.ca,
-      passphrase: () => passphraseOf(signing?.passphraseFile),
-      days: signing?.days ?? 0,
+      ...(signing === false ? NOT_SIGNING : { ...signing, passphrase: () => passphraseOf(signing.passphraseFile) }),
       identity: () => certificates.identity?.current,
       store,
       writeRefusal,

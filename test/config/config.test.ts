@@ -39,6 +39,7 @@ describe('a configuration', () => {
       certificate: '/etc/tokaido/node.crt',
       key: '/etc/tokaido/node.key',
       ca: '/etc/tokaido/ca.crt',
+      renew: true,
     });
     assert.deepEqual(root.listen, {
       clients: [{ host: '127.0.0.1', port: 1978, tls: false }],

@@ -102,9 +102,9 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
     },
     '/status': (response) =>
       answer(response, 200, 'application/json', `${JSON.stringify(options.status(), null, 2)}\n`),
+    '/metrics': (response) => answer(response, 200, 'text/plain; version=0.0.4', options.metrics.render()),
     '/tokens': (response) =>
       answer(response, 200, 'application/json', `${JSON.stringify({ tokens: options.tokens() })}\n`),
-    '/metrics': (response) => answer(response, 200, 'text/plain; version=0.0.4', options.metrics.render()),
   };
   const limits = {
     maxHeaderSize: 8192,

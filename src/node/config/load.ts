@@ -195,7 +195,7 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
     encryption: withKeyFile(parsed.encryption, path),
     identity: identity === false ? false : absoluteIdentity(identity, path),
     backup: { ...backup, ...(backup.commands === undefined ? {} : { commands: path(backup.commands) }) },
-    ...(parsed.signing === undefined ? {} : { signing: absoluteSigning(parsed.signing, path) }),
+    signing: parsed.signing === false ? false : absoluteSigning(parsed.signing, path),
     upstreams: parsed.upstreams.map(({ address, name }) => ({ ...address, name })),
     durability: parsed.durability ?? (parsed.role === 'root' ? 'flushed' : 'committed'),
     listen: {
@@ -250,7 +250,7 @@ function* checkEncryption({ encryption, databases, memory, backup }: NodeConfig)
     yield { keys, message: 'backup.commands would get copies of encrypted databases in plain: leave one of them out' };
 }
 
-type SigningConfig = NonNullable<NodeConfig['signing']>;
+type SigningConfig = Exclude<NodeConfig['signing'], false>;
 type IdentityConfig = Exclude<NodeConfig['identity'], false>;
 type TlsConfig = Exclude<ClientListenerConfig['tls'], false>;
 
@@ -334,7 +334,7 @@ function* crossCheck(config: NodeConfig): Generator<Problem> {
     if (config.upstreams.length > 0)
       yield { keys: ['upstreams'], message: 'a root follows nobody: remove upstreams, or make this node a relay' };
   } else {
-    if (config.signing !== undefined) yield { keys: ['signing'], message: 'only a root signs certificates' };
+    if (config.signing !== false) yield { keys: ['signing'], message: 'only a root signs certificates' };
     if (config.identity === false)
       yield { keys: ['identity'], message: 'only a root can stand alone: a node that follows proves who it is' };
     if (config.upstreams.length === 0)

@@ -320,13 +320,16 @@ export const schema = z.strictObject({
     .prefault({})
     .describe('Certificate, key and CA; false for a root that stands alone, without replication.'),
   signing: z
-    .strictObject({
-      ca: z.string().describe('Folder of the CA, best an intermediate (`tokaido ca intermediate`).'),
-      passphraseFile: z.string().optional().describe("File with the passphrase of the CA's key."),
-      days: z.number().positive().max(3650).default(7).describe('How long the certificates it signs are valid.'),
-    })
-    .optional()
-    .describe('Sign certificates for machines that join and for nodes that renew theirs; root only.'),
+    .union([
+      z.literal(false),
+      z.strictObject({
+        ca: z.string().describe('Folder of the CA, best an intermediate (`tokaido ca intermediate`).'),
+        passphraseFile: z.string().optional().describe("File with the passphrase of the CA's key."),
+        days: z.number().positive().max(3650).default(7).describe('How long the certificates it signs are valid.'),
+      }),
+    ])
+    .default(false)
+    .describe('Sign certificates for machines that join and for nodes that renew theirs; root only. False: do not.'),
   listen: z
     .strictObject({
       clients: z
