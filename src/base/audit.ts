@@ -22,7 +22,7 @@ export type AuditEvent =
   | 'tokens.changed'
   | 'certificate.changed'
   | 'revocation.changed'
-  /** A machine got its first certificate, or was refused one. */
+  /** A machine got its first certificate with a token; a request for a certificate was refused. Where one signs. */
   | 'node.joined'
   | 'join.refused';
 

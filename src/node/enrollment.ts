@@ -2,6 +2,7 @@
  * How certificates come to machines without an operator: the door for those that join, the way of requests up to the node
  * that signs, and this node's own renewal.
  */
+import type { Audit } from '../base/audit.js';
 import { messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
@@ -28,6 +29,7 @@ export interface EnrollmentOptions {
   readonly askUpstream: (request: Buffer) => Promise<Buffer>;
   readonly runtime: Runtime;
   readonly log: Logger;
+  readonly audit: Audit;
 }
 
 const NOT_SIGNING = { ca: undefined, days: 0, passphrase: () => undefined };
@@ -40,7 +42,7 @@ export class Enrollment {
 
   constructor(options: EnrollmentOptions) {
     this.#options = options;
-    const { config, certificates, store, writeRefusal, runtime, log } = options;
+    const { config, certificates, store, writeRefusal, runtime, log, audit } = options;
     const { signing, identity } = config;
     this.#signing = new Signing({
       ...(signing === false ? NOT_SIGNING : { ...signing, passphrase: () => passphraseOf(signing.passphraseFile) }),
@@ -49,6 +51,7 @@ export class Enrollment {
       writeRefusal,
       runtime,
       log,
+      audit,
     });
     this.door = new JoinDoor({
       runtime,

@@ -138,6 +138,7 @@ export class Node {
       askUpstream: async (request) => await this.#askUpstream(request),
       runtime,
       log: this.#log,
+      audit: this.audit,
     });
     this.#images = new ImageKeeper({
       ...config.memory,

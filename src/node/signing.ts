@@ -4,6 +4,7 @@
  * token is used up in the same transaction that allows its use.
  */
 import { createHash, type X509Certificate } from 'node:crypto';
+import type { Audit } from '../base/audit.js';
 import { messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
@@ -58,6 +59,7 @@ export interface SigningOptions {
   readonly writeRefusal: () => TokaidoError | undefined;
   readonly runtime: Runtime;
   readonly log: Logger;
+  readonly audit: Audit;
 }
 
 const keyOf = (id: string): Buffer => Buffer.from(`${TOKENS}${id}`);
@@ -82,6 +84,7 @@ export class Signing {
       return encodeAnswer(await this.#certify(decodeRequest(bytes), from));
     } catch (error) {
       log.warn({ from, reason: messageOf(error) }, 'a request for a certificate is refused');
+      this.#options.audit.record('join.refused', { from, reason: messageOf(error) });
       const known = error instanceof TokaidoError ? error : new TokaidoError('IDENTITY', 'the node that signs failed');
       return encodeAnswer(known);
     }
@@ -106,6 +109,10 @@ export class Signing {
     const { dns, ip } = body.kind === 'join' ? body : hostNamesOf(leafOf(body));
     const { pem, record } = await certify(ca, { publicKey, identity, days, dns, ip, nowMs });
     const { serial, notAfter } = record;
+    if (body.kind === 'join') {
+      const facts = { from, identity: record.identity, serial, notAfter, token: body.token };
+      this.#options.audit.record('node.joined', facts);
+    }
     log.info({ from, kind: body.kind, identity: record.identity, serial, notAfter }, 'a certificate is signed');
     return { certificatePem: pem, trustPem: ca.trustPem };
   }

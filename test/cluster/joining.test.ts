@@ -52,7 +52,7 @@ describe('a cluster whose root signs', () => {
     root = await cluster.add({
       name: 'root',
       role: 'root',
-      config: { ...config, signing: { ca: '../online', days: 7 } },
+      config: { ...config, signing: { ca: '../online', days: 7 }, audit: { file: 'audit.log' } },
     });
     relay = await cluster.add({ name: 'relay', role: 'relay', upstreams: [root], config });
     for (const node of [root, relay]) cluster.start(node);
@@ -114,6 +114,8 @@ describe('a cluster whose root signs', () => {
     assert.ok((certificate?.expiresInMs ?? 0) < 7 * DAY_MS && (certificate?.expiresInMs ?? 0) > 6.9 * DAY_MS);
     const listed = await tokaido(['token', 'list', '--admin', `127.0.0.1:${root.adminPort}`]);
     assert.match(listed.out.toString(), /used by edge-7 {2}edge edge-\*/);
+    const audited = readFileSync(join(root.folder, 'audit.log'), 'utf8');
+    assert.match(audited, /"node\.joined".*edge\/edge-7/);
     assert.ok(!cluster.log(root).includes(text.slice(30)) && !cluster.log(relay).includes(text.slice(30)));
   });
 
