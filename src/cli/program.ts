@@ -6,6 +6,7 @@ import { registerCa } from './ca.js';
 import { registerClientToken } from './client-token.js';
 import { registerConfig } from './config.js';
 import { registerEncryption } from './encryption.js';
+import { registerFeed } from './feed.js';
 import { registerJoin } from './join.js';
 import { registerPg } from './pg.js';
 import { registerRecords } from './records.js';
@@ -43,6 +44,7 @@ export function createProgram(onExit?: (error: CommanderError) => never): Comman
   registerAudit(program);
   registerEncryption(program);
   registerPg(program);
+  registerFeed(program);
   registerConfig(program);
   return program;
 }

@@ -150,8 +150,8 @@ changed configuration: replication.scopes, and policy of client listeners.`,
     );
 }
 
-/** Runs a node until it is told to stop. Errors: `CONFIG`, `IDENTITY`, `STORAGE`, `NETWORK`. */
-export async function serve(flags: ServeFlags): Promise<never> {
+/** Runs a node until it is told to stop; `more` are settings that have no flag. Errors: `CONFIG`, `IDENTITY`, `STORAGE`, `NETWORK`. */
+export async function serve(flags: ServeFlags, more: object = {}): Promise<never> {
   const [{ configFrom, loadConfig }, { memcachedSettings }, { startNode }, { systemRuntime }, { jsonLogger }] =
     await Promise.all([
       import('../node/config/load.js'),
@@ -160,7 +160,7 @@ export async function serve(flags: ServeFlags): Promise<never> {
       import('../node/runtime.js'),
       import('../node/logger.js'),
     ]);
-  const settings = settingsFrom(flags, memcachedSettings);
+  const settings = { ...settingsFrom(flags, memcachedSettings), ...more };
   const config =
     flags.config === undefined
       ? configFrom({ ...STANDS_ALONE, ...settings })

@@ -14,6 +14,7 @@ import { Recaching } from '../commands/recaching.js';
 import { Signals } from '../commands/signals.js';
 import { Slices } from '../commands/slices.js';
 import { KyotoTycoonFeed } from '../feeds/kyoto-tycoon/feed.js';
+import { LinesFeed } from '../feeds/lines/feed.js';
 import { PostgresFeed } from '../feeds/postgres/feed.js';
 import type { NodeIdentity } from '../pki/identity.js';
 import type { Live } from '../pki/live.js';
@@ -59,6 +60,9 @@ export interface NodeOptions {
   readonly onFatal: (error: unknown) => void;
 }
 
+/** Where a root's data may come from. */
+type NodeFeed = PostgresFeed | KyotoTycoonFeed | LinesFeed;
+
 export class Node {
   readonly config: NodeConfig;
   /** Who this node is. */
@@ -80,7 +84,7 @@ export class Node {
   readonly #clients: ClientListener[] = [];
   readonly #memcached: ClientListener[] = [];
   #admin: AdminServer | undefined;
-  #feed: PostgresFeed | KyotoTycoonFeed | undefined;
+  #feed: NodeFeed | undefined;
   #ktFollowers: KtFollowers | undefined;
   #publishedLists: PublishedLists | undefined;
   readonly enrollment: Enrollment;
@@ -361,8 +365,8 @@ export class Node {
     this.#feed?.start(store);
   }
 
-  #makeFeed(): PostgresFeed | KyotoTycoonFeed | undefined {
-    const { postgres, kyotoTycoon, sid, limits } = this.config;
+  #makeFeed(): NodeFeed | undefined {
+    const { postgres, kyotoTycoon, lines, sid, limits } = this.config;
     const { runtime } = this.#options;
     if (postgres !== undefined) {
       return new PostgresFeed({
@@ -373,6 +377,7 @@ export class Node {
         onReached: () => this.progress.ownMoved(),
       });
     }
+    if (lines !== undefined) return new LinesFeed({ config: lines, runtime, log: this.#log, input: process.stdin });
     if (kyotoTycoon === undefined || sid === undefined) return undefined;
     const config = { ...kyotoTycoon, keyBytes: limits.keyBytes };
     return new KyotoTycoonFeed({ config, sid, runtime, log: this.#log });
@@ -440,7 +445,7 @@ export class Node {
     return this.#replica.recovery;
   }
 
-  get feed(): PostgresFeed | KyotoTycoonFeed | undefined {
+  get feed(): NodeFeed | undefined {
     return this.#feed;
   }
 

@@ -25,6 +25,7 @@ describe('tokaido', () => {
     'ca init',
     'ca issue',
     'pg',
+    'feed',
     'pg setup',
     'pg check',
     'pg preview',

@@ -209,6 +209,9 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
       memcached: (memcached === false ? [] : [memcached].flat()).map((listener) => withPaths(listener, path)),
       kyotoTycoon: kyotoTycoon === false ? false : withPaths(kyotoTycoon, path),
     },
+    ...(parsed.lines === undefined || parsed.lines.file === '-'
+      ? {}
+      : { lines: { ...parsed.lines, file: path(parsed.lines.file) } }),
     ...(postgres === undefined
       ? {}
       : {
@@ -345,11 +348,17 @@ function* crossCheck(config: NodeConfig): Generator<Problem> {
     if (config.sid !== undefined)
       yield { keys: ['sid'], message: 'only a root has a sid: this node takes no writes of its own' };
     if (config.postgres !== undefined) yield { keys: ['postgres'], message: 'only a root is fed from Postgres' };
+    if (config.lines !== undefined) yield { keys: ['lines'], message: 'only a root is fed with lines' };
     if (config.kyotoTycoon !== undefined)
       yield { keys: ['kyotoTycoon'], message: 'only a root follows a Kyoto Tycoon server' };
   }
   if (config.postgres?.passwordFile !== undefined && config.postgres.passwordCommand !== undefined)
     yield { keys: ['postgres', 'passwordCommand'], message: 'give passwordFile or passwordCommand, not both' };
+  const { lines } = config;
+  if (lines !== undefined && (config.postgres !== undefined || config.kyotoTycoon !== undefined))
+    yield { keys: ['lines'], message: 'a root has one source: remove lines, postgres or kyotoTycoon' };
+  if (lines !== undefined && !config.databases.some(({ name }) => name === lines.database))
+    yield { keys: ['lines', 'database'], message: `lines.database is ${lines.database}, which is not in databases` };
   yield* checkKyotoTycoon(config);
   if (config.store.flush === 'at-stop' && (config.role === 'root' || config.durability === 'flushed')) {
     yield { keys: ['store', 'flush'], message: 'at-stop is for followers that promise no flushed writes' };

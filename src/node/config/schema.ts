@@ -257,6 +257,17 @@ const postgres = z.strictObject({
     ),
 });
 
+const lines = z.strictObject({
+  file: z.string().describe('File with JSON lines, which is followed; `-` for standard input.'),
+  database: z.string().default('default').describe('Database of changes that name none.'),
+  skipMalformed: z
+    .boolean()
+    .default(false)
+    .describe('Leave out and count lines that mean nothing, rather than stop at them.'),
+  maxLineBytes: size('4MiB').describe('Longest line.'),
+  pollMs: duration('100ms').describe('How often the end of a file is looked at.'),
+});
+
 const kyotoTycoon = z.strictObject({
   upstream: address.describe('HOST:PORT of the server, which must run with -ulog and -sid.'),
   databases: z
@@ -460,6 +471,7 @@ export const schema = z.strictObject({
     .prefault({})
     .describe('Limits. What exceeds one is refused with an error that names it.'),
   postgres: postgres.optional().describe('The Postgres feed; root only.'),
+  lines: lines.optional().describe('JSON lines as the source of a root; docs/feeds.md.'),
   kyotoTycoon: kyotoTycoon.optional().describe('A Kyoto Tycoon server that this root follows; root only.'),
   encryption: z
     .union([
