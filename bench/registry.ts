@@ -2,7 +2,14 @@
 import type { Row } from './row.js';
 import { CLIENT_ROWS } from './rows/clients.js';
 import { NODE_ROWS } from './rows/node.js';
+import { POSTGRES_ROWS } from './rows/postgres.js';
 import { REPLICATION_ROWS } from './rows/replication.js';
 import { STALL_ROWS } from './rows/stall.js';
 
-export const ROWS: readonly Row[] = [...CLIENT_ROWS, ...STALL_ROWS, ...REPLICATION_ROWS, ...NODE_ROWS];
+export const ROWS: readonly Row[] = [
+  ...CLIENT_ROWS,
+  ...STALL_ROWS,
+  ...REPLICATION_ROWS,
+  ...NODE_ROWS,
+  ...POSTGRES_ROWS,
+];
