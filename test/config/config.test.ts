@@ -85,12 +85,20 @@ describe('a configuration', () => {
           parseConfig(JSON.stringify(whole), FILE);
         }
         // Inside these sections there are keys without a default, too.
-        if (key === 'tls' || key === 'kyotoTycoon' || key === 'signing') continue;
+        if (['tls', 'kyotoTycoon', 'signing', 'lines'].includes(key)) continue;
         for (const option of [child, ...(child.anyOf ?? [])]) visit(option, full);
       }
     };
     visit(json, []);
     assert.ok(keys > 40, `${keys} keys with a default`);
+  });
+
+  it('takes lines as the one source of a root, with a file and a database that is there', () => {
+    const lines = `${ROOT}lines: { file: input.jsonl }\n`;
+    assert.equal(parseConfig(lines, FILE).lines?.file, '/etc/tokaido/input.jsonl');
+    assert.equal(parseConfig(`${ROOT}lines: { file: "-" }\n`, FILE).lines?.file, '-');
+    assert.throws(() => parseConfig(`${ROOT}lines: { file: a, database: none }\n`, FILE), /is none, which is not in/);
+    assert.throws(() => parseConfig(`${FEED}\nlines: { file: a, database: d }\n`, FILE), /a root has one source/);
   });
 
   it('opens a listener for Kyoto Tycoon followers only to peers that are named in full', () => {
