@@ -101,31 +101,60 @@ function readAt(file: number, at: number, bytes: number): Buffer {
 /** Where slots begin; their length does not depend on the page size, so that any of them can be found. */
 const slotAt = (index: number): number => HEAD_BYTES + index * (SLOT_HEAD_BYTES + 2 * MAX_PAGE_BYTES);
 
+/** Whether the data file was opened during this boot before, and every flush of it succeeded. */
+function isOfBoot(file: number, bootId: string): boolean {
+  return bootId !== '' && decodeHead(readAt(file, 0, HEAD_BYTES)) === bootId;
+}
+
+/** Takes the room of both slots: a disk that is full later must not fail a flush for want of it. */
+function reserve(file: number): void {
+  const bytes = slotAt(2);
+  writeSync(file, Buffer.alloc(bytes), 0, bytes, 0);
+}
+
 export class Checkpoint {
   readonly #data: number;
   readonly #file: number;
   readonly #pageBytes: number;
   #slot = 0;
 
-  /** Of a data file that is open already, during the boot that `begin` was told. */
-  constructor(folder: string, pageBytes: number) {
+  /**
+   * Of a data file that is open already, during the boot that `begin` was told, and of which nothing was written yet.
+   * `number`: its newest commit. When that was not noted (a process was killed, or the file is new or another one), it
+   * is now: what is written next may lie where the commit noted before has its pages.
+   */
+  constructor(folder: string, pageBytes: number, number: number) {
     assert(pageBytes <= MAX_PAGE_BYTES, 'LMDB has no larger pages');
     this.#pageBytes = pageBytes;
     this.#data = openSync(join(folder, 'data.mdb'), 'r+');
     this.#file = openSync(join(folder, 'checkpoint'), 'r+');
     const noted = [0, 1].map((index) => decodeSlot(readAt(this.#file, slotAt(index), slotAt(1) - slotAt(0))));
-    this.#slot = (noted[0]?.number ?? -1) > (noted[1]?.number ?? -1) ? 1 : 0;
-    // From here on there is always something to go back to.
-    if (noted.every((each) => each === undefined)) this.#begin();
+    const [first = -1, second = -1] = noted.map((each) => each?.number);
+    this.#slot = first > second ? 1 : 0;
+    if (Math.max(first, second) !== number) this.#begin(number, first > number || second > number);
   }
 
-  #begin(): void {
+  /** `isAnother`: what the slots note belongs to a file that was here before. */
+  #begin(number: number, isAnother: boolean): void {
     fdatasyncSync(this.#data);
-    const pages = readAt(this.#data, 0, 2 * this.#pageBytes);
-    const slot = encodeSlot({ number: newestNumber(pages), pages });
-    writeSync(this.#file, slot, 0, slot.length, slotAt(this.#slot));
-    fsyncSync(this.#file);
+    const slot = encodeSlot(this.note(number));
+    for (const index of isAnother ? [0, 1] : [this.#slot]) {
+      writeSync(this.#file, slot, 0, slot.length, slotAt(index));
+      fsyncSync(this.#file);
+    }
     this.#slot = 1 - this.#slot;
+  }
+
+  /** Whether `begin` would put the data file back. */
+  static goesBack(folder: string, bootId: string): boolean {
+    const path = join(folder, 'checkpoint');
+    if (!existsSync(path)) return false;
+    const file = openSync(path, 'r');
+    try {
+      return !isOfBoot(file, bootId);
+    } finally {
+      closeSync(file);
+    }
   }
 
   /**
@@ -137,9 +166,9 @@ export class Checkpoint {
     const isNew = !existsSync(path);
     const file = openSync(path, isNew ? 'w+' : 'r+', 0o600);
     try {
-      const before = isNew ? undefined : decodeHead(readAt(file, 0, HEAD_BYTES));
-      if (before !== undefined && before === bootId && bootId !== '') return;
-      if (!isNew) Checkpoint.#putBack(folder, file);
+      if (!isNew && isOfBoot(file, bootId)) return;
+      if (isNew) reserve(file);
+      else Checkpoint.#putBack(folder, file);
       writeSync(file, encodeHead(bootId), 0, HEAD_BYTES, 0);
       fsyncSync(file);
     } finally {

@@ -30,7 +30,10 @@ export interface LmdbOptions {
   readonly mapSizeBytes: number;
   /** Most maps that can be opened. */
   readonly maxMaps: number;
-  /** Whether each commit is flushed in the background. Without it only `flush` and `close` bring anything to the disk. */
+  /**
+   * Whether each commit is flushed in the background. Without it only `flush` and `close` bring anything to the disk,
+   * and whatever is committed after that makes the file worthless for the case of a power cut.
+   */
   readonly flushesCommits?: boolean;
   /**
    * This boot of the machine. During another one than the last the file opens at its last flush. Empty when unknown:
@@ -146,7 +149,7 @@ export class LmdbEngine implements Engine {
   /** The flush under way, and the one that begins after it. */
   #flushing: Promise<void> | undefined;
   #nextFlush: Promise<void> | undefined;
-  /** Keeps the pages of what was flushed last. */
+  /** Keeps the pages of what was flushed last, while commits are flushed. */
   #pin: Transaction | undefined;
   #broken: TokaidoError | undefined;
   #closed = false;
@@ -169,7 +172,8 @@ export class LmdbEngine implements Engine {
         ...BINARY,
       } as Parameters<typeof open>[0]) as RootDatabase<Buffer, Buffer>;
       this.#pageBytes = (this.#environment.getStats() as { pageSize: number }).pageSize;
-      this.#checkpoint = new Checkpoint(options.folder, this.#pageBytes);
+      this.#checkpoint = new Checkpoint(options.folder, this.#pageBytes, this.#native.info().lastTxnId);
+      if (this.flushesCommits) this.#pin = this.#environment.useReadTransaction();
     } catch (error) {
       throw new TokaidoError('STORAGE', `cannot open the data file in ${options.folder}: ${messageOf(error)}`, {
         hint: 'check that the folder is writable and that no other node uses it',
@@ -280,6 +284,8 @@ export class LmdbEngine implements Engine {
       this.#break(failure);
       throw failure;
     }
+    // Without the pin pages are used again. Where nobody flushes again soon, keeping them would have the file grow.
+    if (!this.flushesCommits) return pin.done();
     this.#pin?.done();
     this.#pin = pin;
   }
@@ -354,6 +360,7 @@ export class LmdbEngine implements Engine {
       if (this.#broken === undefined) await this.#flushed();
     } finally {
       await this.#nextFlush?.catch(() => undefined);
+      await this.#flushing?.catch(() => undefined);
       this.#pin?.done();
       this.#checkpoint.close();
       await this.#environment.close();

@@ -50,13 +50,13 @@ export class DataDirectory {
   readonly #flushesCommits: boolean;
   #file: NodeFile;
   /**
-   * A run may have lost commits that it had told others about: the machine went down without a clean close, and no run
-   * since then got as far as `tailSettled`. (When only the process died, every commit is there.)
+   * A run may have lost commits that it had told others about: the machine went down without a clean close, or the disk
+   * refused a flush, and no run since then got as far as `tailSettled`. (When only the process died, every commit is there.)
    */
   readonly tailMayBeLost: boolean;
   /** The last run ended without a clean close: what it committed may still be in the system's page cache only. */
   readonly wasUnclean: boolean;
-  /** The machine went down while commits were not flushed: the data was thrown away, the node is to be seeded anew. */
+  /** The machine went down (or a flush failed) while commits were not flushed: the data was thrown away, the node is to be seeded anew. */
   readonly wasDiscarded: boolean;
 
   /** Errors: `STORAGE` when it cannot be used or another process uses it, `IDENTITY` when it is another cluster's. */
@@ -77,12 +77,16 @@ export class DataDirectory {
         },
       );
     }
-    const rebooted = disk.bootId === '' || before?.bootId !== disk.bootId;
-    const cutOff = before !== undefined && before.generation > 0 && !before.clean && (rebooted || disk.rollsBack);
+    // The machine went down, or a flush failed: the engine opens without what it had not flushed.
+    const goesBack =
+      disk.bootId === '' ||
+      before?.bootId !== disk.bootId ||
+      disk.rollsBack(this.#generationFolder(before?.generation ?? 0));
+    const cutOff = before !== undefined && before.generation > 0 && !before.clean && goesBack;
     this.tailMayBeLost = cutOff || before?.tailMayBeLost === true;
     const instanceId = before?.instanceId ?? runtime.randomBytes(16).toString('hex');
     this.wasDiscarded =
-      before !== undefined && before.generation > 0 && !before.flushesCommits && !before.clean && rebooted;
+      before !== undefined && before.generation > 0 && !before.flushesCommits && !before.clean && goesBack;
     const generation = before === undefined || this.wasDiscarded ? 0 : before.generation;
     this.wasUnclean = generation > 0 && before?.clean === false;
     // Leftovers of a run that did not flush become trustworthy with the first flush of this one, not before.

@@ -18,8 +18,11 @@ export interface EngineOptions {
 export interface Disk {
   /** Identifies the boot of the machine: another one means that what was not flushed is gone. Empty when unknown. */
   readonly bootId: string;
-  /** Engines open at their last flushed state, as after a power cut, whatever happened. */
-  readonly rollsBack: boolean;
+  /**
+   * Whether the engine of a folder opens at its last flushed state, as after a power cut, though the machine may have
+   * stayed up: a flush of it failed.
+   */
+  rollsBack(folder: string): boolean;
   /** Creates a folder that is missing, for this node's eyes only. Errors: `STORAGE`. */
   createFolder(path: string): void;
   /** Marks a folder as used by this process. Errors: `STORAGE` when another process uses it. */

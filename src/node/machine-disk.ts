@@ -14,6 +14,7 @@ import {
 import { dirname, join } from 'node:path';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
 import type { LocalNumber } from '../base/types.js';
+import { Checkpoint } from '../engine/checkpoint.js';
 import type { Engine } from '../engine/engine.js';
 import { LmdbEngine } from '../engine/lmdb.js';
 import type { MemoryImage } from '../store/restore.js';
@@ -51,7 +52,7 @@ function isRunning(pid: number): boolean {
 export class MachineDisk implements Disk {
   readonly bootId = bootId();
   /** TOKAIDO_ROLL_BACK=1 makes engines open at their last flushed state, exactly as after a power cut. */
-  readonly rollsBack = process.env.TOKAIDO_ROLL_BACK === '1';
+  readonly #rollsBack = process.env.TOKAIDO_ROLL_BACK === '1';
   readonly #encryption: Encryption | undefined;
 
   constructor(encryption?: Encryption) {
@@ -126,8 +127,12 @@ export class MachineDisk implements Disk {
   }
 
   openEngine(folder: string, options: EngineOptions): Engine {
-    const engine = new LmdbEngine({ folder, bootId: this.rollsBack ? '' : this.bootId, ...options });
+    const engine = new LmdbEngine({ folder, bootId: this.#rollsBack ? '' : this.bootId, ...options });
     return this.#encryption?.engine(engine) ?? engine;
+  }
+
+  rollsBack(folder: string): boolean {
+    return this.#rollsBack || Checkpoint.goesBack(folder, this.bootId);
   }
 
   async openImage(folder: string, logNext: LocalNumber): Promise<MemoryImage | undefined> {

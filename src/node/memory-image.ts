@@ -64,6 +64,8 @@ export async function saveImage(store: LocalStore, storeFolder: string, compress
     await file.sync();
     await file.close();
     file = undefined;
+    // An image that is ahead of the log after a power cut is worth nothing, and the one before it would be gone.
+    if (store.engine.flushesCommits) await store.flush();
     renameSync(temporary, path);
     syncFolder(storeFolder);
     return bytes;

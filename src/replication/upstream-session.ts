@@ -419,8 +419,10 @@ export class UpstreamSession {
     this.#inOrder(async () => {
       await this.#opened().finish(rows);
       this.#target = undefined;
-      this.#state = 'following';
       this.#host.onLoaded(rows);
+      // The link may have gone meanwhile: what was behind the snapshot comes again over the next one.
+      if (this.#isOver()) return;
+      this.#state = 'following';
       this.#ackDue = true;
     });
   }

@@ -3,10 +3,20 @@
  * power cut does: an older state of the data file, an unclean end, and another boot of the machine in between.
  */
 import assert from 'node:assert/strict';
-import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { TokaidoClient } from '../../src/client/client.js';
+import { encodeHead } from '../../src/engine/checkpoint.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 
 const QUICK = { replication: { heartbeatMs: 50, reconnectMinMs: 20, reconnectMaxMs: 100, recoveryWaitMs: '20s' } };
@@ -139,6 +149,25 @@ describe('a machine that went down', () => {
     cluster.start(root);
     await cluster.ready(root);
     assert.equal((await cluster.status(root)).recovering, false);
+  });
+
+  it('a root whose disk refused a flush has lost its tail, too, though the machine stayed up', async () => {
+    const { root, edges } = await rootWithOlderCopy(['one']);
+    await cluster.kill(root);
+    for (const edge of edges) await cluster.stop(edge);
+    copyFileSync(join(root.folder, 'older.mdb'), dataFile(root));
+    // What the engine leaves then.
+    const head = openSync(join(dirname(dataFile(root)), 'checkpoint'), 'r+');
+    writeSync(head, encodeHead(''), 0, 4096, 0);
+    closeSync(head);
+    cluster.start(root);
+    await cluster.ready(root);
+    assert.equal((await cluster.status(root)).recovering, true);
+    for (const edge of edges) cluster.start(edge);
+    await until('the root takes writes', async () => !(await cluster.status(root)).recovering);
+    await write(root, 30, 30, 'new');
+    assert.equal(await position(root), '2:27');
+    assert.equal((await equal(root, edges)).k25, 'later 25');
   });
 
   it('a root whose data was replaced by an older copy begins a new epoch: no number means two things (invariant 2)', async () => {
