@@ -1,14 +1,15 @@
 /** Databases in memory: the same answers as on the disk, capacities, and what comes back after a start. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import fc from 'fast-check';
 import { silentLogger } from '../../src/base/logger.js';
-import { sid } from '../../src/base/types.js';
+import { NEVER_EXPIRES, sid } from '../../src/base/types.js';
 import { LmdbEngine } from '../../src/engine/lmdb.js';
 import { TieredEngine } from '../../src/engine/tiered.js';
+import { imagePath, saveImage } from '../../src/node/memory-image.js';
 import { parseDatabases } from '../../src/store/database-spec.js';
 import { StoredRecord } from '../../src/store/record.js';
 import type { MemoryImage } from '../../src/store/restore.js';
@@ -266,5 +267,24 @@ describe('databases in memory', () => {
     assert.equal(stored('*'), stored('small.kct'));
     assert.equal(stored(':'), stored('plain.kct'));
     await opened.store.close();
+  });
+});
+
+describe('an image', () => {
+  it('takes the place of the last one only when the log behind it is on the disk', async () => {
+    const { store, path } = open(['*']);
+    const [name = ''] = store.databases().map((database) => database.name);
+    await store.write((transaction) => transaction.set(name, Buffer.from('key'), Buffer.from('value'), NEVER_EXPIRES))
+      .committed;
+    let flushed = false;
+    const flush = store.engine.flush.bind(store.engine);
+    store.engine.flush = async () => {
+      assert.ok(!existsSync(imagePath(path)), 'the image waits');
+      await flush();
+      flushed = true;
+    };
+    await saveImage(store, path, false);
+    assert.ok(flushed && existsSync(imagePath(path)));
+    await store.close();
   });
 });
