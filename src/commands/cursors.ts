@@ -3,6 +3,7 @@
  * for; when it has gone, the cursor stands on the next one in the direction it came by, so no removal can strand it.
  * A cursor that ran off an end stands nowhere until it jumps.
  */
+import { afterKey } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
 import type { Database, Range, RecordView } from '../store/types.js';
 import type { Commands, Decision, Next } from './commands.js';
@@ -59,7 +60,7 @@ export class Cursor {
   async jumpBack(key: Buffer | undefined): Promise<void> {
     this.#checkOrdered();
     if (key !== undefined) this.#host.commands.checkKey(key);
-    this.#stand(await this.#first({ ...(key === undefined ? {} : { end: after(key) }), reverse: true }), true);
+    this.#stand(await this.#first({ ...(key === undefined ? {} : { end: afterKey(key) }), reverse: true }), true);
   }
 
   async step(): Promise<void> {
@@ -92,7 +93,7 @@ export class Cursor {
     const { back } = this.#standing();
     const removed = await this.#change(() => 'remove');
     const { key } = removed;
-    const found = await this.#first(back ? { end: key, reverse: true } : { start: after(key) });
+    const found = await this.#first(back ? { end: key, reverse: true } : { start: afterKey(key) });
     this.#place = found === undefined ? undefined : { key: found.key, back };
     return removed;
   }
@@ -116,13 +117,13 @@ export class Cursor {
   }
 
   async #stepFrom(key: Buffer): Promise<void> {
-    const found = await this.#first({ start: after(key) });
+    const found = await this.#first({ start: afterKey(key) });
     this.#place = found === undefined ? undefined : { key: found.key, back: false };
   }
 
   async #current(): Promise<Entry> {
     const { key, back } = this.#standing();
-    const found = await this.#first(back ? { end: after(key), reverse: true } : { start: key });
+    const found = await this.#first(back ? { end: afterKey(key), reverse: true } : { start: key });
     if (found === undefined) this.#place = undefined;
     else this.#place = { key: found.key, back };
     if (found === undefined) throw noRecord();
@@ -154,7 +155,7 @@ export class Cursor {
         return false;
       });
       if (entry !== undefined || last === undefined) return { found: entry };
-      rest = range.reverse === true ? { ...range, end: last } : { ...range, start: after(last) };
+      rest = range.reverse === true ? { ...range, end: last } : { ...range, start: afterKey(last) };
       return undefined;
     }, this.#host.isWanted);
     return found;
@@ -163,9 +164,4 @@ export class Cursor {
 
 function copyOf(key: Buffer, record: RecordView): Entry {
   return { key: Buffer.from(key), value: Buffer.from(record.value), xtMs: record.xtMs };
-}
-
-/** The smallest key above `key`. */
-function after(key: Buffer): Buffer {
-  return Buffer.concat([key, Buffer.of(0)]);
 }

@@ -9,6 +9,7 @@
  * Consumed messages leave tombstones at the head of a queue. A search therefore begins behind the message taken last
  * (`#heads`) and only now and then at the very beginning.
  */
+import { afterKey } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
 import type { Runtime } from '../base/runtime.js';
 import type { Database } from '../store/types.js';
@@ -158,7 +159,7 @@ export class MessageQueues {
     const head = this.#heads.get(queue);
     const nowMs = runtime.monotonicMs();
     const isWhole = head === undefined || nowMs - head.wholeMs >= WHOLE_SEARCH_MS;
-    let start = isWhole ? first : following(head.after);
+    let start = isWhole ? first : afterKey(head.after);
     if (isWhole && head !== undefined) this.#remember(queue, { ...head, wholeMs: nowMs });
     return slices.run<RecordCopy | 'none'>(
       () => {
@@ -176,7 +177,7 @@ export class MessageQueues {
         });
         if (found !== undefined) return found;
         if (last === undefined) return 'none';
-        start = following(last);
+        start = afterKey(last);
         return undefined;
       },
       () => !consumer.ended,
@@ -227,9 +228,4 @@ export class MessageQueues {
 /** No name of a client's signal begins so by chance. */
 function signalOf(queue: string): string {
   return `\0queue ${queue}`;
-}
-
-/** The key right behind another. */
-function following(key: Buffer): Buffer {
-  return Buffer.concat([key, Buffer.of(0)]);
 }

@@ -3,7 +3,7 @@
  * Whoever wins is decided here and only here (invariant 4): the higher (version, sid) stays, whether it is a record, a
  * tombstone or a clear. Nothing of this is visible, in memory either, before the engine has committed.
  */
-import { ByteReader, ByteWriter, EMPTY } from '../base/bytes.js';
+import { afterPrefix, ByteReader, ByteWriter, EMPTY } from '../base/bytes.js';
 import { assert, TokaidoError } from '../base/errors.js';
 import {
   type Epoch,
@@ -56,19 +56,6 @@ export function isBehind(horizon: Buffer, xtMs: number, databaseId: number, key:
   const { number, databaseId: atDatabase, key: atKey } = parseIndexKey(horizon);
   if (xtMs !== number) return xtMs > number;
   return databaseId === atDatabase ? key.compare(atKey) > 0 : databaseId > atDatabase;
-}
-
-/** The smallest key above every key that begins with `prefix`; `undefined` when there is none. */
-export function afterPrefix(prefix: Buffer): Buffer | undefined {
-  for (let i = prefix.length - 1; i >= 0; i--) {
-    const byte = prefix[i] as number;
-    if (byte < 0xff) {
-      const end = Buffer.from(prefix.subarray(0, i + 1));
-      end[i] = byte + 1;
-      return end;
-    }
-  }
-  return undefined;
 }
 
 export class Draft {

@@ -11,7 +11,7 @@
  * all inside the commit, so numbers have no gaps (invariant 2). Replicated ones keep what they came with, must continue
  * their origin's sequence exactly, and are skipped when they were applied before.
  */
-import { EMPTY } from '../base/bytes.js';
+import { afterPrefix, EMPTY } from '../base/bytes.js';
 import { assert, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
@@ -32,7 +32,7 @@ import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
 import { Catalog, type DatabaseMaps } from './catalog.js';
 import { CommitQueue, type Outcome, type QueueHead, type QueueLimits } from './commit-queue.js';
 import type { DatabaseSpec } from './database-spec.js';
-import { afterPrefix, Draft, nextVersion, type StoreMaps } from './draft.js';
+import { Draft, nextVersion, type StoreMaps } from './draft.js';
 import { LocalTransaction, type TransactionLimits } from './local-transaction.js';
 import { decodeEpoch, EPOCH_KEY, encodeEpoch, isNext, withOwnEpoch } from './numbering.js';
 import { Proving } from './proving.js';
