@@ -13,6 +13,7 @@ import { Heartbeats } from '../replication/heartbeats.js';
 import type { Peer, PeerLink } from '../replication/link.js';
 import { ScopePolicy, type ScopeRule } from '../replication/scope-policy.js';
 import { ReplicationServer } from '../replication/server.js';
+import { inOrder } from '../replication/upstream-choice.js';
 import { type Connect, type LinkEvents, UpstreamFollower } from '../replication/upstream-follower.js';
 import type { FeedPosition } from '../store/types.js';
 import { scopeRules } from './config/policy-schema.js';
@@ -186,9 +187,12 @@ export class Replica {
     const { config, runtime, log, self, connect } = this.#options;
     if (config.role === 'root') return;
     this.#upstream = new UpstreamFollower({
-      upstreams: config.upstreams,
+      upstreams: inOrder(config.upstreams, config.region),
       backOff: { minMs: config.replication.reconnectMinMs, maxMs: config.replication.reconnectMaxMs },
       silenceMs: config.replication.silenceMs,
+      staleMs: config.replication.staleMs,
+      returnMs: config.replication.returnMs,
+      freshMs: () => this.heartbeats.newestMs(),
       runtime,
       log,
       connect,

@@ -24,6 +24,7 @@ import {
   type Frame,
   FrameDecoder,
   type Hello,
+  type OriginBeat,
   type PathNode,
   PROTOCOL_VERSION,
 } from './frames.js';
@@ -46,6 +47,8 @@ export interface SessionHost {
   /** From this node to the root. */
   path(): readonly PathNode[];
   rootAddress(): string;
+  /** What the origins said last, as a scope may know it. */
+  beats(scope: Scope): readonly OriginBeat[];
   /** Bytes that may wait in one link's queue before the session stops feeding it. */
   readonly queueBytes: number;
   /** About how many bytes of records go into one snapshot frame. */
@@ -215,6 +218,11 @@ export class FollowerSession {
       this.#refuse(refusal.code, refusal.message);
       return;
     }
+    if (hello.isLook) {
+      this.#sendWelcome(this.#find(hello));
+      this.end();
+      return;
+    }
     this.#hello = hello;
     this.#applied = hello.position;
     this.#decoder.allowLargeFrames();
@@ -337,24 +345,33 @@ export class FollowerSession {
     this.#welcomeInNewEpoch(this.#hello as Hello);
   }
 
-  #welcome({ seeded, position, scopeId }: Hello): void {
-    if (this.#state === 'ended') return;
+  #find({ seeded, position, scopeId }: Hello): Found {
     const { store } = this.#host;
-    const isSame = scopeId === this.scope.id;
-    if (seeded && !isSame) this.#log.info({ scope: String(this.scope) }, 'the scope of this follower is another now');
-    const found: Found = seeded && isSame ? store.log.find(position, store.position()) : { kind: 'too-old' };
-    const next = found.kind === 'from' ? 'log' : 'snapshot';
+    return seeded && scopeId === this.scope.id ? store.log.find(position, store.position()) : { kind: 'too-old' };
+  }
+
+  #sendWelcome(found: Found): void {
     this.#send({
       type: 'welcome',
       version: PROTOCOL_VERSION,
       clusterId: this.#host.clusterId,
       path: this.#host.path(),
       rootAddress: this.#host.rootAddress(),
-      position: store.position(),
-      next,
+      position: this.#host.store.position(),
+      next: found.kind === 'from' ? 'log' : 'snapshot',
       scope: this.scope.encoded,
+      beats: this.#host.beats(this.scope),
     });
-    this.#logStart(found, position);
+  }
+
+  #welcome(hello: Hello): void {
+    if (this.#state === 'ended') return;
+    const isSame = hello.scopeId === this.scope.id;
+    if (hello.seeded && !isSame)
+      this.#log.info({ scope: String(this.scope) }, 'the scope of this follower is another now');
+    const found = this.#find(hello);
+    this.#sendWelcome(found);
+    this.#logStart(found, hello.position);
     if (found.kind === 'from') {
       this.#follow(found.first);
     } else {

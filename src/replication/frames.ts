@@ -9,24 +9,41 @@ import { crc32 } from 'node:zlib';
 import { ByteReader, ByteWriter } from '../base/bytes.js';
 import { TokaidoError, unreachable } from '../base/errors.js';
 import { type OriginPosition, type Position, type Sid, type VersionNs, versionNs } from '../base/types.js';
-import { decodePosition, encodePosition, MAX_ORIGINS } from '../log/position.js';
+import { decodePosition, encodePosition } from '../log/position.js';
 import { type FeedPosition, readSid } from '../log/transaction.js';
 import type { RangeHash } from '../store/audit.js';
-import type { DatabaseProof, Proof } from '../store/proof.js';
+import type { Proof } from '../store/proof.js';
 import type { KeyRange, RangeRows } from '../store/repair.js';
-import { decodeHash, encodeHash, SET_HASH_BYTES } from '../store/set-hash.js';
+import { encodeHash } from '../store/set-hash.js';
+import {
+  encodeBeats,
+  encodeDatabaseProof,
+  encodeOrigin,
+  encodePath,
+  encodeRange,
+  id,
+  list,
+  readBeats,
+  readDatabaseProof,
+  readFeeds,
+  readId,
+  readOrigin,
+  readPart,
+  readPath,
+  readRange,
+} from './frame-parts.js';
 import { SCOPE_ID_BYTES } from './scope.js';
 
 /** The version of the protocol this code speaks. */
 export const PROTOCOL_VERSION = 1;
 export const FRAME_HEADER_BYTES = 12;
+/** Flags of a HELLO. */
+const SEEDED = 1;
+const LOOK = 2;
 /** Largest payload before the handshake is done: a stranger costs no more memory than this. */
 export const MAX_HANDSHAKE_BYTES = 64 * 1024;
 /** Largest payload afterwards; a transaction is at most half of it. */
 export const MAX_FRAME_BYTES = 128 * 1024 * 1024;
-/** Most nodes between a node and its root. */
-export const MAX_PATH = 32;
-const ID_BYTES = 16;
 const MAX_DATABASES = 65_535;
 /** Most ranges of keys that one frame names. */
 export const MAX_RANGES = 256;
@@ -68,6 +85,8 @@ export interface Hello {
   readonly self: PathNode;
   /** Whether the follower has data at all; without any it needs a snapshot, whatever the log still holds. */
   readonly seeded: boolean;
+  /** Only asks what the upstream would answer: it does, and closes. */
+  readonly isLook: boolean;
   readonly position: Position;
   /** Id of the scope whose data the follower has. */
   readonly scopeId: string;
@@ -84,6 +103,8 @@ export interface Welcome {
   readonly rootAddress: string;
   readonly position: Position;
   readonly next: 'log' | 'snapshot';
+  /** What the upstream heard from the origins last. */
+  readonly beats: readonly OriginBeat[];
   /** What this link carries, as `Scope` encodes it; empty for everything. */
   readonly scope: Buffer;
 }
@@ -249,43 +270,13 @@ export type Frame =
   | RangeRowsFrame
   | AuditEnd;
 
-function id(writer: ByteWriter, hex: string): void {
-  writer.bytes(Buffer.from(hex, 'hex'));
-}
-
-function readId(reader: ByteReader): string {
-  return reader.bytes(ID_BYTES).toString('hex');
-}
-
-function encodePath(writer: ByteWriter, path: readonly PathNode[]): void {
-  writer.varint(path.length);
-  for (const { instanceId, name } of path) {
-    id(writer, instanceId);
-    writer.text(name);
-  }
-}
-
-function readPath(reader: ByteReader): PathNode[] {
-  return list(reader, MAX_PATH, () => ({ instanceId: readId(reader), name: reader.text() }));
-}
-
-function encodeOrigin(writer: ByteWriter, origin: OriginPosition): void {
-  encodePosition(writer, [origin]);
-}
-
-function readOrigin(reader: ByteReader): OriginPosition {
-  const [origin] = decodePosition(reader);
-  if (origin === undefined) throw new TokaidoError('CORRUPT', 'an origin is missing');
-  return origin;
-}
-
 function encodePayload(writer: ByteWriter, frame: Frame): void {
   switch (frame.type) {
     case 'hello':
       writer.u8(frame.version);
       id(writer, frame.clusterId);
       id(writer, frame.self.instanceId);
-      writer.text(frame.self.name).u8(frame.seeded ? 1 : 0);
+      writer.text(frame.self.name).u8((frame.seeded ? SEEDED : 0) | (frame.isLook ? LOOK : 0));
       encodePosition(writer, frame.position);
       id(writer, frame.scopeId);
       return;
@@ -296,6 +287,7 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       writer.text(frame.rootAddress);
       encodePosition(writer, frame.position);
       writer.u8(frame.next === 'log' ? 0 : 1).sized(frame.scope);
+      encodeBeats(writer, frame.beats);
       return;
     case 'refuse':
       writer.text(frame.code).text(frame.message);
@@ -305,12 +297,7 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       return;
     case 'heartbeat':
       encodePath(writer, frame.path);
-      writer.varint(frame.origins.length);
-      for (const origin of frame.origins) {
-        encodeOrigin(writer, origin);
-        writer.u48(origin.timeMs).varint(origin.reached.length);
-        for (const feed of origin.reached) writer.text(feed.feed).u64(feed.position);
-      }
+      encodeBeats(writer, frame.origins);
       return;
     case 'ack':
       encodePosition(writer, frame.applied);
@@ -380,47 +367,6 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
   }
 }
 
-function encodeRange(writer: ByteWriter, { start, end }: KeyRange): void {
-  writer.sized(start).u8(end === undefined ? 0 : 1);
-  if (end !== undefined) writer.sized(end);
-}
-
-/** Copies: ranges outlive the frame. */
-function readRange(reader: ByteReader): KeyRange {
-  const start = Buffer.from(reader.sized());
-  return { start, end: reader.u8() === 0 ? undefined : Buffer.from(reader.sized()) };
-}
-
-function readPart(reader: ByteReader): RangeHash {
-  const range = readRange(reader);
-  const count = reader.varint();
-  return { ...range, count, hash: decodeHash(reader.bytes(SET_HASH_BYTES)) };
-}
-
-function encodeDatabaseProof(writer: ByteWriter, { name, records, proven }: DatabaseProof): void {
-  writer
-    .text(name)
-    .varint(records)
-    .u8(proven === undefined ? 0 : 1);
-  if (proven === undefined) return;
-  const { xtMs, key } = proven.horizon;
-  writer
-    .bytes(encodeHash(proven.hash))
-    .u48(xtMs)
-    .u8(key === undefined ? 0 : 1);
-  if (key !== undefined) writer.sized(key);
-}
-
-function readDatabaseProof(reader: ByteReader): DatabaseProof {
-  const name = reader.text();
-  const records = reader.varint();
-  if (reader.u8() === 0) return { name, records, proven: undefined };
-  const hash = decodeHash(reader.bytes(SET_HASH_BYTES));
-  const xtMs = reader.u48();
-  const key = reader.u8() === 0 ? undefined : Buffer.from(reader.sized());
-  return { name, records, proven: { hash, horizon: { xtMs, key } } };
-}
-
 /** The frame as one buffer, header included: encoded once, it may be sent to any number of peers. */
 export function encodeFrame(frame: Frame): Buffer {
   const writer = new ByteWriter(frame.type === 'batch' ? frame.payload.length + FRAME_HEADER_BYTES : 256);
@@ -431,16 +377,6 @@ export function encodeFrame(frame: Frame): Buffer {
   return writer.patchU32(0, payload.length).patchU32(8, checksum).take();
 }
 
-function list<T>(reader: ByteReader, most: number, item: () => T): T[] {
-  const count = reader.varint();
-  if (count > most) throw new TokaidoError('CORRUPT', `a list of ${count} exceeds ${most}`);
-  return Array.from({ length: count }, item);
-}
-
-function readFeeds(reader: ByteReader): FeedPosition[] {
-  return list(reader, 1024, () => ({ feed: reader.text(), position: reader.u64() }));
-}
-
 function decodePayload(type: number, payload: Buffer): Frame {
   const reader = new ByteReader(payload);
   switch (type) {
@@ -448,10 +384,11 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const version = reader.u8();
       const clusterId = readId(reader);
       const self = { instanceId: readId(reader), name: reader.text() };
-      const seeded = reader.u8() !== 0;
+      const flags = reader.u8();
+      const [seeded, isLook] = [(flags & SEEDED) !== 0, (flags & LOOK) !== 0];
       const position = decodePosition(reader);
       const scopeId = reader.bytes(SCOPE_ID_BYTES).toString('hex');
-      return ended(reader, { type: 'hello', version, clusterId, self, seeded, position, scopeId });
+      return ended(reader, { type: 'hello', version, clusterId, self, seeded, isLook, position, scopeId });
     }
     case TYPE.welcome: {
       const version = reader.u8();
@@ -461,7 +398,8 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const position = decodePosition(reader);
       const next = reader.u8() === 0 ? 'log' : 'snapshot';
       const scope = Buffer.from(reader.sized());
-      return ended(reader, { type: 'welcome', version, clusterId, path, rootAddress, position, next, scope });
+      const beats = readBeats(reader);
+      return ended(reader, { type: 'welcome', version, clusterId, path, rootAddress, position, next, scope, beats });
     }
     case TYPE.refuse:
       return ended(reader, { type: 'refuse', code: reader.text(), message: reader.text() });
@@ -469,10 +407,7 @@ function decodePayload(type: number, payload: Buffer): Frame {
       return { type: 'batch', payload };
     case TYPE.heartbeat: {
       const path = readPath(reader);
-      const origins = list(reader, MAX_ORIGINS, () => {
-        return { ...readOrigin(reader), timeMs: reader.u48(), reached: readFeeds(reader) };
-      });
-      return ended(reader, { type: 'heartbeat', path, origins });
+      return ended(reader, { type: 'heartbeat', path, origins: readBeats(reader) });
     }
     case TYPE.ack:
       return ended(reader, { type: 'ack', applied: decodePosition(reader), flushed: decodePosition(reader) });

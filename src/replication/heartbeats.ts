@@ -76,6 +76,11 @@ export class Heartbeats {
     return [...this.#known.values()].map(({ heard }) => heard);
   }
 
+  /** Time of the newest beat covered, of whatever origin, ms since 1970; 0 before the first. */
+  newestMs(): number {
+    return Math.max(0, ...[...this.#known.values()].map(({ coveredMs = 0 }) => coveredMs));
+  }
+
   /** Age of the data in ms, over the origin that lags most; `undefined` before the first beat was covered. */
   lagMs(nowMs: number): number | undefined {
     let worst: number | undefined;

@@ -10,7 +10,8 @@ import type { LogBatch } from '../log/update-log.js';
 import type { Proof } from '../store/proof.js';
 import type { LocalStore } from '../store/store.js';
 import { FollowerSession, type FollowerState, type RecentBatch, type SessionHost } from './follower-session.js';
-import { encodeFrame, FRAME_HEADER_BYTES, MAX_PATH, type OriginBeat, type PathNode } from './frames.js';
+import { MAX_PATH } from './frame-parts.js';
+import { encodeFrame, FRAME_HEADER_BYTES, type OriginBeat, type PathNode } from './frames.js';
 import type { Heartbeats } from './heartbeats.js';
 import type { Peer, PeerLink } from './link.js';
 import { Scope } from './scope.js';
@@ -155,6 +156,7 @@ export class ReplicationServer {
       path,
       rootAddress,
       isRecovering,
+      beats: (scope) => beatsFor(scope, this.#options.heartbeats.latest()),
       recentBatch: (first) => this.#recentBatch(first),
       tailLost: async (known) => await this.#beginEpoch(known),
       accountedFor: (session) => {
@@ -307,8 +309,7 @@ export class ReplicationServer {
     const latest = heartbeats.latest();
     const path = this.#options.path().slice(0, MAX_PATH);
     const frame = oncePerScope((scope) => {
-      const origins = latest.map((beat) => ({ ...beat, reached: scope.seenFeeds(beat.reached) }));
-      return encodeFrame({ type: 'heartbeat', path, origins });
+      return encodeFrame({ type: 'heartbeat', path, origins: beatsFor(scope, latest) });
     });
     for (const session of this.#sessions.keys()) {
       session.sendBeat(frame);
@@ -359,6 +360,10 @@ export class ReplicationServer {
     this.#unsubscribe();
     for (const session of [...this.#sessions.keys()]) session.end();
   }
+}
+
+function beatsFor(scope: Scope, beats: readonly OriginBeat[]): OriginBeat[] {
+  return beats.map((beat) => ({ ...beat, reached: scope.seenFeeds(beat.reached) }));
 }
 
 function oncePerScope(make: (scope: Scope) => Buffer): (scope: Scope) => Buffer {

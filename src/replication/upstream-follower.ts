@@ -2,13 +2,18 @@
  * The follower side of a node: keeps a link to one of its upstreams, for ever. Connects, lets a session speak, and when
  * it ends tries the next upstream after a short, jittered wait. Silence for `silenceMs` counts as loss: upstreams send
  * heartbeats.
+ *
+ * A link that works is left for another upstream in two cases, and only for one that would go on from the log: when a
+ * better one has been good for a while, and when the data has been older than `staleMs` while another upstream has newer
+ * (ours is cut off, or too slow). Both are found out by short looks at the others, beside the link.
  */
 import { messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import type { Peer, PeerLink } from './link.js';
 import { type BackOff, type UpstreamAddress, UpstreamChoice } from './upstream-choice.js';
-import { type UpstreamHost, UpstreamSession, type UpstreamState } from './upstream-session.js';
+import { type Sight, UpstreamLook } from './upstream-look.js';
+import { helloOf, type UpstreamHost, UpstreamSession, type UpstreamState } from './upstream-session.js';
 
 /** What the transport reports of an open link. */
 export interface LinkEvents {
@@ -26,6 +31,12 @@ export interface UpstreamFollowerOptions {
   readonly backOff: BackOff;
   /** An upstream that says nothing for this long is given up. */
   readonly silenceMs: number;
+  /** Data older than this makes the node look for a fresher upstream. */
+  readonly staleMs: number;
+  /** How long a better upstream must have been good before the node returns to it. */
+  readonly returnMs: number;
+  /** Time of the newest heartbeat that this node has reached, ms since 1970. */
+  freshMs(): number;
   readonly connect: Connect;
   readonly host: Omit<UpstreamHost, 'onEnd'>;
   readonly runtime: Runtime;
@@ -49,6 +60,9 @@ export interface UpstreamStatus {
  */
 const ACK_MS = 250;
 
+/** How long a look may take. */
+const LOOK_MS = 5000;
+
 export class UpstreamFollower {
   readonly #options: UpstreamFollowerOptions;
   readonly #choice: UpstreamChoice;
@@ -60,16 +74,23 @@ export class UpstreamFollower {
   #heardMs = 0;
   #lastError: string | undefined;
   #retry: Timer | undefined;
-  readonly #watch: Timer;
+  readonly #timers: readonly Timer[];
+  #isLooking = false;
+  /** Since when the node has had this upstream, on the monotonic clock. */
+  #followedMs = 0;
   #ackedMs = Number.NEGATIVE_INFINITY;
   #stopped = false;
 
   constructor(options: UpstreamFollowerOptions) {
     this.#options = options;
-    this.#choice = new UpstreamChoice(options.upstreams, options.backOff);
+    this.#choice = new UpstreamChoice(options.upstreams, options.backOff, options.returnMs);
     this.#upstream = options.upstreams[0] as UpstreamAddress;
     this.#sinceMs = options.runtime.monotonicMs();
-    this.#watch = options.runtime.every(Math.max(100, options.silenceMs / 4), () => this.#checkSilence());
+    const { runtime, silenceMs, staleMs, returnMs } = options;
+    this.#timers = [
+      runtime.every(Math.max(100, silenceMs / 4), () => this.#checkSilence()),
+      runtime.every(Math.max(100, Math.min(staleMs, returnMs) / 4), () => void this.#lookAround()),
+    ];
     this.#schedule();
   }
 
@@ -104,6 +125,7 @@ export class UpstreamFollower {
       ...host,
       onWelcome: (welcome) => {
         this.#choice.succeeded();
+        this.#followedMs = this.#options.runtime.monotonicMs();
         this.#lastError = undefined;
         host.onWelcome(welcome);
       },
@@ -126,6 +148,7 @@ export class UpstreamFollower {
   }
 
   #lost(reason: string): void {
+    if (this.#session?.wasWelcome === true) this.#choice.lost(this.#options.runtime.monotonicMs());
     this.#session = undefined;
     this.#link = undefined;
     if (this.#stopped) return;
@@ -133,6 +156,62 @@ export class UpstreamFollower {
     const { host, port } = this.#upstream;
     this.#options.log.warn({ upstream: `${host}:${port}`, reason }, 'no link to the upstream: trying again');
     this.#schedule();
+  }
+
+  /** Looks at those that are better, or, with old data, at all others. One round at a time. */
+  async #lookAround(): Promise<void> {
+    if (this.#isLooking || this.#session?.state !== 'following' || this.#stopped) return;
+    const isStale = this.#isStale();
+    const upstreams = isStale ? this.#choice.others() : this.#choice.better();
+    this.#isLooking = true;
+    for (const upstream of upstreams) {
+      const session: UpstreamSession | undefined = this.#session;
+      const sight = await this.#look(upstream);
+      if (this.#stopped || this.#session !== session || session?.state !== 'following') break;
+      if (this.#isWorthLeaving(upstream, sight, isStale)) {
+        this.#leaveFor(upstream, session, isStale);
+        break;
+      }
+    }
+    this.#isLooking = false;
+  }
+
+  /** The data is old, and this upstream had time to mend that. */
+  #isStale(): boolean {
+    const { runtime, staleMs, freshMs } = this.#options;
+    return runtime.nowMs() - freshMs() > staleMs && runtime.monotonicMs() - this.#followedMs > staleMs;
+  }
+
+  #isWorthLeaving(upstream: UpstreamAddress, sight: Sight, isStale: boolean): boolean {
+    const { runtime, staleMs, freshMs } = this.#options;
+    const isGood = sight.kind === 'open' && sight.next === 'log';
+    if (isStale) return isGood && sight.newestMs > freshMs() + staleMs / 2;
+    const isFresh = isGood && sight.newestMs > freshMs() - staleMs / 2;
+    return this.#choice.saw(upstream, isFresh, runtime.monotonicMs());
+  }
+
+  #leaveFor(upstream: UpstreamAddress, session: UpstreamSession, isStale: boolean): void {
+    const { log, runtime, freshMs } = this.#options;
+    const to = `${upstream.host}:${upstream.port}`;
+    const reason = isStale
+      ? `the data is ${Math.round(runtime.nowMs() - freshMs())} ms old, ${to} has newer`
+      : `${to} is better`;
+    log.warn({ upstream: session.peer.name, to, reason }, 'leaving the upstream for another');
+    session.end(reason);
+    this.#choice.moveTo(upstream, runtime.monotonicMs());
+  }
+
+  async #look(upstream: UpstreamAddress): Promise<Sight> {
+    const { connect, host, runtime } = this.#options;
+    return await new Promise<Sight>((resolve) => {
+      const timer = runtime.after(LOOK_MS, () => resolve({ kind: 'closed', reason: 'it took too long' }));
+      const done = (sight: Sight): void => {
+        timer.cancel();
+        resolve(sight);
+      };
+      const attach = (_: Peer, link: PeerLink): LinkEvents => new UpstreamLook(link, helloOf(host), done);
+      connect(upstream, attach).catch((error: unknown) => done({ kind: 'closed', reason: messageOf(error) }));
+    });
   }
 
   #checkSilence(): void {
@@ -166,7 +245,7 @@ export class UpstreamFollower {
   stop(): void {
     this.#stopped = true;
     this.#retry?.cancel();
-    this.#watch.cancel();
+    for (const timer of this.#timers) timer.cancel();
     this.#session?.end('this node is stopping');
   }
 }

@@ -16,6 +16,7 @@ import type { Comparison } from '../store/proof.js';
 import type { SnapshotContents } from '../store/snapshot.js';
 import type { LocalStore } from '../store/store.js';
 import { Audit, type AuditReport } from './audit.js';
+import { MAX_PATH } from './frame-parts.js';
 import {
   type Answer,
   type Audited,
@@ -23,7 +24,7 @@ import {
   type Frame,
   FrameDecoder,
   type Heartbeat,
-  MAX_PATH,
+  type Hello,
   type PathNode,
   PROTOCOL_VERSION,
   type ProofFrame,
@@ -90,6 +91,7 @@ export class UpstreamSession {
   #state: UpstreamState = 'greeting';
   /** What this link carries. */
   #scope = Scope.WHOLE;
+  #wasWelcome = false;
   #unapplied = 0;
   #paused = false;
   #ackDue = false;
@@ -112,21 +114,7 @@ export class UpstreamSession {
     this.#link = link;
     this.#host = host;
     this.#log = host.log.child({ upstream: peer.name, address: peer.address });
-    this.#send({
-      type: 'hello',
-      version: PROTOCOL_VERSION,
-      clusterId: host.clusterId,
-      self: host.self,
-      seeded: host.store() !== undefined,
-      position: host.store()?.position() ?? [],
-      scopeId: this.#scopeId,
-    });
-  }
-
-  /** Of the data that this node has. */
-  get #scopeId(): string {
-    const store = this.#host.store();
-    return store === undefined ? Scope.WHOLE.id : Scope.decode(store.scope).id;
+    this.#send({ ...helloOf(host), type: 'hello', isLook: false });
   }
 
   get state(): UpstreamState {
@@ -136,6 +124,11 @@ export class UpstreamSession {
   /** What was received is more than may wait to be applied: the link is told to wait. */
   get isPaused(): boolean {
     return this.#paused;
+  }
+
+  /** The upstream accepted this node. */
+  get wasWelcome(): boolean {
+    return this.#wasWelcome;
   }
 
   /** Rows loaded so far and rows announced, while a snapshot is under way. */
@@ -245,7 +238,7 @@ export class UpstreamSession {
     }
     this.#checkPath(welcome.path);
     this.#scope = Scope.decode(welcome.scope);
-    if (welcome.next === 'log' && this.#scope.id !== this.#scopeId)
+    if (welcome.next === 'log' && this.#scope.id !== helloOf(this.#host).scopeId)
       throw new TokaidoError('REPLICATION', 'the log of another scope than that of the data here');
     this.#decoder.allowLargeFrames();
     this.#state = welcome.next === 'log' ? 'following' : 'loading';
@@ -254,6 +247,7 @@ export class UpstreamSession {
       { position: describePosition(welcome.position), next: welcome.next, ...scope },
       'connected to the upstream',
     );
+    this.#wasWelcome = true;
     this.#host.onWelcome(welcome);
   }
 
@@ -480,4 +474,17 @@ export class UpstreamSession {
       .catch((error: unknown) => this.#log.warn({ reason: messageOf(error) }, 'cannot remove a partial snapshot'))
       .then(() => this.#host.onEnd(reason));
   }
+}
+
+/** How this node introduces itself: who it is, and what of which data it has. */
+export function helloOf({ clusterId, self, store }: Omit<UpstreamHost, 'onEnd'>): Omit<Hello, 'type' | 'isLook'> {
+  const own = store();
+  return {
+    version: PROTOCOL_VERSION,
+    clusterId,
+    self,
+    seeded: own !== undefined,
+    position: own?.position() ?? [],
+    scopeId: own === undefined ? Scope.WHOLE.id : Scope.decode(own.scope).id,
+  };
 }

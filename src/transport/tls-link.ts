@@ -11,7 +11,8 @@
  * a stranger is not. And no sessions are resumed: a resumed session carries the verdict of an earlier one.
  */
 import { constants } from 'node:crypto';
-import type { AddressInfo, Socket } from 'node:net';
+import { lookup } from 'node:dns/promises';
+import { type AddressInfo, isIP, type Socket } from 'node:net';
 import { createServer, type PeerCertificate, type TLSSocket, connect as tlsConnect } from 'node:tls';
 import { type Audit, NO_AUDIT } from '../base/audit.js';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
@@ -386,14 +387,44 @@ export interface ConnectOptions {
   onLink(link: Link): LinkHandlers;
 }
 
-/** Connects to an upstream; resolves once the link is handed over. Errors: `NETWORK`, `IDENTITY`. */
+/**
+ * Connects to an upstream; resolves once the link is handed over. Of a name with several addresses each is tried, in
+ * random order, so that followers spread over them. Errors: `NETWORK`, `IDENTITY`, of the last address.
+ */
 export async function connectToUpstream(options: ConnectOptions): Promise<void> {
+  const addresses = await addressesOf(options);
+  const first = Math.floor(options.runtime.random() * addresses.length);
+  for (let tried = 1; ; tried++) {
+    try {
+      await connectToAddress(options, addresses[(first + tried) % addresses.length] as string);
+      return;
+    } catch (error) {
+      if (tried >= addresses.length) throw error;
+      options.log.info({ reason: messageOf(error) }, 'trying the next address of the upstream');
+    }
+  }
+}
+
+/** Most addresses of one name that are tried. */
+const MAX_ADDRESSES = 16;
+
+async function addressesOf({ host, port }: ConnectOptions): Promise<readonly string[]> {
+  if (isIP(host) !== 0) return [host];
+  try {
+    const found = await lookup(host, { all: true });
+    return found.slice(0, MAX_ADDRESSES).map(({ address }) => address);
+  } catch (error) {
+    throw new TokaidoError('NETWORK', `cannot link to ${host}:${port}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+async function connectToAddress(options: ConnectOptions, address: string): Promise<void> {
   const { host, port, identity, log, runtime, audit = NO_AUDIT } = options;
   await new Promise<void>((resolve, reject) => {
     const socket = tlsConnect({
       ...COMMON,
       ...credentials(identity.current),
-      host,
+      host: address,
       port,
       // The verdict is taken below, as at the other end: its reason says more than the runtime's.
       rejectUnauthorized: false,
@@ -405,11 +436,12 @@ export async function connectToUpstream(options: ConnectOptions): Promise<void> 
     });
     socket.setNoDelay(true);
     socket.setKeepAlive(true, 15_000);
+    const at = address === host ? '' : ` (${address})`;
     const failed = (error: unknown): void => {
       timer.cancel();
       socket.destroy();
       reject(
-        new TokaidoError('NETWORK', `cannot link to ${host}:${port}: ${explainTlsError(error)}`, {
+        new TokaidoError('NETWORK', `cannot link to ${host}:${port}${at}: ${explainTlsError(error)}`, {
           cause: error,
         }),
       );

@@ -181,6 +181,7 @@ describe('frames of a scope', () => {
       clusterId,
       self,
       seeded: true,
+      isLook: false,
       position,
       scopeId: scope.id,
     });
@@ -195,9 +196,10 @@ describe('frames of a scope', () => {
       rootAddress: '',
       position: [],
       next: 'snapshot',
+      beats: [],
       scope: scope.encoded,
     });
-    const rest = `01${clusterId}01${self.instanceId}016500000106010001016100`;
+    const rest = `01${clusterId}01${self.instanceId}01650000010601000101610000`;
     assert.equal(welcome.toString('hex', FRAME_HEADER_BYTES), rest);
     const read = [...new FrameDecoder().push(Buffer.concat([hello, welcome]))];
     assert.deepEqual(
@@ -218,6 +220,7 @@ describe('frames of a scope', () => {
       rootAddress: 'host:1',
       position,
       next: 'log',
+      beats: [],
       scope: encoded,
     });
     assert.equal([...new FrameDecoder().push(frame)].length, 1);

@@ -32,6 +32,9 @@ describe('an upstream that falls silent', () => {
       upstreams: [{ host: 'root', port: 1, name: 'root' }],
       backOff: { minMs: 10, maxMs: 10 },
       silenceMs: SILENCE_MS,
+      staleMs: 60_000,
+      returnMs: 60_000,
+      freshMs: () => Date.now(),
       runtime,
       log: silentLogger,
       connect: async (_, attach) => void links.push(attach({ name: 'root', role: 'root', address: 'memory' }, link)),
@@ -61,7 +64,7 @@ describe('an upstream that falls silent', () => {
       position: [],
       scope,
     } as const;
-    links[0]?.onData(encodeFrame({ type: 'welcome', ...welcome, next: 'snapshot' }));
+    links[0]?.onData(encodeFrame({ type: 'welcome', ...welcome, next: 'snapshot', beats: [] }));
     assert.equal(follower.status().state, 'loading');
     while (await scheduler.step(SILENCE_MS * 2));
     assert.match(destroyed[0] ?? '', /^silent for/);

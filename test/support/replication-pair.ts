@@ -12,7 +12,8 @@ import type { PathNode } from '../../src/replication/frames.js';
 import { Heartbeats } from '../../src/replication/heartbeats.js';
 import type { PeerLink } from '../../src/replication/link.js';
 import { ReplicationServer, type ReplicationServerOptions } from '../../src/replication/server.js';
-import { UpstreamSession } from '../../src/replication/upstream-session.js';
+import { UpstreamFollower } from '../../src/replication/upstream-follower.js';
+import { type UpstreamHost, UpstreamSession } from '../../src/replication/upstream-session.js';
 import { parseDatabase } from '../../src/store/database-spec.js';
 import { SnapshotLoader } from '../../src/store/snapshot.js';
 import { LocalStore, type StoreOptions } from '../../src/store/store.js';
@@ -93,6 +94,7 @@ export class TestCluster {
   readonly runtime: Runtime;
   readonly #folder = mkdtempSync(join(tmpdir(), 'tokaido-replication-'));
   readonly #nodes: TestNode[] = [];
+  readonly #keepers: UpstreamFollower[] = [];
   #folders = 0;
 
   constructor(runtime: Runtime = localRuntime()) {
@@ -178,6 +180,23 @@ export class TestCluster {
     upstream: TestNode,
     clusterId = CLUSTER,
   ): { down: MemoryLink; up: MemoryLink; session: UpstreamSession } {
+    const { up, down } = this.#link(follower, upstream);
+    const session = new UpstreamSession({ name: upstream.name, role: 'root', address: 'memory' }, up, {
+      ...this.#host(follower, clusterId),
+      onEnd: (reason) => follower.ends.push(reason),
+    });
+    down.other = {
+      onData: (chunk) => {
+        follower.received.push(chunk);
+        session.onData(chunk);
+      },
+      onClosed: (reason) => session.onClosed(reason),
+    };
+    return { down, up, session };
+  }
+
+  /** Two ends of a link, with the upstream's server at its own. */
+  #link(follower: TestNode, upstream: TestNode): { up: MemoryLink; down: MemoryLink } {
     const up = new MemoryLink();
     const down = new MemoryLink();
     up.peerEnd = down;
@@ -186,7 +205,11 @@ export class TestCluster {
     const session = server.accept({ name: follower.name, role: 'edge', address: 'memory' }, down);
     down.drained.push(() => session.pump());
     up.other = { onData: (chunk) => session.onData(chunk), onClosed: () => server.closed(session) };
-    const upstreamSession = new UpstreamSession({ name: upstream.name, role: 'root', address: 'memory' }, up, {
+    return { up, down };
+  }
+
+  #host(follower: TestNode, clusterId: string): Omit<UpstreamHost, 'onEnd'> {
+    return {
       log: silentLogger,
       clusterId,
       self: follower.self,
@@ -220,20 +243,46 @@ export class TestCluster {
         follower.equality.audited(report);
       },
       soon: (fn) => this.runtime.after(0, fn),
-      onEnd: (reason) => follower.ends.push(reason),
       onLoaded: (rows) => follower.loaded.push(rows),
-    });
-    down.other = {
-      onData: (chunk) => {
-        follower.received.push(chunk);
-        upstreamSession.onData(chunk);
-      },
-      onClosed: (reason) => upstreamSession.onClosed(reason),
     };
-    return { down, up, session: upstreamSession };
+  }
+
+  /** Lets `follower` choose among upstreams by itself; it reaches those that `isReachable`. */
+  keep(
+    follower: TestNode,
+    upstreams: readonly TestNode[],
+    { isReachable, ...times }: { isReachable(name: string): boolean; staleMs: number; returnMs: number },
+  ): UpstreamFollower {
+    const keeper = new UpstreamFollower({
+      ...times,
+      upstreams: upstreams.map(({ name }) => ({ host: name, port: 1, name })),
+      backOff: { minMs: 1, maxMs: 20 },
+      silenceMs: 500,
+      freshMs: () => follower.heartbeats.newestMs(),
+      runtime: this.runtime,
+      log: silentLogger,
+      host: this.#host(follower, CLUSTER),
+      connect: async ({ host }, attach) => {
+        const upstream = upstreams.find(({ name }) => name === host);
+        if (upstream === undefined || !isReachable(host)) throw new Error(`cannot reach ${host}`);
+        const { up, down } = this.#link(follower, upstream);
+        const events = attach({ name: host, role: 'relay', address: 'memory' }, up);
+        down.other = {
+          onData: (chunk) => {
+            // A network that is gone says nothing.
+            if (isReachable(host)) events.onData(chunk);
+          },
+          onClosed: (reason) => events.onClose(reason),
+        };
+        await Promise.resolve();
+      },
+    });
+    this.#keepers.push(keeper);
+    return keeper;
   }
 
   async close(): Promise<void> {
+    for (const keeper of this.#keepers) keeper.stop();
     for (const node of this.#nodes) node.server?.close();
     for (const node of this.#nodes) await node.store?.close();
     rmSync(this.#folder, { recursive: true, force: true });

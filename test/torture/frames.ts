@@ -14,8 +14,18 @@ export function honestFrames(clusterId: string): Buffer[] {
   const self = { instanceId: '0123456789abcdef0123456789abcdef', name: 'stranger' };
   const part = Scope.of([{ databases: ['default'], prefixes: [Buffer.from('k')] }]).encoded;
   const frames: Frame[] = [
-    { type: 'hello', version: 1, clusterId, self, seeded: true, position, scopeId: Scope.WHOLE.id },
-    { type: 'welcome', version: 1, clusterId, path: [self], rootAddress: 'a:1', position, next: 'log', scope: part },
+    { type: 'hello', version: 1, clusterId, self, seeded: true, isLook: false, position, scopeId: Scope.WHOLE.id },
+    {
+      type: 'welcome',
+      version: 1,
+      clusterId,
+      path: [self],
+      rootAddress: 'a:1',
+      position,
+      next: 'log',
+      beats: [],
+      scope: part,
+    },
     { type: 'refuse', code: 'LOOP', message: 'a loop' },
     { type: 'batch', payload: encode([transaction(1, 1, 1, [set('key', 'value')])]) },
     {

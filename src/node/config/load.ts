@@ -196,7 +196,7 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
     identity: identity === false ? false : absoluteIdentity(identity, path),
     backup: { ...backup, ...(backup.commands === undefined ? {} : { commands: path(backup.commands) }) },
     signing: parsed.signing === false ? false : absoluteSigning(parsed.signing, path),
-    upstreams: parsed.upstreams.map(({ address, name }) => ({ ...address, name })),
+    upstreams: parsed.upstreams.map(({ address, ...upstream }) => ({ ...address, name: undefined, ...upstream })),
     durability: parsed.durability ?? (parsed.role === 'root' ? 'flushed' : 'committed'),
     listen: {
       ...parsed.listen,

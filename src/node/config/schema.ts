@@ -7,6 +7,7 @@ import { z } from 'zod';
 import { messageOf } from '../../base/errors.js';
 import { LONGEST_KEY_BYTES } from '../../commands/commands.js';
 import type { TableMapping } from '../../feeds/postgres/mapping.js';
+import type { UpstreamAddress } from '../../replication/upstream-choice.js';
 import { type DatabaseSpec, parseDatabase } from '../../store/database-spec.js';
 import { ktScopes, policy, scopes } from './policy-schema.js';
 
@@ -142,6 +143,8 @@ const upstream = z.strictObject({
     .string()
     .optional()
     .describe('Name its certificate must carry; any relay or root of the cluster when absent.'),
+  region: z.string().optional().describe('Region it stands in. Those of the own region come first.'),
+  priority: z.number().int().min(0).max(1000).default(0).describe('Lower ones come first within a region.'),
 });
 
 const databaseExpression = z.string().superRefine((text, context) => {
@@ -297,6 +300,7 @@ export const schema = z.strictObject({
   name: z.string().optional().describe("The node's name; when given, it must equal the certificate's."),
   role: z.enum(['root', 'relay', 'edge']).describe("What this node is; must equal the certificate's role."),
   data: z.string().describe('Data directory.'),
+  region: z.string().optional().describe('Region this node stands in, to choose among upstreams.'),
   sid: z.number().int().min(1).max(65_535).optional().describe('Server id of a root, unique in the cluster.'),
   databases: z
     .array(databaseExpression)
@@ -433,6 +437,12 @@ export const schema = z.strictObject({
         'How often a root sends the hashes of its databases, which every follower compares with its own.',
       ),
       silenceMs: duration('10s').describe('An upstream that says nothing for this long is given up.'),
+      staleMs: duration('30s').describe(
+        'When the data is older than this and another upstream has newer, the node changes over, with its position.',
+      ),
+      returnMs: duration('30s').describe(
+        'A better upstream (region, priority, order) is returned to when it was there again for so long; longer when that ended badly soon.',
+      ),
       reconnectMinMs: duration('100ms').describe('First wait before connecting again (with jitter).'),
       reconnectMaxMs: duration('5s').describe('Longest such wait.'),
       scopes: scopes.optional(),
@@ -525,7 +535,7 @@ export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits' | 'd
     readonly memcached: readonly MemcachedListenerConfig[];
   };
   readonly databases: readonly DatabaseSpec[];
-  readonly upstreams: readonly { readonly host: string; readonly port: number; readonly name: string | undefined }[];
+  readonly upstreams: readonly UpstreamAddress[];
   readonly durability: 'flushed' | 'committed';
   readonly limits: Parsed['limits'];
 };

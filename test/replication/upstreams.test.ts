@@ -1,0 +1,147 @@
+/** A tree that heals by itself: whom a follower tries, when it leaves an upstream that works, and when it returns. */
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { inOrder, UpstreamChoice } from '../../src/replication/upstream-choice.js';
+import type { LocalStore } from '../../src/store/store.js';
+import { eventually } from '../support/local-runtime.js';
+import { contents, put, TestCluster, type TestNode } from '../support/replication-pair.js';
+
+const at = (host: string, more: object = {}) => ({ host, port: 1, name: host, ...more });
+const BACK_OFF = { minMs: 10, maxMs: 1000 };
+
+describe('the choice among upstreams', () => {
+  it('prefers the own region, then the lower priority, then the order', () => {
+    const listed = [
+      at('far', { region: 'west', priority: 0 }),
+      at('near-2', { region: 'east', priority: 5 }),
+      at('near-1', { region: 'east', priority: 1 }),
+      at('anywhere', { priority: 1 }),
+    ];
+    const names = (region: string | undefined): string[] => inOrder(listed, region).map(({ host }) => host);
+    assert.deepEqual(names('east'), ['near-1', 'anywhere', 'near-2', 'far']);
+    assert.deepEqual(names(undefined), ['far', 'near-1', 'anywhere', 'near-2']);
+  });
+
+  it('tries the others in order after a loss, the lost one last, and waits longer from round to round', () => {
+    const choice = new UpstreamChoice([at('a'), at('b'), at('c')], BACK_OFF, 1000);
+    const next = (): string => choice.next(() => 1).upstream.host;
+    assert.deepEqual([next(), next()], ['a', 'b']);
+    choice.succeeded();
+    choice.lost(0);
+    assert.deepEqual([next(), next(), next()], ['a', 'c', 'b']);
+    const waits = Array.from({ length: 30 }, () => choice.next(() => 1).delayMs);
+    assert.equal(Math.max(...waits), 1000);
+    assert.deepEqual(
+      [...waits].sort((one, other) => one - other),
+      waits,
+    );
+  });
+
+  it('returns to a better one that was good for a while, and each time later when that ends badly soon', () => {
+    const [a, b] = [at('a'), at('b')];
+    const choice = new UpstreamChoice([a, b], BACK_OFF, 1000);
+    choice.next(() => 0);
+    choice.next(() => 0);
+    choice.succeeded();
+    assert.deepEqual(choice.better(), [a]);
+    assert.equal(choice.saw(a, true, 0), false);
+    assert.equal(choice.saw(a, false, 900), false);
+    assert.equal(choice.saw(a, true, 1000), false);
+    assert.equal(choice.saw(a, true, 1999), false);
+    assert.equal(choice.saw(a, true, 2000), true);
+    choice.moveTo(a, 2000);
+    assert.equal(choice.next(() => 0).upstream, a);
+    choice.succeeded();
+    assert.deepEqual(choice.better(), []);
+    // It breaks at once: the next time it has to be good for twice as long.
+    choice.lost(2500);
+    assert.equal(choice.next(() => 0).upstream, b);
+    choice.succeeded();
+    assert.deepEqual(
+      [choice.saw(a, true, 3000), choice.saw(a, true, 4999), choice.saw(a, true, 5000)],
+      [false, false, true],
+    );
+  });
+});
+
+describe('a follower among several upstreams', () => {
+  let cluster: TestCluster;
+  let root: TestNode;
+  let relays: readonly TestNode[];
+  let cut: Set<string>;
+
+  beforeEach(() => {
+    cluster = new TestCluster();
+    root = cluster.root();
+    cluster.serve(root);
+    cut = new Set();
+    relays = ['one', 'two'].map((name) => {
+      const relay = cluster.node(name, cluster.openStore(undefined));
+      cluster.serve(relay);
+      return relay;
+    });
+  });
+  afterEach(async () => await cluster.close());
+
+  const storeOf = (node: TestNode | undefined): LocalStore => node?.store as LocalStore;
+  const [ONE, TWO] = [0, 1];
+
+  function edge(times: { staleMs: number; returnMs: number }) {
+    const node = cluster.node('edge', cluster.openStore(undefined));
+    const keeper = cluster.keep(node, relays, { ...times, isReachable: (name) => !cut.has(name) });
+    return {
+      node,
+      keeper,
+      isWith: (name: string) => keeper.status().name === name && keeper.status().state === 'following',
+    };
+  }
+
+  it('leaves one whose data is old for one that has newer, with its position and without a snapshot', async () => {
+    const [link] = relays.map((relay) => cluster.follow(relay, root));
+    const { node, isWith } = edge({ staleMs: 300, returnMs: 60_000 });
+    await eventually('it follows the first', () => isWith('one'));
+    await put(storeOf(root), { a: '1' });
+    await eventually('a arrived', () => contents(node.store).a === '1');
+    // The relay goes on saying that it is there, but hears nothing any more itself.
+    link?.up.destroy('cut off from the root');
+    await put(storeOf(root), { b: '2' });
+    await eventually('it follows the second', () => isWith('two'));
+    await eventually('b arrived', () => contents(node.store).b === '2');
+    assert.deepEqual(node.loaded, []);
+    assert.equal(contents(storeOf(relays[ONE])).b, undefined);
+  });
+
+  it('stays when nobody has newer data: the root is gone', async () => {
+    const links = relays.map((relay) => cluster.follow(relay, root));
+    const { node, keeper, isWith } = edge({ staleMs: 200, returnMs: 60_000 });
+    await eventually('it follows the first', () => isWith('one'));
+    for (const { up } of links) up.destroy('the root is gone');
+    const gone = Date.now();
+    await eventually('its data is old', () => Date.now() - Math.max(gone, node.heartbeats.newestMs()) > 600);
+    assert.ok(isWith('one'), JSON.stringify(keeper.status()));
+    assert.equal(keeper.status().lastError, undefined);
+  });
+
+  it('takes the next when one is lost, and returns to the better one when it has been there for a while', async () => {
+    for (const relay of relays) cluster.follow(relay, root);
+    const { node, isWith } = edge({ staleMs: 60_000, returnMs: 400 });
+    await eventually('it follows the first', () => isWith('one'));
+    cut.add('one');
+    await eventually('it follows the second', () => isWith('two'));
+    await put(storeOf(root), { a: '1' });
+    await eventually('a arrived', () => contents(node.store).a === '1');
+    cut.delete('one');
+    await eventually('it is back', () => isWith('one'));
+    await put(storeOf(root), { b: '2' });
+    await eventually('b arrived', () => contents(node.store).b === '2');
+    assert.deepEqual(node.loaded, []);
+  });
+
+  it('ends a loop that comes about, with a message that draws it', async () => {
+    // Both lost the root and found each other at the same moment: neither knew that the other did.
+    cluster.follow(relays[ONE] as TestNode, relays[TWO] as TestNode);
+    cluster.follow(relays[TWO] as TestNode, relays[ONE] as TestNode);
+    await eventually('somebody noticed', () => relays.some(({ ends }) => ends.length > 0));
+    assert.match(relays.flatMap(({ ends }) => ends).join('\n'), /a loop: (one -> two -> one|two -> one -> two)/);
+  });
+});
