@@ -52,7 +52,7 @@ describe('a configuration', () => {
     const edge = parseConfig(EDGE, FILE);
     assert.equal(edge.listen.replication, false);
     assert.equal(edge.durability, 'committed');
-    assert.deepEqual(edge.upstreams, [{ host: '10.0.0.1', port: 1979, name: undefined }]);
+    assert.deepEqual(edge.upstreams, [{ host: '10.0.0.1', port: 1979, name: undefined, priority: 0 }]);
     assert.equal(parseConfig(`${ROOT.replace('data: data', 'data: /var/lib/x')}`, FILE).data, '/var/lib/x');
     assert.equal(
       parseConfig(FEED.replace('tables:', 'passwordFile: pw\n  tables:'), FILE).postgres?.passwordFile,
