@@ -83,6 +83,41 @@ export function renderStatus(status: NodeStatus): string {
   return rows.map(([label, text]) => `${label.padEnd(width)}  ${text}`).join('\n');
 }
 
+/** A node and all below it, one line each, with their lags. */
+export function renderTree(status: NodeStatus): string {
+  const rows: string[][] = [['NODE', 'ROLE', 'LAG', 'CHANGES', 'BYTES', 'EQUAL', 'REPORTED']];
+  const own = status.lagMs === null ? 'unknown' : duration(status.lagMs);
+  const differs = (status.equality?.differences.length ?? 0) > 0;
+  rows.push([status.name, status.role, own, '', '', differs ? 'DIFFERS' : '', '']);
+  const drawn = new Set([status.instanceId]);
+  const draw = (upstreamId: string, indent: string): void => {
+    const below = status.tree.filter((node) => node.upstreamId === upstreamId && !drawn.has(node.instanceId));
+    for (const node of below) drawn.add(node.instanceId);
+    for (const [index, node] of below.entries()) {
+      const isLast = index === below.length - 1;
+      const lag = node.lagMs === null ? 'unknown' : duration(node.lagMs);
+      const equal = { unknown: '', equal: 'yes', differs: 'DIFFERS' }[node.equal];
+      const counts = [String(node.lagChanges), String(node.lagBytes)];
+      const name = `${indent}${isLast ? '└ ' : '├ '}${node.name}`;
+      rows.push([name, node.role, lag, ...counts, equal, `${duration(node.ageMs)} ago`]);
+      draw(node.instanceId, `${indent}${isLast ? '  ' : '│ '}`);
+    }
+  };
+  draw(status.instanceId, '');
+  const widths = (rows[0] as string[]).map((_, column) =>
+    Math.max(...rows.map((row) => (row[column] as string).length)),
+  );
+  const lines = rows.map((row) =>
+    row
+      .map((text, column) => text.padEnd(widths[column] as number))
+      .join('  ')
+      .trimEnd(),
+  );
+  // Reported by a follower that has changed its upstream meanwhile, or through a relay that has not reported itself yet.
+  const lost = status.tree.filter(({ instanceId }) => !drawn.has(instanceId)).map(({ name }) => name);
+  return [...lines, ...(lost.length === 0 ? [] : [`elsewhere: ${lost.join(', ')}`])].join('\n');
+}
+
 export async function fetchStatus(admin: string): Promise<NodeStatus> {
   try {
     const response = await fetch(`http://${admin}/status`, { signal: AbortSignal.timeout(TIMEOUT_MS) });
@@ -105,13 +140,14 @@ export function registerStatus(program: Command): void {
     .command('status')
     .description('role, position, lag, upstream, followers and certificate of a node')
     .option('--admin <host:port>', 'admin listener of the node', '127.0.0.1:1980')
+    .option('--tree', 'all nodes below this one, with their lags')
     .option('--json', 'print one JSON object')
     .addHelpText('after', '\nExample:\n  tokaido status --admin 127.0.0.1:1980')
     .action(
-      action(async (flags: { readonly admin: string; readonly json?: boolean }) => {
+      action(async (flags: { readonly admin: string; readonly json?: boolean; readonly tree?: boolean }) => {
         const status = await fetchStatus(flags.admin);
         if (flags.json) printJson(status);
-        else print(renderStatus(status));
+        else print(flags.tree ? renderTree(status) : renderStatus(status));
       }),
     );
 }

@@ -1,7 +1,10 @@
 /** What a node reports to Prometheus. docs/reference/metrics.md lists the same names. */
 import { VERSION } from '../base/version.js';
 import { parseFeedPosition } from '../protocol/at-least.js';
+import type { Sample } from './admin/metrics.js';
 import type { Node } from './node.js';
+import { treeOf } from './node-status.js';
+import type { StatusTreeNode } from './status.js';
 
 export function registerNodeMetrics(node: Node): void {
   const { metrics, runtime } = node;
@@ -113,7 +116,33 @@ export function registerNodeMetrics(node: Node): void {
     'Changes applied from the source of the feed.',
     () => node.feed?.status().changes,
   );
+  registerTreeMetrics(node);
   registerFeedMetrics(node);
+}
+
+/** Of the nodes below this one, at most `MAX_TREE_NODES`. */
+function registerTreeMetrics(node: Node): void {
+  const { metrics } = node;
+  const each = (read: (below: StatusTreeNode) => number | null) => () => {
+    return treeOf(node).flatMap((below): Sample[] => {
+      const value = read(below);
+      return value === null ? [] : [[{ below: below.name, role: below.role }, value]];
+    });
+  };
+  const seconds = ({ lagMs, ageMs }: StatusTreeNode): number | null => (lagMs === null ? null : (lagMs + ageMs) / 1000);
+  const equal = ({ equal }: StatusTreeNode): number | null => (equal === 'unknown' ? null : Number(equal === 'equal'));
+  metrics.gauge('tree_lag_seconds', 'Age of the data of each node below this one.', each(seconds));
+  metrics.gauge(
+    'tree_lag_changes',
+    'Transactions that each node below lacks.',
+    each(({ lagChanges }) => lagChanges),
+  );
+  metrics.gauge(
+    'tree_lag_bytes',
+    'About how many bytes these have.',
+    each(({ lagBytes }) => lagBytes),
+  );
+  metrics.gauge('tree_equal', 'Whether each node below equals its root.', each(equal));
 }
 
 function registerFeedMetrics(node: Node): void {

@@ -1,9 +1,9 @@
 /** Gathers a node's status from its parts. */
 import { VERSION } from '../base/version.js';
-import { describePosition } from '../log/position.js';
+import { changesBetween, describePosition } from '../log/position.js';
 import { formatFeedPosition, POSITIONED_FEEDS } from '../protocol/at-least.js';
 import type { Node } from './node.js';
-import type { NodeStatus } from './status.js';
+import type { NodeStatus, StatusTreeNode } from './status.js';
 
 export function nodeStatus(node: Node): NodeStatus {
   const { runtime, directory, self } = node;
@@ -42,6 +42,7 @@ export function nodeStatus(node: Node): NodeStatus {
       upstream === undefined
         ? undefined
         : { ...upstream, sinceMs: Math.round(runtime.monotonicMs() - upstream.sinceMs) },
+    tree: treeOf(node),
     followers: [...(node.replication?.followers() ?? []), ...(node.ktFollowers?.list() ?? [])].map(
       ({ name, role, address, state, lagChanges, queuedBytes, connectedMs, scope }) => {
         return { name, role, address, state, lagChanges, queuedBytes, connectedMs: Math.round(connectedMs), scope };
@@ -90,4 +91,19 @@ function renewalStatus({ enrollment }: Node): NonNullable<NodeStatus['certificat
   if (facts === undefined) return undefined;
   const { dueMs, failures, lastError } = facts;
   return { due: new Date(dueMs).toISOString(), failures, lastError };
+}
+
+/** What this node knows of all below it. Bytes are estimated: the log's mean for each transaction. */
+export function treeOf(node: Node): StatusTreeNode[] {
+  const store = node.stores.current;
+  const position = store?.position() ?? [];
+  const logged = store === undefined ? 0 : store.log.next - store.log.first;
+  const mean = logged === 0 ? 0 : (store?.statistics().logBytes ?? 0) / logged;
+  const [, ...below] = node.tree();
+  return below.map(({ lagMs, ageMs, position: reached, ...facts }) => {
+    const lagChanges = changesBetween(reached, position);
+    const lagBytes = Math.round(lagChanges * mean);
+    const at = describePosition(reached);
+    return { ...facts, position: at, lagMs: lagMs ?? null, lagChanges, lagBytes, ageMs: Math.round(ageMs) };
+  });
 }

@@ -23,6 +23,7 @@ import type { Equality } from '../replication/equality.js';
 import { encodeFrame } from '../replication/frames.js';
 import type { Heartbeats } from '../replication/heartbeats.js';
 import type { ReplicationServer } from '../replication/server.js';
+import type { TreeNode } from '../replication/tree.js';
 import type { Connect, UpstreamFollower } from '../replication/upstream-follower.js';
 import { ClientKeeper } from '../transport/client-keeper.js';
 import { type ClientListener, listenForClients } from '../transport/client-listener.js';
@@ -431,6 +432,11 @@ export class Node {
 
   get progress(): FeedProgress {
     return this.#replica.progress;
+  }
+
+  /** This node and all below it. */
+  tree(): TreeNode[] {
+    return this.#replica.tree();
   }
 
   get equality(): Equality {

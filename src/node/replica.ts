@@ -13,6 +13,7 @@ import { Heartbeats } from '../replication/heartbeats.js';
 import type { Peer, PeerLink } from '../replication/link.js';
 import { ScopePolicy, type ScopeRule } from '../replication/scope-policy.js';
 import { ReplicationServer } from '../replication/server.js';
+import { joinTrees, type TreeNode } from '../replication/tree.js';
 import { inOrder } from '../replication/upstream-choice.js';
 import { type Connect, type LinkEvents, UpstreamFollower } from '../replication/upstream-follower.js';
 import type { FeedPosition } from '../store/types.js';
@@ -42,6 +43,9 @@ export interface ReplicaOptions {
   /** Called when the node cannot go on: an invariant broke, or only a restart mends the disk. */
   readonly onFatal: (error: unknown) => void;
 }
+
+/** The id of no node. */
+const NOBODY = '0'.repeat(32);
 
 /** Milliseconds between two rounds of housekeeping when more is due. */
 const SWEEP_AGAIN_MS = 10;
@@ -216,10 +220,28 @@ export class Replica {
         },
         onProof: (store, proof) => this.equality.check(store, proof),
         onAudited: (report) => this.equality.audited(report),
+        tree: () => this.tree(),
         soon: (fn) => runtime.after(0, fn),
         onLoaded: (rows) => log.info({ rows }, 'the snapshot is loaded: serving the new data'),
       },
     });
+  }
+
+  /** This node and all below it, as far as they have reported. */
+  tree(): TreeNode[] {
+    const { config, self, runtime, directory } = this.#options;
+    const { last } = this.equality;
+    const own: TreeNode = {
+      instanceId: directory.instanceId,
+      upstreamId: this.#path[0]?.instanceId ?? NOBODY,
+      name: self.name,
+      role: self.role,
+      position: this.stores.current?.position() ?? [],
+      lagMs: config.role === 'root' ? 0 : this.heartbeats.lagMs(runtime.nowMs()),
+      equal: last === undefined ? 'unknown' : last.differences.length === 0 ? 'equal' : 'differs',
+      ageMs: 0,
+    };
+    return joinTrees([[own], this.#replication?.tree() ?? []]);
   }
 
   /** What a root does before it takes writes. A disk that refuses is asked again: reads go on meanwhile. */

@@ -10,6 +10,24 @@ export interface StatusOrigin {
   readonly versionNs: string;
 }
 
+/** A node below this one. */
+export interface StatusTreeNode {
+  readonly instanceId: string;
+  readonly upstreamId: string;
+  readonly name: string;
+  readonly role: string;
+  readonly position: string;
+  /** Age of its data by its own clock; `null` before it knows. */
+  readonly lagMs: number | null;
+  /** Transactions that it lacks of what this node has. */
+  readonly lagChanges: number;
+  /** About how many bytes these have in the log. */
+  readonly lagBytes: number;
+  readonly equal: 'unknown' | 'equal' | 'differs';
+  /** How old this report is. */
+  readonly ageMs: number;
+}
+
 export interface NodeStatus {
   readonly name: string;
   readonly role: string;
@@ -50,6 +68,8 @@ export interface NodeStatus {
         readonly loading: { readonly rows: number; readonly of: number } | undefined;
       }
     | undefined;
+  /** All nodes below this one, as they reported themselves. */
+  readonly tree: readonly StatusTreeNode[];
   readonly followers: readonly {
     readonly name: string;
     readonly role: string;

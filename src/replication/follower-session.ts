@@ -30,6 +30,7 @@ import {
 } from './frames.js';
 import type { Peer, PeerLink } from './link.js';
 import { MAX_SCOPE_BYTES, type Scope } from './scope.js';
+import type { TreeNode } from './tree.js';
 
 /** Newest log, encoded once for each scope that followers have. */
 export interface RecentBatch {
@@ -75,6 +76,7 @@ export interface SessionHost {
   nowMs(): number;
   /** The answer to what a follower asks. */
   ask(peer: Peer, request: Buffer): Promise<Buffer>;
+  monotonicMs(): number;
 }
 
 /** An audit pins the pages of its moment: it is ended after so many heartbeats. */
@@ -112,6 +114,8 @@ export class FollowerSession {
   /** Beats since the audit began. */
   #auditBeats = 0;
   #isAuditStepDue = false;
+  #tree: readonly TreeNode[] = [];
+  #treeMs = 0;
   #applied: Position = START;
   #flushed: Position = START;
 
@@ -145,6 +149,21 @@ export class FollowerSession {
     return this.#hello?.self.instanceId;
   }
 
+  /** A follower is who its certificate says, whatever it reports. */
+  #onReport([self, ...below]: readonly TreeNode[]): void {
+    const hello = this.#hello;
+    if (self === undefined || hello === undefined) return;
+    const { name, role } = this.peer;
+    this.#tree = [{ ...self, instanceId: hello.self.instanceId, name, role }, ...below];
+    this.#treeMs = this.#host.monotonicMs();
+  }
+
+  /** The follower and all nodes below it, as they were reported. */
+  tree(): TreeNode[] {
+    const ageMs = this.#host.monotonicMs() - this.#treeMs;
+    return this.#tree.map((node) => ({ ...node, ageMs: node.ageMs + ageMs }));
+  }
+
   lagChanges(): number {
     return changesBetween(this.#applied, this.#host.store.position());
   }
@@ -175,6 +194,9 @@ export class FollowerSession {
         return;
       case 'recalled':
         this.#onRecalled();
+        return;
+      case 'report':
+        this.#onReport(frame.nodes);
         return;
       case 'audit':
         this.#onAudit(frame);

@@ -33,6 +33,7 @@ import {
   readRange,
 } from './frame-parts.js';
 import { SCOPE_ID_BYTES } from './scope.js';
+import { encodeTree, readTree, type TreeNode } from './tree.js';
 
 /** The version of the protocol this code speaks. */
 export const PROTOCOL_VERSION = 1;
@@ -69,6 +70,7 @@ const TYPE = {
   auditEnd: 18,
   ask: 19,
   answer: 20,
+  report: 21,
 } as const;
 
 /** One node on the way to the root: its data directory's id (hex) and its name. */
@@ -248,6 +250,12 @@ export interface Answer {
   readonly answer: Buffer;
 }
 
+/** What the follower knows of itself and of all nodes below it; itself first. */
+export interface Report {
+  readonly type: 'report';
+  readonly nodes: readonly TreeNode[];
+}
+
 export type Frame =
   | Hello
   | Welcome
@@ -268,7 +276,8 @@ export type Frame =
   | Descend
   | Ranges
   | RangeRowsFrame
-  | AuditEnd;
+  | AuditEnd
+  | Report;
 
 function encodePayload(writer: ByteWriter, frame: Frame): void {
   switch (frame.type) {
@@ -361,6 +370,9 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       return;
     case 'auditEnd':
       writer.text(frame.reason);
+      return;
+    case 'report':
+      encodeTree(writer, frame.nodes);
       return;
     default:
       unreachable(frame);
@@ -460,6 +472,8 @@ function decodePayload(type: number, payload: Buffer): Frame {
     }
     case TYPE.auditEnd:
       return ended(reader, { type: 'auditEnd', reason: reader.text() });
+    case TYPE.report:
+      return ended(reader, { type: 'report', nodes: readTree(reader) });
     default:
       throw new TokaidoError('CORRUPT', `unknown frame type ${type}`);
   }

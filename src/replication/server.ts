@@ -15,6 +15,7 @@ import { encodeFrame, FRAME_HEADER_BYTES, type OriginBeat, type PathNode } from 
 import type { Heartbeats } from './heartbeats.js';
 import type { Peer, PeerLink } from './link.js';
 import { Scope } from './scope.js';
+import { joinTrees, type TreeNode } from './tree.js';
 
 export interface ReplicationServerOptions {
   readonly store: LocalStore;
@@ -179,6 +180,7 @@ export class ReplicationServer {
         if (this.#auditing === session) this.#auditing = undefined;
       },
       nowMs: () => this.#options.runtime.nowMs(),
+      monotonicMs: () => this.#options.runtime.monotonicMs(),
       snapshotDone: (session) => {
         this.#copying.delete(session);
         this.#startSnapshots();
@@ -351,6 +353,11 @@ export class ReplicationServer {
       connectedMs: nowMs - sinceMs,
       scope: String(session.scope),
     }));
+  }
+
+  /** All nodes below this one. */
+  tree(): TreeNode[] {
+    return joinTrees([...this.#sessions.keys()].map((session) => session.tree()));
   }
 
   /** Ends every session in good order. */

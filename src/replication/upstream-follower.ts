@@ -60,6 +60,8 @@ export interface UpstreamStatus {
  */
 const ACK_MS = 250;
 
+/** How often it learns how this node and those below it are, at most. */
+const REPORT_MS = 2000;
 /** How long a look may take. */
 const LOOK_MS = 5000;
 
@@ -79,6 +81,7 @@ export class UpstreamFollower {
   /** Since when the node has had this upstream, on the monotonic clock. */
   #followedMs = 0;
   #ackedMs = Number.NEGATIVE_INFINITY;
+  #reportedMs = Number.NEGATIVE_INFINITY;
   #stopped = false;
 
   constructor(options: UpstreamFollowerOptions) {
@@ -118,6 +121,7 @@ export class UpstreamFollower {
 
   #attach(peer: Peer, link: PeerLink): LinkEvents {
     this.#enter('linked');
+    this.#reportedMs = Number.NEGATIVE_INFINITY;
     this.#heardMs = this.#options.runtime.monotonicMs();
     this.#link = link;
     const { host } = this.#options;
@@ -140,6 +144,10 @@ export class UpstreamFollower {
         if (this.#heardMs - this.#ackedMs >= ACK_MS) {
           this.#ackedMs = this.#heardMs;
           session.acknowledge();
+        }
+        if (this.#heardMs - this.#reportedMs >= REPORT_MS) {
+          this.#reportedMs = this.#heardMs;
+          session.report();
         }
       },
       onDrain: () => undefined,

@@ -35,6 +35,7 @@ import {
 } from './frames.js';
 import type { Peer, PeerLink } from './link.js';
 import { Scope } from './scope.js';
+import type { TreeNode } from './tree.js';
 
 /** Where a snapshot goes: a store in the making. */
 export interface SnapshotTarget {
@@ -64,6 +65,8 @@ export interface UpstreamHost {
   onProof(store: LocalStore, proof: ProofFrame): Comparison | undefined;
   /** A database that differed was gone through. */
   onAudited(report: AuditReport): void;
+  /** This node and all below it, at most `MAX_TREE_NODES`. */
+  tree(): readonly TreeNode[];
   /** Calls `fn` in a later turn of the event loop. */
   soon(fn: () => void): void;
   /** The session is over (the link may still be closing). */
@@ -201,6 +204,7 @@ export class UpstreamSession {
       case 'audit':
       case 'descend':
       case 'ask':
+      case 'report':
         throw new TokaidoError('REPLICATION', `an upstream may not send ${frame.type}`);
       default:
         unreachable(frame);
@@ -383,6 +387,11 @@ export class UpstreamSession {
     if (!this.#ackDue || this.#state !== 'following' || store === undefined) return;
     this.#ackDue = false;
     this.#send({ type: 'ack', applied: store.position(), flushed: store.flushedPosition() });
+  }
+
+  /** Tells the upstream how this node is, and all below it. */
+  report(): void {
+    if (this.#state === 'following') this.#send({ type: 'report', nodes: this.#host.tree() });
   }
 
   #onSnapshotBegin(contents: SnapshotContents): void {

@@ -51,6 +51,24 @@ const GOLDEN: readonly (readonly [Frame, string])[] = [
     `010101610003${'01'.repeat(16)}`,
   ],
   [{ type: 'auditEnd', reason: 'why' }, '03776879'],
+  [
+    {
+      type: 'report',
+      nodes: [
+        {
+          instanceId: '01'.repeat(16),
+          upstreamId: '02'.repeat(16),
+          name: 'e',
+          role: 'edge',
+          position,
+          lagMs: 5,
+          equal: 'equal',
+          ageMs: 7,
+        },
+      ],
+    },
+    `01${'01'.repeat(16)}${'02'.repeat(16)}01650465646765010102ac020000000000000007010706`,
+  ],
 ];
 
 describe('replication frames', () => {

@@ -56,6 +56,29 @@ describe('a follower and its upstream', () => {
     assert.deepEqual(edge.store?.position(), rootStore().position());
   });
 
+  it('the root knows the whole tree, by reports that come up through relays', async () => {
+    const relay = cluster.node('relay', cluster.openStore(undefined));
+    cluster.serve(relay);
+    const edges = ['one', 'two'].map((name) => cluster.node(name, cluster.openStore(undefined)));
+    const up = cluster.follow(relay, root).session;
+    const sessions = edges.map((edge) => cluster.follow(edge, relay).session);
+    await put(rootStore(), { a: '1' });
+    await eventually('all have it', () => edges.every((edge) => sequenceOf(edge) === 1));
+    for (const session of sessions) session.report();
+    await eventually('the relay knows its edges', () => relay.server?.tree().length === 2);
+    up.report();
+    await eventually('the root knows all', () => root.server?.tree().length === 3);
+    const nameOf = (id: string): string | undefined => [root, relay].find(({ self }) => self.instanceId === id)?.name;
+    assert.deepEqual(
+      root.server?.tree().map((node) => [node.name, nameOf(node.upstreamId), node.position[0]?.sequence]),
+      [
+        ['relay', 'root', 1],
+        ['one', 'relay', 1],
+        ['two', 'relay', 1],
+      ],
+    );
+  });
+
   it('a follower changes its upstream with its position and without a snapshot', async () => {
     const relays = ['one', 'two'].map((name) => cluster.node(name, cluster.openStore(undefined)));
     for (const relay of relays) {

@@ -44,6 +44,7 @@ describe('an upstream that falls silent', () => {
         self: { instanceId: 'f0'.repeat(16), name: 'edge' },
         store: () => undefined,
         isFollower: () => false,
+        tree: () => [],
         openSnapshot: () => new Promise(() => undefined),
         unappliedBytes: 1 << 20,
         onWelcome: () => undefined,

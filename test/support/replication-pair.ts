@@ -12,6 +12,7 @@ import type { PathNode } from '../../src/replication/frames.js';
 import { Heartbeats } from '../../src/replication/heartbeats.js';
 import type { PeerLink } from '../../src/replication/link.js';
 import { ReplicationServer, type ReplicationServerOptions } from '../../src/replication/server.js';
+import { joinTrees, type TreeNode } from '../../src/replication/tree.js';
 import { UpstreamFollower } from '../../src/replication/upstream-follower.js';
 import { type UpstreamHost, UpstreamSession } from '../../src/replication/upstream-session.js';
 import { parseDatabase } from '../../src/store/database-spec.js';
@@ -242,9 +243,24 @@ export class TestCluster {
         follower.reports.push(report);
         follower.equality.audited(report);
       },
+      tree: () => this.tree(follower),
       soon: (fn) => this.runtime.after(0, fn),
       onLoaded: (rows) => follower.loaded.push(rows),
     };
+  }
+
+  /** What a node knows of itself and of all below it. */
+  tree(node: TestNode): TreeNode[] {
+    const own: TreeNode = {
+      ...node.self,
+      upstreamId: node.upstreamPath[0]?.instanceId ?? '0'.repeat(32),
+      role: 'edge',
+      position: node.store?.position() ?? [],
+      lagMs: node.heartbeats.lagMs(this.runtime.nowMs()),
+      equal: 'unknown',
+      ageMs: 0,
+    };
+    return joinTrees([[own], node.server?.tree() ?? []]);
   }
 
   /** Lets `follower` choose among upstreams by itself; it reaches those that `isReachable`. */

@@ -5,6 +5,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { describe, it } from 'node:test';
 import type { Command } from 'commander';
+import { parse } from 'yaml';
 import { createProgram } from '../../src/cli/program.js';
 import { parseConfig } from '../../src/node/config/load.js';
 import type { Node } from '../../src/node/node.js';
@@ -134,6 +135,20 @@ describe('the documents', () => {
     const described = tableRows('docs/reference/metrics.md');
     assert.deepEqual([...described.keys()].sort(), [...registered.keys()].sort());
     for (const [name, type] of registered) assert.equal(described.get(name)?.[0], type, name);
+  });
+
+  it('have alert rules on metrics that there are', () => {
+    const described = tableRows('docs/reference/metrics.md');
+    const { groups } = parse(readFileSync(join(root, 'docs/operate/alerts.yml'), 'utf8')) as {
+      groups: { rules: { alert: string; expr: string }[] }[];
+    };
+    const rules = groups.flatMap((group) => group.rules);
+    assert.ok(rules.length >= 10, 'rules are found');
+    for (const { alert, expr } of rules) {
+      const metrics = expr.match(/tokaido_\w+/g) ?? [];
+      assert.ok(metrics.length > 0 || expr.includes('up{'), alert);
+      for (const metric of metrics) assert.ok(described.has(metric), `${alert}: ${metric}`);
+    }
   });
 
   it('describe every error code with its HTTP status, and no other', () => {
