@@ -14,6 +14,7 @@ import { registerServe } from './serve.js';
 import { registerStatus } from './status.js';
 import { registerToken } from './token.js';
 import { registerTransfer } from './transfer.js';
+import { registerVerify } from './verify.js';
 
 const EXAMPLE = `
 Example:
@@ -35,6 +36,7 @@ export function createProgram(onExit?: (error: CommanderError) => never): Comman
   if (onExit !== undefined) program.exitOverride(onExit);
   registerServe(program);
   registerStatus(program);
+  registerVerify(program);
   registerRecords(program);
   registerTransfer(program);
   registerCa(program);

@@ -31,6 +31,7 @@ import { listenForMemcached } from '../transport/memcached-listener.js';
 import type { KtUpstreamChange, NodeServices } from '../transport/rpc-session.js';
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../transport/tls-link.js';
 import { type AdminServer, startAdmin } from './admin/admin.js';
+import { Digests } from './admin/digest.js';
 import { MetricsRegistry } from './admin/metrics.js';
 import { AuditTrail } from './audit/trail.js';
 import { BackupCommands } from './backup-commands.js';
@@ -196,10 +197,12 @@ export class Node {
     // Clients may read while a root recovers; writes wait.
     await this.#listenForClients();
     if (config.listen.admin !== false) {
+      const digests = new Digests(() => this.stores.current, this.#options.runtime);
       this.#admin = await startAdmin({
         ...config.listen.admin,
         status: () => this.status(),
         ready: () => this.ready(),
+        digest: (request) => digests.digest(request),
         copyAgain: (table) => {
           if (this.#feed instanceof PostgresFeed) return this.#feed.copyAgain(table);
           throw new TokaidoError('NOT_READY', 'no Postgres feed runs on this node', { hint: 'ask the root' });

@@ -95,6 +95,22 @@ export class DatabaseAudit {
     return wrong.every((lane) => lane === 0) ? undefined : wrong;
   }
 
+  /** Hands records of a range to `visit`, each with its own hash, looking at `most` rows; returns where to go on. */
+  each(range: KeyRange, most: number, visit: (key: Buffer, record: StoredRecord, hash: SetHash) => void): KeyRange {
+    let last: Buffer | undefined;
+    let looked = 0;
+    for (const { key, value } of this.#range(range)) {
+      if (looked++ >= most) return { start: after(last as Buffer), end: range.end };
+      last = Buffer.from(key);
+      const record = new StoredRecord(value);
+      if (record.isTombstone) continue;
+      const hash = Int32Array.from(NOTHING);
+      this.#hasher.count(hash, 1, key, record);
+      visit(key, record, hash);
+    }
+    return { start: range.start, end: range.start };
+  }
+
   /** Rows of a range, about `bytes` of them; returns the part that it got through. */
   rows(range: KeyRange, bytes: number): RangeRows {
     const writer = new ByteWriter(4096);

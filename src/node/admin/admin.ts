@@ -2,6 +2,7 @@
  * The admin listener: health, readiness, status and metrics over plain HTTP, on loopback by default. Read-only, but
  * for revocation lists and tokens, which anybody may bring: a CA's signature proves them.
  */
+import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { messageOf, TokaidoError } from '../../base/errors.js';
@@ -9,6 +10,7 @@ import type { Logger } from '../../base/logger.js';
 import { cannotListen } from '../../transport/tls-link.js';
 import { MAX_PUBLISHED_BYTES } from '../published-lists.js';
 import type { NodeStatus } from '../status.js';
+import { type DigestRequest, MAX_DIGEST_BYTES, parseDigestRequest } from './digest.js';
 import type { MetricsRegistry } from './metrics.js';
 
 export interface AdminOptions {
@@ -23,6 +25,8 @@ export interface AdminOptions {
   tokens(): readonly object[];
   /** Copies a table of the feed again, or all. Returns how many. Errors: `TokaidoError`. */
   copyAgain(table: string | undefined): number;
+  /** Digests of a database, line by line; see `digest.ts`. Errors: `TokaidoError`. */
+  digest(request: DigestRequest): AsyncIterable<object>;
   ready(): { readonly ready: boolean; readonly reason?: string };
 }
 
@@ -52,21 +56,25 @@ const STATUS: Readonly<Record<string, number>> = {
   MALFORMED: 400,
 };
 
+function withBody(request: IncomingMessage, mostBytes: number, use: (body: Buffer) => void): void {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  request.on('data', (chunk: Buffer) => {
+    size += chunk.length;
+    if (size <= mostBytes) chunks.push(chunk);
+    else request.destroy();
+  });
+  request.on('end', () => use(Buffer.concat(chunks)));
+}
+
 function receive(
   request: IncomingMessage,
   response: ServerResponse,
   take: (text: string) => Promise<object>,
   log: Logger,
 ): void {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  request.on('data', (chunk: Buffer) => {
-    size += chunk.length;
-    if (size <= MAX_PUBLISHED_BYTES) chunks.push(chunk);
-    else request.destroy();
-  });
-  request.on('end', () => {
-    take(Buffer.concat(chunks).toString('latin1')).then(
+  withBody(request, MAX_PUBLISHED_BYTES, (body) => {
+    take(body.toString('latin1')).then(
       (result) => answer(response, 200, 'application/json', `${JSON.stringify(result)}\n`),
       (error: unknown) => {
         const address = request.socket.remoteAddress;
@@ -75,6 +83,31 @@ function receive(
       },
     );
   });
+}
+
+function digest(request: IncomingMessage, response: ServerResponse, options: AdminOptions): void {
+  withBody(request, MAX_DIGEST_BYTES, (body) => {
+    sendLines(response, options, body).catch((error: unknown) => {
+      options.log.warn({ reason: messageOf(error) }, 'a digest ended early');
+      if (response.headersSent) response.destroy();
+      else refuse(response, error);
+    });
+  });
+}
+
+/** JSON lines, no faster than they are read. */
+async function sendLines(response: ServerResponse, options: AdminOptions, body: Buffer): Promise<void> {
+  let isGone = false;
+  response.on('close', () => {
+    isGone = true;
+  });
+  for await (const line of options.digest(parseDigestRequest(body))) {
+    if (isGone) return;
+    if (!response.headersSent) response.writeHead(200, { 'content-type': 'application/x-ndjson' });
+    if (!response.write(`${JSON.stringify(line)}\n`))
+      await Promise.race([once(response, 'drain'), once(response, 'close')]);
+  }
+  response.end();
 }
 
 function copyAgain(request: IncomingMessage, response: ServerResponse, options: AdminOptions): void {
@@ -121,6 +154,10 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
       receive(request, response, take, options.log);
       return;
     }
+    if (request.method === 'POST' && path === '/digest') {
+      digest(request, response, options);
+      return;
+    }
     request.resume();
     if (request.method === 'POST' && path === '/feed/copy') {
       copyAgain(request, response, options);
@@ -128,7 +165,7 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
     }
     const route = routes[path];
     if (request.method !== 'GET' && request.method !== 'HEAD')
-      answer(response, 405, 'text/plain', 'only GET, and POST to /crl, /tokens and /feed/copy\n');
+      answer(response, 405, 'text/plain', 'only GET, and POST to /crl, /tokens, /digest and /feed/copy\n');
     else if (route === undefined) answer(response, 404, 'text/plain', `there is ${Object.keys(routes).join(', ')}\n`);
     else route(response);
   });
