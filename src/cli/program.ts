@@ -8,6 +8,7 @@ import { registerConfig } from './config.js';
 import { registerEncryption } from './encryption.js';
 import { registerFeed } from './feed.js';
 import { registerJoin } from './join.js';
+import { registerLog } from './log.js';
 import { registerPg } from './pg.js';
 import { registerRecords } from './records.js';
 import { registerServe } from './serve.js';
@@ -37,6 +38,7 @@ export function createProgram(onExit?: (error: CommanderError) => never): Comman
   registerServe(program);
   registerStatus(program);
   registerVerify(program);
+  registerLog(program);
   registerRecords(program);
   registerTransfer(program);
   registerCa(program);

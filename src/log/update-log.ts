@@ -44,6 +44,12 @@ export interface Retention {
   readonly ageMs: number;
 }
 
+/** A batch as it is listed. */
+export interface LoggedBatch extends Omit<LogBatch, 'payload'> {
+  /** Of its transactions. */
+  readonly bytes: number;
+}
+
 interface BatchHeader extends Omit<LogBatch, 'payload'> {
   readonly chunks: number;
   readonly payloadBytes: number;
@@ -203,6 +209,17 @@ export class UpdateLog {
       }
     }
     return found;
+  }
+
+  /** What the log has from `from` on, batch by batch, without reading payloads; at most `limit` batches. */
+  list(from: LocalNumber, limit: number): LoggedBatch[] {
+    const batches: LoggedBatch[] = [];
+    for (let at: number = Math.max(from, this.#first); at < this.#next && batches.length < limit; ) {
+      const { first, count, timeMs, before, payloadBytes } = this.#headerContaining(at);
+      batches.push({ first, count, timeMs, before, bytes: payloadBytes });
+      at = first + count;
+    }
+    return batches;
   }
 
   /** When the transaction with this number was applied here, ms since 1970 (of its batch). */

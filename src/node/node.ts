@@ -25,6 +25,7 @@ import type { Heartbeats } from '../replication/heartbeats.js';
 import type { ReplicationServer } from '../replication/server.js';
 import type { TreeNode } from '../replication/tree.js';
 import type { Connect, UpstreamFollower } from '../replication/upstream-follower.js';
+import type { LocalStore } from '../store/store.js';
 import { ClientKeeper } from '../transport/client-keeper.js';
 import { type ClientListener, listenForClients } from '../transport/client-listener.js';
 import { listenForMemcached } from '../transport/memcached-listener.js';
@@ -32,6 +33,7 @@ import type { KtUpstreamChange, NodeServices } from '../transport/rpc-session.js
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../transport/tls-link.js';
 import { type AdminServer, startAdmin } from './admin/admin.js';
 import { Digests } from './admin/digest.js';
+import { listLog, trimLog } from './admin/log-control.js';
 import { MetricsRegistry } from './admin/metrics.js';
 import { AuditTrail } from './audit/trail.js';
 import { BackupCommands } from './backup-commands.js';
@@ -202,6 +204,12 @@ export class Node {
         ...config.listen.admin,
         status: () => this.status(),
         ready: () => this.ready(),
+        listLog: (query) => listLog(this.#data(), query),
+        trimLog: async (query) => {
+          const trimmed = await trimLog(this.#data(), query);
+          this.#log.warn(trimmed, 'the update log was cut by hand');
+          return trimmed;
+        },
         digest: (request) => digests.digest(request),
         copyAgain: (table) => {
           if (this.#feed instanceof PostgresFeed) return this.#feed.copyAgain(table);
@@ -385,6 +393,13 @@ export class Node {
     if (kyotoTycoon === undefined || sid === undefined) return undefined;
     const config = { ...kyotoTycoon, keyBytes: limits.keyBytes };
     return new KyotoTycoonFeed({ config, sid, runtime, log: this.#log });
+  }
+
+  /** Errors: `NOT_READY`. */
+  #data(): LocalStore {
+    const store = this.stores.current;
+    if (store === undefined) throw new TokaidoError('NOT_READY', 'this node has no data yet');
+    return store;
   }
 
   /** Whether clients can read here now, and why not. */

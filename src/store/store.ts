@@ -415,6 +415,15 @@ export class LocalStore implements Store {
     return await this.#housekeep(run);
   }
 
+  /** Cuts the log to less than what is configured, now; whoever lacks what goes will need a snapshot. */
+  async trimLog(retention: Retention): Promise<void> {
+    for (;;) {
+      const before = this.#log.first;
+      const trimmed = await this.#housekeep((draft) => draft.trimLog(this.#log, retention, SWEEP_BATCHES));
+      if (trimmed - before < SWEEP_BATCHES) return;
+    }
+  }
+
   /** Something is due for `sweep`, found without a write. */
   needsSweep(upToMs: number = this.#options.runtime.nowMs()): boolean {
     const nowMs = this.#options.runtime.nowMs();

@@ -7,6 +7,7 @@ import type pg from 'pg';
 import { expected, verifyEdge } from '../../demo/verify.js';
 import { type Change, DATABASES, SCHEMA, TABLES, Workload } from '../../demo/workload.js';
 import type { NodeStatus } from '../../src/node/status.js';
+import { BadNetwork, FAIR } from '../support/bad-network.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { TestPostgres } from '../support/postgres.js';
 import { Dice } from '../support/random.js';
@@ -30,6 +31,8 @@ const NODE_FLAGS = ['--no-opt', '--single-threaded-gc'];
 interface Shape {
   readonly relays: number;
   readonly edges: number;
+  /** Every link goes through a network that delays, throttles and cuts. */
+  readonly hasBadNetwork?: boolean;
   /** Whom the next kill is for. */
   victim(nodes: readonly ClusterNode[], dice: Dice): ClusterNode;
 }
@@ -60,6 +63,8 @@ class Killing {
   readonly #everUsed: readonly Set<string>[] = [new Set(), new Set()];
   #workload: Workload | undefined;
   #writers: HistoryWriter[] = [];
+  #networks: BadNetwork[] = [];
+  storms = 0;
   kills = 0;
   hasty = 0;
   wentBack = 0;
@@ -89,11 +94,13 @@ class Killing {
     });
     const relays: ClusterNode[] = [];
     for (let i = 1; i <= this.#shape.relays; i++) {
-      relays.push(await cluster.add({ name: `relay-${i}`, role: 'relay', upstreams: [root], config }));
+      const upstreams = [await this.#reachable(root)];
+      relays.push(await cluster.add({ name: `relay-${i}`, role: 'relay', upstreams, config }));
     }
     const edges: ClusterNode[] = [];
     for (let i = 1; i <= this.#shape.edges; i++) {
-      const upstreams = relays.map((_, at) => relays[(at + i) % relays.length] as ClusterNode);
+      const order = relays.map((_, at) => relays[(at + i) % relays.length] as ClusterNode);
+      const upstreams = await Promise.all(order.map(async (relay) => await this.#reachable(relay)));
       edges.push(await cluster.add({ name: `edge-${i}`, role: 'edge', upstreams, niceness: 5, config }));
     }
     this.#nodes = [root, ...relays, ...edges];
@@ -115,6 +122,28 @@ class Killing {
     for (const writer of this.#writers) writer.start();
   }
 
+  /** The node as its followers reach it: each by a way of its own. */
+  async #reachable(node: ClusterNode): Promise<ClusterNode> {
+    if (this.#shape.hasBadNetwork !== true) return node;
+    const network = await BadNetwork.before(node.replicationPort);
+    this.#networks.push(network);
+    return { ...node, replicationPort: network.port };
+  }
+
+  /** The weather of some ways changes; one may be broken. */
+  #changeWeather(): void {
+    for (const network of this.#networks) {
+      if (!this.#dice.chance(0.3)) continue;
+      this.storms++;
+      const roll = this.#dice.roll();
+      if (roll < 0.3) network.weather = FAIR;
+      else if (roll < 0.55) network.weather = { delayMs: this.#dice.between(5, 300) };
+      else if (roll < 0.75) network.weather = { delayMs: 0, bytesPerSecond: this.#dice.between(2_000, 50_000) };
+      else if (roll < 0.9) network.weather = { delayMs: 0, isCut: true };
+      else network.reset();
+    }
+  }
+
   get acknowledged(): number {
     return this.#writers.reduce((sum, writer) => sum + writer.acknowledged, 0);
   }
@@ -122,6 +151,7 @@ class Killing {
   async kill(): Promise<void> {
     const cluster = this.#cluster as Cluster;
     await sleep(this.#dice.roll() * LONGEST_LIFE_MS);
+    this.#changeWeather();
     const node = this.#shape.victim(this.#nodes, this.#dice);
     const before = await cluster.status(node).then(
       ({ position }) => position,
@@ -148,6 +178,7 @@ class Killing {
     await this.#workload?.stop();
     const histories = await Promise.all(this.#writers.map(async (writer) => await writer.stop()));
     const claims = new Map(histories.flatMap((history) => [...history]));
+    for (const network of this.#networks) network.weather = FAIR;
     for (const node of this.#nodes) await cluster.ready(node, READY_MS);
     await this.#feedDrained();
     const apart = await this.#apart();
@@ -208,6 +239,7 @@ class Killing {
   figures(): Record<string, unknown> {
     return {
       hasty: this.hasty,
+      storms: this.storms,
       nodes: this.#nodes.length,
       rowChanges: this.#workload?.rowChanges ?? 0,
       acknowledged: this.acknowledged,
@@ -222,6 +254,7 @@ class Killing {
     await this.#workload?.stop().catch(() => undefined);
     for (const client of this.#sql) await client.end().catch(() => undefined);
     await this.#cluster?.close();
+    for (const network of this.#networks) await network.close();
     await this.#postgres?.stop();
   }
 }
@@ -252,6 +285,14 @@ export const kill: Torture = {
   about:
     'kill -9 of the root under load from Postgres and clients: every node equals both, nothing acknowledged is lost.',
   run: async (options) => await run(ROOT_ONLY, options),
+};
+
+const BAD_NETWORK: Shape = { ...ANY, hasBadNetwork: true };
+
+export const cluster: Torture = {
+  name: 'cluster',
+  about: 'as kill-any, while every link is delayed, throttled, cut and broken at random; the same must hold.',
+  run: async (options) => await run(BAD_NETWORK, options),
 };
 
 export const killAny: Torture = {

@@ -4,7 +4,7 @@ import { clients } from './clients.js';
 import { codecs } from './codecs.js';
 import { diskFull } from './disk-full.js';
 import { fuzz } from './fuzz.js';
-import { kill, killAny } from './kill.js';
+import { cluster, kill, killAny } from './kill.js';
 import { mutants } from './mutants.js';
 import { postgres, postgresIdle } from './postgres.js';
 import { rotate } from './rotate.js';
@@ -14,6 +14,7 @@ import type { Torture } from './torture.js';
 export const TORTURES: readonly Torture[] = [
   attacks,
   clients,
+  cluster,
   codecs,
   diskFull,
   fuzz,

@@ -25,6 +25,10 @@ export interface AdminOptions {
   tokens(): readonly object[];
   /** Copies a table of the feed again, or all. Returns how many. Errors: `TokaidoError`. */
   copyAgain(table: string | undefined): number;
+  /** The update log listed. Errors: `TokaidoError`. */
+  listLog(query: URLSearchParams): object;
+  /** Cuts the update log. Errors: `TokaidoError`. */
+  trimLog(query: URLSearchParams): Promise<object>;
   /** Digests of a database, line by line; see `digest.ts`. Errors: `TokaidoError`. */
   digest(request: DigestRequest): AsyncIterable<object>;
   ready(): { readonly ready: boolean; readonly reason?: string };
@@ -110,9 +114,21 @@ async function sendLines(response: ServerResponse, options: AdminOptions, body: 
   response.end();
 }
 
+function queryOf(request: IncomingMessage): URLSearchParams {
+  return new URL(request.url ?? '', 'http://node').searchParams;
+}
+
+/** What `act` answers, or its error. */
+function answerWith(response: ServerResponse, act: () => object | Promise<object>): void {
+  const attempt = async (): Promise<void> => {
+    answer(response, 200, 'application/json', `${JSON.stringify(await act())}\n`);
+  };
+  attempt().catch((error: unknown) => refuse(response, error));
+}
+
 function copyAgain(request: IncomingMessage, response: ServerResponse, options: AdminOptions): void {
   try {
-    const table = new URL(request.url ?? '', 'http://node').searchParams.get('table') ?? undefined;
+    const table = queryOf(request).get('table') ?? undefined;
     answer(response, 202, 'application/json', `${JSON.stringify({ tables: options.copyAgain(table) })}\n`);
   } catch (error) {
     refuse(response, error);
@@ -159,13 +175,21 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
       return;
     }
     request.resume();
+    if (request.method === 'POST' && path === '/log/trim') {
+      answerWith(response, async () => await options.trimLog(queryOf(request)));
+      return;
+    }
+    if (request.method === 'GET' && path === '/log') {
+      answerWith(response, () => options.listLog(queryOf(request)));
+      return;
+    }
     if (request.method === 'POST' && path === '/feed/copy') {
       copyAgain(request, response, options);
       return;
     }
     const route = routes[path];
     if (request.method !== 'GET' && request.method !== 'HEAD')
-      answer(response, 405, 'text/plain', 'only GET, and POST to /crl, /tokens, /digest and /feed/copy\n');
+      answer(response, 405, 'text/plain', 'only GET, and POST to /crl, /tokens, /digest, /feed/copy, /log/trim\n');
     else if (route === undefined) answer(response, 404, 'text/plain', `there is ${Object.keys(routes).join(', ')}\n`);
     else route(response);
   });
