@@ -64,9 +64,10 @@ export function renderStatus(status: NodeStatus): string {
     rows.push(['upstream', `${who}: ${upstream.state} for ${duration(upstream.sinceMs)}${loading}${error}`]);
   }
   for (const follower of status.followers) {
-    const { name, role, address, state, lagChanges, scope } = follower;
+    const { name, role, address, state, lagChanges, scope, copying } = follower;
+    const copied = copying === undefined ? '' : `, ${copying.rows} of ${copying.of} records`;
     const part = scope === 'all' ? '' : `, sees ${scope}`;
-    rows.push(['follower', `${name} (${role}) at ${address}: ${state}, ${lagChanges} behind${part}`]);
+    rows.push(['follower', `${name} (${role}) at ${address}: ${state}${copied}, ${lagChanges} behind${part}`]);
   }
   rows.push(['certificate', certificateText(status.certificate)]);
   for (const { feed, position } of status.reached) rows.push(['reached', `${feed} ${position}`]);

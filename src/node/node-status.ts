@@ -44,8 +44,18 @@ export function nodeStatus(node: Node): NodeStatus {
         : { ...upstream, sinceMs: Math.round(runtime.monotonicMs() - upstream.sinceMs) },
     tree: treeOf(node),
     followers: [...(node.replication?.followers() ?? []), ...(node.ktFollowers?.list() ?? [])].map(
-      ({ name, role, address, state, lagChanges, queuedBytes, connectedMs, scope }) => {
-        return { name, role, address, state, lagChanges, queuedBytes, connectedMs: Math.round(connectedMs), scope };
+      ({ name, role, address, state, lagChanges, queuedBytes, copying, connectedMs, scope }) => {
+        return {
+          name,
+          role,
+          address,
+          state,
+          lagChanges,
+          queuedBytes,
+          copying,
+          connectedMs: Math.round(connectedMs),
+          scope,
+        };
       },
     ),
     certificate:

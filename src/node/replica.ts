@@ -137,6 +137,7 @@ export class Replica {
       queueBytes: config.replication.followerQueueBytes,
       snapshots: config.replication.snapshots,
       stalledMs: config.replication.silenceMs * STALLED_SILENCES,
+      snapshotBytesPerSecond: config.replication.snapshotBytesPerSecond,
       reached: () => this.progress.forFollowers(),
       scopeFor: (peer) => this.#scopes.for(peer),
       path: () => [this.#self(), ...this.#path],

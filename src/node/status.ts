@@ -77,6 +77,8 @@ export interface NodeStatus {
     readonly state: FollowerState;
     readonly lagChanges: number;
     readonly queuedBytes: number;
+    /** How far the snapshot is that it is being sent. */
+    readonly copying: { readonly rows: number; readonly of: number } | undefined;
     readonly connectedMs: number;
     /** What it may see: `all`, or databases and key prefixes. */
     readonly scope: string;

@@ -14,9 +14,9 @@ import type { Logger } from '../base/logger.js';
 import { type Epoch, type LocalNumber, localNumber, type OriginPosition, type Position } from '../base/types.js';
 import { changesBetween, describePosition, originOf, START } from '../log/position.js';
 import type { Found } from '../log/update-log.js';
-import { SnapshotSource } from '../store/snapshot.js';
 import type { LocalStore } from '../store/store.js';
-import { AuditSource } from './audit-source.js';
+import type { AuditSource } from './audit-source.js';
+import { FollowerAudit } from './follower-audit.js';
 import {
   type Ask,
   type AuditFrame,
@@ -30,6 +30,7 @@ import {
 } from './frames.js';
 import type { Peer, PeerLink } from './link.js';
 import { MAX_SCOPE_BYTES, type Scope } from './scope.js';
+import { type SnapshotPace, SnapshotSender } from './snapshot-sender.js';
 import type { TreeNode } from './tree.js';
 
 /** Newest log, encoded once for each scope that followers have. */
@@ -52,8 +53,7 @@ export interface SessionHost {
   beats(scope: Scope): readonly OriginBeat[];
   /** Bytes that may wait in one link's queue before the session stops feeding it. */
   readonly queueBytes: number;
-  /** About how many bytes of records go into one snapshot frame. */
-  readonly snapshotSliceBytes: number;
+  readonly snapshotPace: SnapshotPace;
   /** A recent batch, if it is still in memory. */
   recentBatch(first: LocalNumber): RecentBatch | undefined;
   /** Whether this origin may have lost its tail and is taking it back right now. */
@@ -65,27 +65,18 @@ export interface SessionHost {
   tailLost(known: Epoch): Promise<void>;
   /** This follower has nothing (more) that a recovering origin lacks. */
   accountedFor(session: FollowerSession): void;
-  /** Calls `fn` in a later turn of the event loop. */
-  soon(fn: () => void): void;
+  /** Calls `fn` in a later turn of the event loop, after `delayMs`. */
+  after(delayMs: number, fn: () => void): void;
   /** Asks for the right to run a snapshot; `start` is called when it is this session's turn. */
   requestSnapshot(session: FollowerSession): void;
   snapshotDone(session: FollowerSession): void;
   /** Whether an audit may begin now; `auditDone` follows. */
   beginAudit(session: FollowerSession): boolean;
-  auditDone(session: FollowerSession): void;
+  auditDone(session: FollowerSession, audit: AuditSource): void;
   nowMs(): number;
   /** The answer to what a follower asks. */
   ask(peer: Peer, request: Buffer): Promise<Buffer>;
   monotonicMs(): number;
-}
-
-/** An audit pins the pages of its moment: it is ended after so many heartbeats. */
-const MOST_AUDIT_BEATS = 600;
-
-/** A proof, encoded, and the number of the first transaction that it does not cover. */
-interface Offered {
-  readonly next: LocalNumber;
-  readonly frame: Buffer;
 }
 
 /** Questions of one follower that may be open. */
@@ -105,15 +96,12 @@ export class FollowerSession {
   #asked = 0;
   #hello: Hello | undefined;
   #next: LocalNumber = localNumber(0);
-  #snapshot: SnapshotSource | undefined;
-  #snapshotRows = 0;
-  #snapshotBytes = 0;
+  #snapshot: SnapshotSender | undefined;
+  /** The next slice of a snapshot or step of an audit has its turn already. */
+  #isPumpDue = false;
   /** Waits until the follower was sent everything before `next`, and nothing else. */
-  #proof: Offered | undefined;
-  #audit: AuditSource | undefined;
-  /** Beats since the audit began. */
-  #auditBeats = 0;
-  #isAuditStepDue = false;
+  #proof: { readonly next: LocalNumber; readonly frame: Buffer } | undefined;
+  readonly #audit: FollowerAudit;
   #tree: readonly TreeNode[] = [];
   #treeMs = 0;
   #applied: Position = START;
@@ -125,6 +113,13 @@ export class FollowerSession {
     this.#link = link;
     this.#host = host;
     this.#log = host.log.child({ follower: peer.name, address: peer.address });
+    this.#audit = new FollowerAudit({
+      store: host.store,
+      nowMs: () => host.nowMs(),
+      send: (frame) => this.#send(frame),
+      begin: () => host.beginAudit(this),
+      done: (audit) => host.auditDone(this, audit),
+    });
   }
 
   get state(): FollowerState {
@@ -139,6 +134,11 @@ export class FollowerSession {
   /** What the follower said is safe on its disk. */
   get flushed(): Position {
     return this.#flushed;
+  }
+
+  /** Of the snapshot that this follower is being sent. */
+  get copying(): { readonly rows: number; readonly of: number } | undefined {
+    return this.#snapshot?.progress;
   }
 
   get queuedBytes(): number {
@@ -202,14 +202,14 @@ export class FollowerSession {
         this.#onAudit(frame);
         return;
       case 'descend':
-        this.#audit?.ask(frame);
+        this.#audit.ask(frame);
         this.pump();
         return;
       case 'ask':
         this.#onAsk(frame);
         return;
       case 'auditEnd':
-        this.#closeAudit();
+        this.#audit.close();
         return;
       case 'refuse':
         this.#log.info({ code: frame.code, reason: frame.message }, 'the follower ended the link');
@@ -422,7 +422,8 @@ export class FollowerSession {
 
   /** A commit made a new batch. */
   onBatch(batch: RecentBatch): void {
-    if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull() || this.#isAuditFirst()) return;
+    if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull() || this.#audit.isFirst(this.#next))
+      return;
     this.#sendProof();
     this.#link.send([batch.frame(this.scope)]);
     this.#next = batch.next;
@@ -438,7 +439,7 @@ export class FollowerSession {
       if (this.#state === 'copying') this.#pumpSnapshot();
       if (this.#state === 'following') {
         this.#pumpLog();
-        this.#pumpAudit();
+        if (!this.#isPumpDue && !this.#isFull() && this.#audit.step(this.#next)) this.#pumpLater(0);
       }
     } catch (error) {
       if (error instanceof AssertionFailure) throw error;
@@ -461,53 +462,22 @@ export class FollowerSession {
     this.#proof = undefined;
   }
 
-  /** Bounded to one at a time for all followers together: each reads a whole database. */
   #onAudit(frame: AuditFrame): void {
+    const { database } = frame;
     if (this.#state !== 'following') throw new TokaidoError('REPLICATION', `an audit while ${this.#state}`);
-    if (!this.scope.holdsWhole(frame.database)) {
+    if (!this.scope.holdsWhole(database)) {
       this.#send({ type: 'auditEnd', reason: 'that database is not wholly in the scope of this follower' });
-      return;
-    }
-    if (this.#audit !== undefined || !this.#host.beginAudit(this)) {
-      this.#send({ type: 'auditEnd', reason: 'another audit is under way: ask again later' });
-      return;
-    }
-    this.#audit = new AuditSource(this.#host.store, frame, this.#host.nowMs());
-    this.#auditBeats = 0;
-    this.#log.warn({ database: frame.database }, 'the follower does not equal this node: it is being told where');
-    this.pump();
-  }
-
-  #pumpAudit(): void {
-    const audit = this.#audit;
-    // It belongs behind everything before it; the log goes no further until it was announced.
-    if (audit === undefined || this.#next < audit.next || !audit.isBusy || this.#isFull() || this.#isAuditStepDue)
-      return;
-    const frame = audit.step();
-    if (frame !== undefined) this.#send(frame);
-    this.#isAuditStepDue = true;
-    this.#host.soon(() => {
-      this.#isAuditStepDue = false;
+    } else if (this.#audit.begin(frame)) {
+      this.#log.warn({ database }, 'the follower does not equal this node: it is being told where');
       this.pump();
-    });
+    }
   }
 
-  /** The place of an audit that is to be announced is here. */
-  #isAuditFirst(): boolean {
-    return this.#audit !== undefined && !this.#audit.isAnnounced && this.#next >= this.#audit.next;
-  }
-
-  #closeAudit(): void {
-    const audit = this.#audit;
-    if (audit === undefined) return;
-    this.#audit = undefined;
-    const { database, miscount } = audit;
-    audit.close();
-    this.#host.auditDone(this);
-    if (miscount === undefined) return;
-    this.#log.error({ database }, "this node's running hash was wrong, its records are not concerned: corrected");
-    this.#host.store.proving.correctHash(database, miscount).catch((error: unknown) => {
-      this.#log.warn({ reason: messageOf(error) }, 'cannot correct the running hash');
+  #pumpLater(delayMs: number): void {
+    this.#isPumpDue = true;
+    this.#host.after(delayMs, () => {
+      this.#isPumpDue = false;
+      this.pump();
     });
   }
 
@@ -515,7 +485,7 @@ export class FollowerSession {
     const { log } = this.#host.store;
     while (!this.#isFull()) {
       this.#sendProof();
-      if (this.#next >= log.next || this.#isAuditFirst()) return;
+      if (this.#next >= log.next || this.#audit.isFirst(this.#next)) return;
       const recent = this.#host.recentBatch(this.#next);
       if (recent !== undefined) {
         this.#link.send([recent.frame(this.scope)]);
@@ -541,28 +511,27 @@ export class FollowerSession {
       return;
     }
     this.#state = 'copying';
-    this.#snapshot = new SnapshotSource(this.#host.store.engine, () => true, this.scope);
-    this.#snapshotRows = 0;
-    this.#snapshotBytes = 0;
+    this.#snapshot = new SnapshotSender(this.#host.store, this.scope, this.#host.snapshotPace);
     this.#send({ type: 'snapshotBegin', ...this.#snapshot.contents });
     this.pump();
   }
 
   /** One slice a call, so that reads and other followers get their turn in between. */
   #pumpSnapshot(): void {
-    if (this.#isFull() || this.#snapshot === undefined) return;
-    const slice = this.#snapshot.next(this.#host.snapshotSliceBytes);
-    if (slice !== undefined) {
-      this.#snapshotRows += slice.count;
-      this.#snapshotBytes += slice.rows.length;
-      this.#send({ type: 'snapshotRecords', database: slice.database, rows: slice.rows });
-      if (!this.#isFull()) this.#host.soon(() => this.pump());
+    const snapshot = this.#snapshot;
+    if (this.#isFull() || snapshot === undefined || this.#isPumpDue) return;
+    const waitMs = snapshot.waitMs();
+    const slice = waitMs > 0 ? undefined : snapshot.next();
+    if (slice !== undefined) this.#send(slice);
+    if (slice !== undefined || waitMs > 0) {
+      this.#pumpLater(waitMs);
       return;
     }
-    const { position } = this.#snapshot.contents;
+    const { rows } = snapshot;
+    const { position } = snapshot.contents;
     this.#closeSnapshot();
-    this.#send({ type: 'snapshotEnd', rows: this.#snapshotRows });
-    this.#log.info({ rows: this.#snapshotRows, position: describePosition(position) }, 'snapshot sent');
+    this.#send({ type: 'snapshotEnd', rows });
+    this.#log.info({ rows, position: describePosition(position) }, 'snapshot sent');
     const found = this.#host.store.log.find(position, this.#host.store.position());
     if (found.kind === 'from') this.#follow(found.first);
     else this.#refuse('TOO_SLOW', 'the log no longer reaches back to the snapshot; connect again');
@@ -570,12 +539,12 @@ export class FollowerSession {
 
   /** Bytes of the snapshot under way that the link has taken. */
   get snapshotTaken(): number {
-    return this.#snapshotBytes - this.#link.queuedBytes;
+    return (this.#snapshot?.bytes ?? 0) - this.#link.queuedBytes;
   }
 
   /** The follower takes nothing of its snapshot any more, and others wait for theirs. */
   giveUpSnapshot(forMs: number): void {
-    this.#log.warn({ forMs, rows: this.#snapshotRows }, 'a follower takes nothing of its snapshot: link closed');
+    this.#log.warn({ forMs, rows: this.#snapshot?.rows }, 'a follower takes nothing of its snapshot: link closed');
     this.#refuse('STALLED', `nothing of the snapshot was taken for ${Math.round(forMs)} ms; connect again`);
   }
 
@@ -590,9 +559,7 @@ export class FollowerSession {
   sendBeat(frame: (scope: Scope) => Buffer): void {
     if (this.#state === 'greeting' || this.#state === 'ended') return;
     if (!this.#isFull()) this.#link.send([frame(this.scope)]);
-    if (this.#audit === undefined || ++this.#auditBeats <= MOST_AUDIT_BEATS) return;
-    this.#send({ type: 'auditEnd', reason: 'it took too long' });
-    this.#closeAudit();
+    this.#audit.beat();
   }
 
   /** The policy gives this follower nothing, or something else than when it connected. */
@@ -622,6 +589,6 @@ export class FollowerSession {
   onClosed(): void {
     this.#state = 'ended';
     this.#closeSnapshot();
-    this.#closeAudit();
+    this.#audit.close();
   }
 }

@@ -94,6 +94,7 @@ export class KtReplicationServer {
       state: session.state,
       lagChanges: session.lagChanges(),
       queuedBytes: session.queuedBytes,
+      copying: undefined,
       connectedMs: nowMs - sinceMs,
       scope: String(session.scope),
     }));

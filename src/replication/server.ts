@@ -9,6 +9,7 @@ import { type Epoch, type LocalNumber, localNumber, type Position } from '../bas
 import type { LogBatch } from '../log/update-log.js';
 import type { Proof } from '../store/proof.js';
 import type { LocalStore } from '../store/store.js';
+import type { AuditSource } from './audit-source.js';
 import { FollowerSession, type FollowerState, type RecentBatch, type SessionHost } from './follower-session.js';
 import { MAX_PATH } from './frame-parts.js';
 import { encodeFrame, FRAME_HEADER_BYTES, type OriginBeat, type PathNode } from './frames.js';
@@ -34,6 +35,8 @@ export interface ReplicationServerOptions {
   readonly snapshots: number;
   /** A follower that takes nothing of its snapshot for so long loses its turn. */
   readonly stalledMs: number;
+  /** Of one snapshot; no limit when absent. */
+  readonly snapshotBytesPerSecond?: number | undefined;
   /** How far this origin's feeds are; see `OriginBeat`. */
   readonly reached?: () => OriginBeat['reached'];
   /** What a follower may see, `undefined` for nothing at all; everything when there is no policy. */
@@ -56,6 +59,8 @@ export interface FollowerStatus {
   readonly position: Position;
   readonly lagChanges: number;
   readonly queuedBytes: number;
+  /** How far the snapshot is that it is being sent. */
+  readonly copying: { readonly rows: number; readonly of: number } | undefined;
   readonly connectedMs: number;
   /** What it may see, for people. */
   readonly scope: string;
@@ -152,8 +157,12 @@ export class ReplicationServer {
       clusterId,
       log,
       queueBytes,
-      // A slice beyond what may wait would be more than may wait.
-      snapshotSliceBytes: Math.min(SNAPSHOT_SLICE_BYTES, queueBytes),
+      snapshotPace: {
+        // A slice beyond what may wait would be more than may wait.
+        sliceBytes: Math.min(SNAPSHOT_SLICE_BYTES, queueBytes),
+        bytesPerSecond: this.#options.snapshotBytesPerSecond,
+        monotonicMs: () => this.#options.runtime.monotonicMs(),
+      },
       path,
       rootAddress,
       isRecovering,
@@ -164,8 +173,8 @@ export class ReplicationServer {
         if (session.instanceId !== undefined) this.#options.onAccountedFor(session.instanceId);
       },
       ask: this.#options.ask ?? (async () => await Promise.reject(new Error('nobody answers here'))),
-      soon: (fn) => {
-        this.#options.runtime.after(0, fn);
+      after: (delayMs, fn) => {
+        this.#options.runtime.after(delayMs, fn);
       },
       requestSnapshot: (session) => {
         this.#waiting.push(session);
@@ -176,8 +185,9 @@ export class ReplicationServer {
         this.#auditing = session;
         return true;
       },
-      auditDone: (session) => {
+      auditDone: (session, audit) => {
         if (this.#auditing === session) this.#auditing = undefined;
+        this.#correct(audit);
       },
       nowMs: () => this.#options.runtime.nowMs(),
       monotonicMs: () => this.#options.runtime.monotonicMs(),
@@ -186,6 +196,16 @@ export class ReplicationServer {
         this.#startSnapshots();
       },
     };
+  }
+
+  /** Whoever reads all records for an audit finds out whether the own running hash is right. */
+  #correct({ database, miscount }: AuditSource): void {
+    if (miscount === undefined) return;
+    const { store, log } = this.#options;
+    log.error({ database }, "this node's running hash was wrong, its records are not concerned: corrected");
+    store.proving.correctHash(database, miscount).catch((error: unknown) => {
+      log.warn({ reason: messageOf(error) }, 'cannot correct the running hash');
+    });
   }
 
   /** One for all followers that show it at the same time: each compares again afterwards. */
@@ -350,6 +370,7 @@ export class ReplicationServer {
       position: session.applied,
       lagChanges: session.lagChanges(),
       queuedBytes: session.queuedBytes,
+      copying: session.copying,
       connectedMs: nowMs - sinceMs,
       scope: String(session.scope),
     }));

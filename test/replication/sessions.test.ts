@@ -116,6 +116,27 @@ describe('a follower and its upstream', () => {
     await eventually('the log goes on behind the snapshot', () => contents(edge.store).after === 'all');
   });
 
+  it('a snapshot goes no faster than it may, and both ends know how far it is', async () => {
+    await cluster.close();
+    cluster = new TestCluster();
+    root = cluster.root();
+    const server = cluster.serve(root, { snapshotBytesPerSecond: 2_000_000, queueBytes: 50_000 });
+    for (let i = 0; i < 10; i++) {
+      const records = Array.from({ length: 10 }, (_, n) => [`k${i}-${n}`, 'x'.repeat(10_000)] as const);
+      await put(rootStore(), Object.fromEntries(records));
+    }
+    const edge = cluster.node('edge', undefined);
+    const startMs = performance.now();
+    const { session } = cluster.follow(edge, root);
+    await eventually('it is under way', () => (session.progress?.of ?? 0) > 0);
+    await eventually('the source says so, too', () => server.followers()[0]?.copying?.of === 100);
+    await eventually('it is loaded', () => edge.loaded.length === 1);
+    // 1 MB, the last slice of which need not wait.
+    assert.ok(performance.now() - startMs > 400, `${performance.now() - startMs} ms`);
+    assert.equal(server.followers()[0]?.copying, undefined);
+    assert.deepEqual(contents(edge.store), contents(rootStore()));
+  });
+
   it('writes go on while a snapshot is read, and the copy is of one moment', async () => {
     await cluster.close();
     cluster = new TestCluster();

@@ -451,6 +451,9 @@ export const schema = z.strictObject({
       ringBytes: size('8MiB').describe('Newest log kept in memory for followers that are a moment behind.'),
       unappliedBytes: size('16MiB').describe('Bytes received and not yet applied before the upstream is made to wait.'),
       snapshots: count(1).describe('Snapshots sent at the same time; more followers wait their turn.'),
+      snapshotBytesPerSecond: quantity(SIZE_UNITS, '10MiB', { least: 1024, most: LARGEST_SIZE })
+        .optional()
+        .describe('Speed of one snapshot, in bytes a second. As fast as the link when absent.'),
       recoveryWaitMs: duration('30s').describe(
         'How long a root waits for its followers after the machine went down uncleanly.',
       ),
