@@ -9,6 +9,7 @@ import { messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import { certify, openCa } from '../pki/ca.js';
+import { readRecords } from '../pki/ca-records.js';
 import { hostNamesOf } from '../pki/ca-renewal.js';
 import {
   type Certified,
@@ -153,6 +154,7 @@ export class Signing {
       const row = transaction.get(RESERVED_DATABASE, keyOf(body.token.slice(0, 64)));
       const record = row === undefined ? undefined : (JSON.parse(row.value.toString('utf8')) as TokenRecord);
       const statement = checkToken(record, request, body, nowMs, keyHash);
+      if (statement.name.includes('*') && record?.used === undefined) this.#checkFree(body.name, nowMs);
       const used = { atMs: nowMs, name: body.name, keyHash };
       const next = Buffer.from(JSON.stringify({ ...record, used } satisfies Partial<TokenRecord>));
       transaction.set(RESERVED_DATABASE, keyOf(statement.id), next, statement.expiresMs + KEEP_MS);
@@ -160,6 +162,20 @@ export class Signing {
     });
     // On the disk before anything is signed: a token that was used must not come back with a power cut.
     return await written.flushed;
+  }
+
+  /**
+   * Scopes and policies go by names: a token that leaves the name open is not for one that somebody has. Errors:
+   * `IDENTITY`.
+   */
+  #checkFree(name: string, nowMs: number): void {
+    const isTaken = readRecords(this.#options.ca as string).some(({ identity, notAfter, revoked }) => {
+      return identity.split('/').at(-1) === name && revoked === undefined && Date.parse(notAfter) > nowMs;
+    });
+    if (!isTaken) return;
+    throw new TokaidoError('IDENTITY', `the name ${name} is taken: there is a valid certificate for it`, {
+      hint: 'choose another name, revoke that certificate, or make a token for exactly this name',
+    });
   }
 
   /** Takes a token that a CA of this cluster has signed. Errors: `IDENTITY`, `READ_ONLY`. */

@@ -153,6 +153,16 @@ describe('a cluster whose root signs', () => {
     await joinAs(edge, 'only-this');
   });
 
+  it('gives a name that somebody has only to a token for exactly that name', async () => {
+    const { token: open } = await token('--name', 'onc*');
+    const { token: exact } = await token('--name', 'once');
+    const parsed = parseToken(open);
+    const where = { host: '127.0.0.1', port: relay.replicationPort, folder: at('taken'), dns: [], ip: [] };
+    await assert.rejects(joinCluster({ ...where, token: parsed, name: 'once' }), /the name once is taken/);
+    await joinCluster({ ...where, token: parsed, name: 'onceler', folder: at('onceler') });
+    await joinAs(exact, 'again');
+  });
+
   it('takes no token that a CA of the cluster did not sign', async () => {
     await createCa({ folder: at('foreign'), name: 'foreign', days: 10, nowMs: Date.now() });
     const made = await tokaido([
