@@ -21,6 +21,8 @@ const QUIET = { latencyMs: 1, jitterMs: 1, bytesPerMs: 10_000 } as const;
 const GOOD_DISK = { commitMs: 1, flushMs: 10, full: false } as const;
 /** A crash that was set comes within so many effects. */
 const ARMED_EFFECTS = 12;
+/** How long a root sends what it is going to lose, ms. */
+const TAIL_MS = 300;
 /** Furthest a clock is off, ms. */
 const MAX_SKEW_MS = 5000;
 
@@ -34,6 +36,9 @@ export function strike(fault: Fault, on: Faultable): void {
       return;
     case 'power-all':
       for (const each of nodes) crash(each, 'power', on);
+      return;
+    case 'lose-tail':
+      loseTail(on);
       return;
     case 'stop':
       if (isSpared(node)) return;
@@ -94,6 +99,18 @@ function crash(node: SimulatedNode, kind: Crash, on: Faultable): void {
   if (on.dice.chance(0.3)) node.machine.crash(kind);
   else process.arm(kind, on.dice.below(ARMED_EFFECTS));
   restartLater(node, on);
+}
+
+/** The root sends for a while what its disk does not have yet, and then loses its power. */
+function loseTail(on: Faultable): void {
+  const root = on.nodes.find(({ config }) => config.role === 'root');
+  if (root === undefined || isSpared(root)) return;
+  root.storage.weather.flushMs = TAIL_MS * 2;
+  after(on, TAIL_MS, () => {
+    Object.assign(root.storage.weather, GOOD_DISK);
+    root.machine.crash('power');
+    restartLater(root, on);
+  });
 }
 
 function restartLater(node: SimulatedNode, on: Faultable): void {

@@ -4,7 +4,7 @@
  */
 import { AssertionFailure, messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
-import type { Position } from '../base/types.js';
+import type { Epoch, Position } from '../base/types.js';
 import { isSamePosition } from '../log/position.js';
 import type { NodeConfig } from '../node/config/schema.js';
 import { DataDirectory } from '../node/data-directory.js';
@@ -34,6 +34,8 @@ export interface World {
   log(node: string): Logger;
   /** No clock is off in this run: what nodes say about the age of their data can be checked. */
   readonly clocksAreRight: boolean;
+  /** A root that may have lost its tail, and woke up in `epoch`, is about to take writes again. */
+  onRecovered(root: SimulatedNode, epoch: Epoch): void;
   /** A node's machine lost its power; it had told that everything up to `flushed` is safe. */
   onPowerCut(node: string, flushed: Position): void;
 }
@@ -64,6 +66,8 @@ export class SimulatedNode {
   #hadData = false;
   #mayForget = false;
   #isDirty = false;
+  /** The epoch that a root woke up in, while it recovers. */
+  #recovering: Epoch | undefined;
   #problem: unknown;
 
   constructor(name: string, config: NodeConfig, world: World) {
@@ -133,6 +137,7 @@ export class SimulatedNode {
     this.#run = { process, replica, isStopping: false };
     this.#shown = [];
     this.#isOpen = false;
+    this.#recovering = undefined;
     const begin = async (): Promise<void> => {
       await replica.open();
       this.#opened();
@@ -227,6 +232,7 @@ export class SimulatedNode {
     }
     if (store !== this.#watched) this.#watch(store);
     this.#checkClaims();
+    this.#watchRecovery(store);
     if (!this.#isDirty) return;
     this.#isDirty = false;
     this.#hadData = true;
@@ -235,6 +241,16 @@ export class SimulatedNode {
     const position = store.position();
     checkNotBehind(this.name, position, this.#shown, 'and had shown');
     this.#shown = position;
+  }
+
+  #watchRecovery(store: LocalStore): void {
+    if (this.replica?.recovery.active === true) {
+      this.#recovering ??= store.epoch;
+    } else if (this.#recovering !== undefined) {
+      const epoch = this.#recovering;
+      this.#recovering = undefined;
+      this.#world.onRecovered(this, epoch);
+    }
   }
 
   /** Invariants 8 and 11: what a node says about itself is true. */

@@ -10,6 +10,7 @@ export const FAULTS = [
   'kill',
   'power',
   'power-all',
+  'lose-tail',
   'stop',
   'wipe',
   'break',

@@ -5,12 +5,12 @@
 import { crc32 } from 'node:zlib';
 import { messageOf } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/logger.js';
-import type { Position } from '../base/types.js';
+import type { Epoch, Position } from '../base/types.js';
 import { checkLog, dump } from './checks.js';
 import { Client, Ledger } from './clients.js';
 import { Dice } from './dice.js';
 import { calm, type Faultable, strike } from './faults.js';
-import { History, Violation } from './history.js';
+import { History, numberOf, Violation } from './history.js';
 import { Network } from './network.js';
 import { SimulatedNode, type World } from './node.js';
 import { type Plan, planFrom } from './plan.js';
@@ -20,6 +20,8 @@ import { Scheduler, START_MS } from './scheduler.js';
 const CALM_MS = 60_000;
 /** Steps that a seed may take: beyond, something runs in circles. */
 const MAX_STEPS = 200_000;
+/** A log of this size and age has what a power cut may take. */
+const KEEPS_ALL = { bytes: 4000, ageMs: 3_600_000 } as const;
 /** Lines kept of what happened. */
 const MAX_TRACE = 2000;
 
@@ -83,6 +85,7 @@ class Simulation {
       trace: (node, what) => this.#note(node, what),
       clocksAreRight: !this.#plan.faults.includes('clock'),
       log: (node) => this.#logOf(node),
+      onRecovered: (root, epoch) => this.#onRecovered(root, epoch),
       onPowerCut: (node, flushed) => this.#onPowerCut(node, flushed),
     };
     this.#nodes = this.#plan.nodes.map((config) => new SimulatedNode(config.name as string, config, world));
@@ -111,6 +114,22 @@ class Simulation {
 
   #onPowerCut(node: string, flushed: Position): void {
     if (node === this.#root.name) this.#ledger.powerCut(flushed);
+  }
+
+  /** What followers that came back in time still have, their root has, too: unless their log had been cut (invariant 5). */
+  #onRecovered(root: SimulatedNode, epoch: Epoch): void {
+    const { retainBytes, retainAgeMs } = root.config.log;
+    if (root.store === undefined || retainBytes < KEEPS_ALL.bytes || retainAgeMs < KEEPS_ALL.ageMs) return;
+    const chain = root.store.position().flatMap((last) => this.#history.chain(last));
+    const has = new Set(chain.map(({ number }) => number));
+    // Who stands in an older epoch than the one that the root woke up in came too late long ago.
+    for (const { name, state } of root.replica?.replication?.followers() ?? []) {
+      if (['greeting', 'recalling', 'ended'].includes(state)) continue;
+      const follower = this.#nodes.find((node) => node.name === name);
+      const lost = follower?.store?.position().find((last) => last.epoch === epoch && !has.has(numberOf(last)));
+      if (lost === undefined) continue;
+      throw new Violation(5, `${name} came back with ${numberOf(lost)}, and the root goes on without it`);
+    }
   }
 
   async run(): Promise<Violation | undefined> {
