@@ -68,7 +68,7 @@ const WHY_NOTHING = {
 
 function reportText(report: TableReport): string[] {
   const { mapping, rows, columns, filter, isPartitioned, isPublished, samples, problems } = report;
-  const size = rows === undefined ? 'a number of rows that Postgres does not know' : `about ${rows} rows`;
+  const size = rows === undefined ? 'rows not counted yet (ANALYZE counts them)' : `about ${rows} rows`;
   const lines = [
     `${mapping.table} -> database ${mapping.database}, keys ${mapping.key}`,
     `  ${size}${isPartitioned ? ', partitioned' : ''}; ${isPublished ? 'published' : 'not published yet'}: ${columns.join(', ') || 'no columns'}`,

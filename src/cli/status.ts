@@ -79,9 +79,17 @@ export function renderStatus(status: NodeStatus): string {
     const next = nextUpdate === undefined ? '' : `, next ${isLate ? 'WAS DUE' : 'due'} ${nextUpdate}`;
     rows.push(['revocation', `${revoked} certificates on ${lists} lists${next}`]);
   }
-  if (status.feed !== undefined) rows.push(['feed', JSON.stringify(status.feed)]);
+  if (status.feed !== undefined) rows.push(['feed', facts(status.feed)]);
   const width = Math.max(...rows.map(([label]) => label.length));
   return rows.map(([label, text]) => `${label.padEnd(width)}  ${text}`).join('\n');
+}
+
+/** `slotLagBytes 0, state streaming`: what it is called in `--json`, with what it is now. */
+function facts(values: object): string {
+  return Object.entries(values)
+    .filter(([, value]) => value !== undefined && value !== null)
+    .map(([name, value]) => `${name} ${typeof value === 'object' ? JSON.stringify(value) : String(value)}`)
+    .join(', ');
 }
 
 /** A node and all below it, one line each, with their lags. */

@@ -409,6 +409,7 @@ export class FollowerSession {
       ...(this.scope.isWhole ? {} : { scope: String(this.scope) }),
     };
     if (found.kind === 'from') this.#log.info(at, 'follower connected: sending from the log');
+    else if (position.length === 0) this.#log.info(at, 'follower connected: it has nothing yet, sending a snapshot');
     else if (found.kind === 'too-old')
       this.#log.info(at, 'follower connected: too far behind for the log, sending a snapshot');
     else this.#log.warn(at, 'follower connected: its history differs from ours, sending a snapshot');
