@@ -2,7 +2,8 @@
  * Compares a node with Postgres: every row of the mapped tables with its record, and every record of theirs with the
  * rows. Neither side stands still meanwhile, so a difference counts only when it is still there each time it is looked
  * at again: the row first, then the position at which it was read, then the record once the node has reached that
- * position. What is equal at one such position is right; what never was is reported.
+ * position, then the row once more. What is equal at one such position is right; what never was, although the row stood
+ * still, is reported. A row that changes at every look proves nothing either way.
  */
 import type pg from 'pg';
 import { TokaidoError } from '../../base/errors.js';
@@ -110,16 +111,28 @@ export async function verifyTable(options: VerifyOptions): Promise<VerifyReport>
     doubtful.push(...(await differing(slice)));
   });
 
-  for (let round = 0; round < ROUNDS && doubtful.length > 0; round++) {
-    const again: Doubt[] = [];
-    for (const [, { where }] of doubtful) {
-      const conditions = columns.map((name, at) => `${quoteIdentifier(name)} = $${at + 1}`).join(' AND ');
-      const filter = table.filter === undefined ? '' : ` AND (${table.filter})`;
-      const found = await tuplesOf(sql, `${selectFrom(table)} WHERE ${conditions}${filter}`, where);
+  const lookAgain = async (where: Expected['where']): Promise<ReadonlyMap<string, Expected>> => {
+    const conditions = columns.map((name, at) => `${quoteIdentifier(name)} = $${at + 1}`).join(' AND ');
+    const filter = table.filter === undefined ? '' : ` AND (${table.filter})`;
+    return expectedOf(await tuplesOf(sql, `${selectFrom(table)} WHERE ${conditions}${filter}`, where));
+  };
+  let moving: Doubt[] = [];
+  for (let round = 0; round < ROUNDS && doubtful.length + moving.length > 0; round++) {
+    const looked = [...doubtful, ...moving];
+    doubtful = [];
+    moving = [];
+    for (const [, { where }] of looked) {
+      const before = await lookAgain(where);
       await reach(options);
-      again.push(...(await differing(expectedOf(found))));
+      const found = await differing(before);
+      if (found.length === 0) continue;
+      // Only a row that stood still meanwhile proves anything: the record may be any of the rows in between.
+      const after = await lookAgain(where);
+      for (const doubt of found) {
+        const stoodStill = after.get(doubt[0])?.value.equals(doubt[1].value) === true;
+        (stoodStill ? doubtful : moving).push(doubt);
+      }
     }
-    doubtful = again;
   }
 
   // Whatever had no row may have got one, or be gone, meanwhile.
