@@ -248,10 +248,10 @@ describe('memory', () => {
         return most;
       };
       const small = await peak(12);
-      const large = await peak(36);
-      const slope = (large - small) / 24e6;
-      // Held, a byte would cost two of text and more of objects.
-      assert.ok(slope < 1, `${small} bytes for 12 MB, ${large} for 36 MB: ${slope} bytes for a byte`);
+      const large = await peak(96);
+      const slope = (large - small) / 84e6;
+      // Held, a byte would cost two of text and more of objects; some 25 MB come and go with the collector's moods.
+      assert.ok(slope < 1, `${small} bytes for 12 MB, ${large} for 96 MB: ${slope} bytes for a byte`);
       assert.ok(bench.status.spilledTransactions >= 2 && bench.status.cutTransactions >= 2);
     } finally {
       await bench.close();
