@@ -9,9 +9,15 @@ export const EMPTY: Buffer = Buffer.alloc(0);
 /** Largest encoded varint: 53 bits in groups of seven. */
 const MAX_VARINT_BYTES = 8;
 
+function viewOf({ buffer, byteOffset, length }: Buffer): DataView {
+  return new DataView(buffer, byteOffset, length);
+}
+
 /** Appends to one buffer that grows by doubling. `take()` hands the bytes over without copying them. */
 export class ByteWriter {
   #buffer: Buffer;
+  /** Of the same bytes, made when it is needed. */
+  #view: DataView | undefined;
   #length = 0;
 
   constructor(initialBytes = 256) {
@@ -29,6 +35,7 @@ export class ByteWriter {
       const larger = Buffer.allocUnsafe(Math.max(needed, this.#buffer.length * 2));
       this.#buffer.copy(larger, 0, 0, at);
       this.#buffer = larger;
+      this.#view = undefined;
     }
     this.#length = needed;
     return at;
@@ -61,7 +68,9 @@ export class ByteWriter {
 
   u64(value: bigint): this {
     const at = this.#grow(8);
-    this.#buffer.writeBigUInt64BE(value, at);
+    // Not `writeBigUInt64BE`, which takes it apart into eight bytes in JavaScript.
+    this.#view ??= viewOf(this.#buffer);
+    this.#view.setBigUint64(at, value);
     return this;
   }
 
@@ -88,7 +97,10 @@ export class ByteWriter {
 
   /** A varint length in bytes, then UTF-8. */
   text(value: string): this {
-    return this.sized(Buffer.from(value, 'utf8'));
+    const length = Buffer.byteLength(value, 'utf8');
+    const at = this.varint(length).#grow(length);
+    this.#buffer.write(value, at, length, 'utf8');
+    return this;
   }
 
   /** Overwrites four bytes written before, for a length or a checksum known only at the end. */
@@ -107,6 +119,7 @@ export class ByteWriter {
   take(): Buffer {
     const out = this.#buffer.subarray(0, this.#length);
     this.#buffer = Buffer.allocUnsafe(256);
+    this.#view = undefined;
     this.#length = 0;
     return out;
   }
@@ -115,6 +128,8 @@ export class ByteWriter {
 /** Reads views out of one buffer; everything that does not fit is `CORRUPT`, never a partial result. */
 export class ByteReader {
   readonly #buffer: Buffer;
+  /** Of the same bytes, made when it is needed. */
+  #view: DataView | undefined;
   #at: number;
 
   constructor(buffer: Buffer, at = 0) {
@@ -132,11 +147,13 @@ export class ByteReader {
 
   #advance(bytes: number): number {
     const at = this.#at;
-    if (bytes > this.#buffer.length - at) {
-      throw new TokaidoError('CORRUPT', `need ${bytes} more bytes at ${at}, have ${this.#buffer.length - at}`);
-    }
+    if (bytes > this.#buffer.length - at) this.#tooShort(bytes);
     this.#at = at + bytes;
     return at;
+  }
+
+  #tooShort(bytes: number): never {
+    throw new TokaidoError('CORRUPT', `need ${bytes} more bytes at ${this.#at}, have ${this.remaining}`);
   }
 
   u8(): number {
@@ -156,22 +173,28 @@ export class ByteReader {
   }
 
   u64(): bigint {
-    return this.#buffer.readBigUInt64BE(this.#advance(8));
+    // Not `readBigUInt64BE`, which is put together from eight bytes in JavaScript.
+    this.#view ??= viewOf(this.#buffer);
+    return this.#view.getBigUint64(this.#advance(8));
   }
 
   varint(): number {
+    const buffer = this.#buffer;
+    let at = this.#at;
     let value = 0;
     let scale = 1;
-    for (let i = 0; i < MAX_VARINT_BYTES; i++) {
-      const byte = this.u8();
+    for (const end = at + MAX_VARINT_BYTES; at < end; ) {
+      if (at >= buffer.length) this.#tooShort(at + 1 - this.#at);
+      const byte = buffer[at++] as number;
       value += (byte & 0x7f) * scale;
       if (byte < 0x80) {
+        this.#at = at;
         if (!Number.isSafeInteger(value)) break;
         return value;
       }
       scale *= 0x80;
     }
-    throw new TokaidoError('CORRUPT', `varint before ${this.#at} exceeds 53 bits`);
+    throw new TokaidoError('CORRUPT', `varint before ${at} exceeds 53 bits`);
   }
 
   /** A view, not a copy. */
@@ -191,12 +214,20 @@ export class ByteReader {
   }
 
   text(): string {
-    return this.sized().toString('utf8');
+    const count = this.varint();
+    const at = this.#advance(count);
+    return this.#buffer.toString('utf8', at, at + count);
   }
 
   /** Everything that is left, as a view. */
   rest(): Buffer {
     return this.bytes(this.remaining);
+  }
+
+  /** Leaves out what is of no interest. */
+  skip(count: number): void {
+    assert(count >= 0, 'a reader goes forwards');
+    this.#advance(count);
   }
 
   /** Every structure of ours ends exactly where its bytes end. */

@@ -5,18 +5,7 @@
  */
 import { ByteReader, type ByteWriter } from '../base/bytes.js';
 import { assert, TokaidoError, unreachable } from '../base/errors.js';
-import {
-  type Epoch,
-  epoch,
-  NEVER_EXPIRES,
-  type OriginPosition,
-  type Sequence,
-  type Sid,
-  sequence,
-  sid,
-  type VersionNs,
-  versionNs,
-} from '../base/types.js';
+import { epoch, NEVER_EXPIRES, type OriginPosition, type Sid, sequence, sid, versionNs } from '../base/types.js';
 
 /** One change. The unit of replication is the transaction, an ordered list of these. */
 export type Change =
@@ -105,16 +94,14 @@ export function changeBytes(change: Change): number {
 }
 
 function readHeader(reader: ByteReader): TransactionHeader {
-  const header = {
-    sid: readSid(reader),
-    epoch: epoch(reader.varint()) as Epoch,
-    sequence: sequence(reader.varint()) as Sequence,
-    versionNs: versionNs(reader.u64()) as VersionNs,
-  };
+  const sid = readSid(reader);
+  const atEpoch = epoch(reader.varint());
+  const number = sequence(reader.varint());
+  const version = versionNs(reader.u64());
   const flags = reader.u8();
   if ((flags & ~FLAG_FEED) !== 0) throw new TokaidoError('CORRUPT', `unknown transaction flags ${flags}`);
   const feed = (flags & FLAG_FEED) === 0 ? undefined : { feed: reader.text(), position: reader.u64() };
-  return { ...header, feed };
+  return { sid, epoch: atEpoch, sequence: number, versionNs: version, feed };
 }
 
 /** A server id as encoded; 0 and anything above 16 bits is corrupt. */
@@ -133,14 +120,24 @@ export interface TransactionSpan {
 
 /** Walks the transactions of a batch without decoding their changes. */
 export function* transactionSpans(payload: Buffer): Generator<TransactionSpan> {
-  let at = 0;
-  while (at < payload.length) {
-    const outer = new ByteReader(payload, at);
-    const length = outer.u32();
-    const body = outer.bytes(length);
-    yield { header: readHeader(new ByteReader(body)), start: at, end: outer.offset };
-    at = outer.offset;
+  const reader = new ByteReader(payload);
+  while (reader.remaining > 0) {
+    const start = reader.offset;
+    const end = readEnd(reader);
+    const header = readHeader(reader);
+    if (reader.offset > end)
+      throw new TokaidoError('CORRUPT', `the header of a transaction goes beyond its end, ${end}`);
+    reader.skip(end - reader.offset);
+    yield { header, start, end };
   }
+}
+
+/** The length in front of a transaction, as where it ends. */
+function readEnd(reader: ByteReader): number {
+  const length = reader.u32();
+  if (length > reader.remaining)
+    throw new TokaidoError('CORRUPT', `a transaction of ${length} bytes in ${reader.remaining}`);
+  return reader.offset + length;
 }
 
 /** A decoded transaction with the bytes it came in, length included. */
@@ -153,39 +150,42 @@ export interface EncodedTransaction {
 /** Decodes a whole batch. Bytes, keys and values are views. Errors: `CORRUPT`. */
 export function decodeTransactions(payload: Buffer): EncodedTransaction[] {
   const transactions: EncodedTransaction[] = [];
-  for (let at = 0; at < payload.length; ) {
-    const outer = new ByteReader(payload, at);
-    const reader = new ByteReader(outer.bytes(outer.u32()));
+  // One reader for all: a batch is often many small transactions.
+  const reader = new ByteReader(payload);
+  while (reader.remaining > 0) {
+    const start = reader.offset;
+    const end = readEnd(reader);
     const header = readHeader(reader);
-    const changes = readBody(reader);
-    transactions.push({ header, changes, bytes: payload.subarray(at, outer.offset) });
-    at = outer.offset;
+    const changes = readBody(reader, end);
+    transactions.push({ header, changes, bytes: payload.subarray(start, end) });
   }
   return transactions;
 }
 
-function readBody(reader: ByteReader): Change[] {
-  const names = readList(reader, () => reader.text());
-  const changes = readList(reader, () => readChange(reader, names));
-  reader.end('transaction body');
+function readBody(reader: ByteReader, end: number): Change[] {
+  const names: string[] = [];
+  for (let left = readCount(reader); left > 0; left--) names.push(reader.text());
+  const changes: Change[] = [];
+  for (let left = readCount(reader); left > 0; left--) changes.push(readChange(reader, names));
+  if (reader.offset !== end)
+    throw new TokaidoError('CORRUPT', `a transaction that should end at ${end} ends at ${reader.offset}`);
   return changes;
 }
 
 /** Decodes one transaction from its bytes, length included. Keys and values are views. Errors: `CORRUPT`. */
 export function decodeTransaction(bytes: Buffer): Transaction {
-  const outer = new ByteReader(bytes);
-  const reader = new ByteReader(outer.bytes(outer.u32()));
-  outer.end('transaction');
-  return { ...readHeader(reader), changes: readBody(reader) };
+  const reader = new ByteReader(bytes);
+  const end = readEnd(reader);
+  const transaction = { ...readHeader(reader), changes: readBody(reader, end) };
+  reader.end('transaction');
+  return transaction;
 }
 
 /** A count that is larger than the bytes left cannot be true: refuse it before making room for it. */
-function readList<T>(reader: ByteReader, item: () => T): T[] {
+function readCount(reader: ByteReader): number {
   const count = reader.varint();
   if (count > reader.remaining) throw new TokaidoError('CORRUPT', `${count} items in ${reader.remaining} bytes`);
-  const items: T[] = [];
-  for (let i = 0; i < count; i++) items.push(item());
-  return items;
+  return count;
 }
 
 function readChange(reader: ByteReader, names: readonly string[]): Change {

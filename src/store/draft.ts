@@ -22,7 +22,7 @@ import type { Storage } from './database-spec.js';
 import { checkRecord, encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
 import { isCoveredBy, type Repair, type Repaired } from './repair.js';
 import { addHash, NOTHING, type RecordHasher, type SetHash } from './set-hash.js';
-import { type ClearMark, type Horizons, type StoreState, withClear } from './state.js';
+import { type ClearMark, type DatabaseState, type Horizons, type StoreState, withClear } from './state.js';
 
 /** The engine maps of a store, and what hashes their records. */
 export interface StoreMaps {
@@ -58,16 +58,23 @@ export function isBehind(horizon: Buffer, xtMs: number, databaseId: number, key:
   return databaseId === atDatabase ? key.compare(atKey) > 0 : databaseId > atDatabase;
 }
 
+/** One database as this commit leaves it. */
+interface DatabaseDraft {
+  readonly id: number;
+  readonly name: string;
+  readonly maps: DatabaseMaps;
+  records: number;
+  hash: SetHash;
+}
+
 export class Draft {
   readonly #writer: Writer;
   readonly #maps: StoreMaps;
   readonly #before: StoreState;
   readonly #nowMs: number;
-  readonly #counts = new Map<number, number>();
-  /** Of the databases that this commit changes. */
-  readonly #hashes = new Map<number, SetHash>();
+  /** The databases that this commit has to do with. */
+  readonly #drafts: DatabaseDraft[] = [];
   readonly #horizons: { -readonly [storage in keyof Horizons]: Horizons[storage] };
-  readonly #ids = new Map<string, number>();
   /** Encoded transactions of this commit. */
   readonly log = new ByteWriter(1024);
   lastVersionNs: VersionNs;
@@ -98,10 +105,6 @@ export class Draft {
     for (const feed of before.feeds) this.#feeds.set(feed.feed, feed);
     this.#clears = before.clears;
     this.#horizons = { ...before.horizons };
-    for (const { id, name, records } of before.databases) {
-      this.#counts.set(id, records);
-      this.#ids.set(name, id);
-    }
   }
 
   /** Local number of the transaction being applied. */
@@ -129,31 +132,48 @@ export class Draft {
     this.#writer.put(this.#maps.meta, key, value);
   }
 
-  databaseId(name: string): number {
-    const id = this.#ids.get(name);
-    if (id === undefined) throw new TokaidoError('NO_DATABASE', `no such database: ${name}`);
-    return id;
+  /** Errors: `NO_DATABASE`. */
+  requireDatabase(name: string): void {
+    this.#named(name);
   }
 
-  #of(databaseId: number): DatabaseMaps {
-    const maps = this.#maps.databases.get(databaseId);
+  #named(name: string): DatabaseDraft {
+    // They are few, and most commits change one.
+    for (const draft of this.#drafts) if (draft.name === name) return draft;
+    const state = this.#before.databases.find((database) => database.name === name);
+    if (state === undefined) throw new TokaidoError('NO_DATABASE', `no such database: ${name}`);
+    return this.#draftOf(state);
+  }
+
+  #numbered(databaseId: number): DatabaseDraft {
+    for (const draft of this.#drafts) if (draft.id === databaseId) return draft;
+    const state = this.#before.databases.find(({ id }) => id === databaseId);
+    assert(state !== undefined, 'every database of an index is known');
+    return this.#draftOf(state);
+  }
+
+  #draftOf({ id, name, records, hash }: DatabaseState): DatabaseDraft {
+    const maps = this.#maps.databases.get(id);
     assert(maps !== undefined, 'every known database has its maps');
-    return maps;
+    const draft = { id, name, maps, records, hash: Int32Array.from(hash) };
+    this.#drafts.push(draft);
+    return draft;
   }
 
-  /** The expiration time that a record of this database gets when `xtMs` was asked for. */
-  expiryFor(databaseId: number, xtMs: number): number {
-    return this.#of(databaseId).spec.persistent ? NEVER_EXPIRES : xtMs;
+  /** The expiration time that a record of this database gets when `xtMs` was asked for. Errors: `NO_DATABASE`. */
+  expiryFor(database: string, xtMs: number): number {
+    return expiryIn(this.#named(database), xtMs);
   }
 
   /** The record as this commit sees it so far, tombstones and expired ones included. */
-  stored(databaseId: number, key: Buffer): StoredRecord | undefined {
-    const raw = this.#writer.get(this.#of(databaseId).records, key);
+  #stored(database: DatabaseDraft, key: Buffer): StoredRecord | undefined {
+    const raw = this.#writer.get(database.maps.records, key);
     return raw === undefined ? undefined : new StoredRecord(raw);
   }
 
-  live(databaseId: number, key: Buffer): StoredRecord | undefined {
-    const record = this.stored(databaseId, key);
+  /** Errors: `NO_DATABASE`. */
+  live(database: string, key: Buffer): StoredRecord | undefined {
+    const record = this.#stored(this.#named(database), key);
     return record?.isLive(() => this.#nowMs) === true ? record : undefined;
   }
 
@@ -175,97 +195,80 @@ export class Draft {
   replay(header: TransactionHeader, changes: readonly Change[]): void {
     const stamp = encodeStamp(header.versionNs, header.sid);
     for (const change of changes) {
-      if (this.#of(this.databaseId(change.database)).spec.storage === 'memory')
-        this.#applyChange(change, header, stamp);
+      if (this.#named(change.database).maps.spec.storage === 'memory') this.#applyChange(change, header, stamp);
     }
     this.transactions++;
   }
 
   #applyChange(change: Change, header: TransactionHeader, stamp: Buffer): void {
-    const databaseId = this.databaseId(change.database);
+    const database = this.#named(change.database);
     if (change.kind === 'clear') {
-      this.#clear(databaseId, change.prefix, header, stamp);
+      this.#clear(database, change.prefix, header, stamp);
       return;
     }
-    const before = this.stored(databaseId, change.key);
-    if (before?.isNewerThan(stamp) === true || this.#isCleared(databaseId, change.key, stamp)) return;
+    const { key } = change;
+    const before = this.#stored(database, key);
+    if (before?.isNewerThan(stamp) === true || this.#isCleared(database, key, stamp)) return;
     if (change.kind === 'set') {
-      const xtMs = this.expiryFor(databaseId, change.xtMs);
-      const { compressed } = this.#of(databaseId).spec;
-      this.#put(databaseId, change.key, before, encodeRecord(stamp, xtMs, change.value, compressed));
+      const { compressed } = database.maps.spec;
+      this.#put(database, key, before, encodeRecord(stamp, expiryIn(database, change.xtMs), change.value, compressed));
     } else {
-      this.#bury(databaseId, change.key, before, stamp);
+      this.#bury(database, key, before, stamp);
     }
   }
 
-  #put(databaseId: number, key: Buffer, before: StoredRecord | undefined, raw: Buffer): void {
-    this.#hash(databaseId, -1, key, before);
-    this.#forgetExpiry(databaseId, key, before);
-    const { records, indexes } = this.#of(databaseId);
+  #put(database: DatabaseDraft, key: Buffer, before: StoredRecord | undefined, raw: Buffer): void {
+    const wasLive = this.#leave(database, key, before);
+    const { records, indexes } = database.maps;
     this.#writer.put(records, key, raw);
     const record = new StoredRecord(raw);
     const { xtMs } = record;
-    this.#hash(databaseId, 1, key, record);
-    if (xtMs !== NEVER_EXPIRES) this.#writer.put(indexes.expiry, indexKey(xtMs, databaseId, key), EMPTY);
-    if (before === undefined || before.isTombstone) this.#count(databaseId, 1);
+    this.#hash(database, 1, key, record, xtMs);
+    if (xtMs !== NEVER_EXPIRES) this.#writer.put(indexes.expiry, indexKey(xtMs, database.id, key), EMPTY);
+    if (!wasLive) database.records++;
   }
 
   /** Leaves a tombstone with this stamp. */
-  #bury(databaseId: number, key: Buffer, before: StoredRecord | undefined, stamp: Buffer): void {
-    this.#hash(databaseId, -1, key, before);
-    this.#forgetExpiry(databaseId, key, before);
-    const { records, indexes } = this.#of(databaseId);
+  #bury(database: DatabaseDraft, key: Buffer, before: StoredRecord | undefined, stamp: Buffer): void {
+    const wasLive = this.#leave(database, key, before);
+    const { records, indexes } = database.maps;
     this.#writer.put(records, key, encodeTombstone(stamp));
-    this.#writer.put(indexes.graveyard, indexKey(this.#number, databaseId, key), stamp);
-    if (before !== undefined && !before.isTombstone) this.#count(databaseId, -1);
+    this.#writer.put(indexes.graveyard, indexKey(this.#number, database.id, key), stamp);
+    if (wasLive) database.records--;
   }
 
-  #forgetExpiry(databaseId: number, key: Buffer, before: StoredRecord | undefined): void {
-    if (before === undefined || before.xtMs === NEVER_EXPIRES) return;
-    this.#writer.remove(this.#of(databaseId).indexes.expiry, indexKey(before.xtMs, databaseId, key));
+  /** Takes what was stored out of hash and index; returns whether it was a record, live or expired. */
+  #leave(database: DatabaseDraft, key: Buffer, before: StoredRecord | undefined): boolean {
+    if (before === undefined || before.isTombstone) return false;
+    const { xtMs } = before;
+    this.#hash(database, -1, key, before, xtMs);
+    if (xtMs !== NEVER_EXPIRES) this.#writer.remove(database.maps.indexes.expiry, indexKey(xtMs, database.id, key));
+    return true;
   }
 
-  #count(databaseId: number, by: number): void {
-    this.#counts.set(databaseId, (this.#counts.get(databaseId) ?? 0) + by);
+  /** The database's hash gains (1) or loses (-1) a record that is no tombstone, if it counts (see `Horizons`). */
+  #hash(database: DatabaseDraft, sign: 1 | -1, key: Buffer, record: StoredRecord, xtMs: number): void {
+    const counts =
+      xtMs === NEVER_EXPIRES || isBehind(this.#horizons[database.maps.spec.storage], xtMs, database.id, key);
+    if (counts) this.#maps.hasher.count(database.hash, sign, key, record);
   }
 
-  /** The database's hash gains (1) or loses (-1) a record, if that counts (see `Horizons`). */
-  #hash(databaseId: number, sign: 1 | -1, key: Buffer, record: StoredRecord | undefined): void {
-    if (record === undefined || !this.#isCounted(databaseId, key, record)) return;
-    this.#maps.hasher.count(this.#hashOf(databaseId), sign, key, record);
-  }
-
-  #hashOf(databaseId: number): SetHash {
-    let hash = this.#hashes.get(databaseId);
-    if (hash === undefined) {
-      hash = Int32Array.from(this.#before.databases.find(({ id }) => id === databaseId)?.hash ?? NOTHING);
-      this.#hashes.set(databaseId, hash);
-    }
-    return hash;
-  }
-
-  #isCounted(databaseId: number, key: Buffer, record: StoredRecord): boolean {
-    if (record.isTombstone) return false;
-    const { xtMs } = record;
-    if (xtMs === NEVER_EXPIRES) return true;
-    return isBehind(this.#horizons[this.#of(databaseId).spec.storage], xtMs, databaseId, key);
-  }
-
-  #isCleared(databaseId: number, key: Buffer, stamp: Buffer): boolean {
+  #isCleared(database: DatabaseDraft, key: Buffer, stamp: Buffer): boolean {
+    if (this.#clears.length === 0) return false;
     return this.#clears.some((clear) => {
-      if (clear.databaseId !== databaseId || !key.subarray(0, clear.prefix.length).equals(clear.prefix)) return false;
+      if (clear.databaseId !== database.id || !key.subarray(0, clear.prefix.length).equals(clear.prefix)) return false;
       return encodeStamp(clear.versionNs, clear.sid).compare(stamp) > 0;
     });
   }
 
-  #clear(databaseId: number, prefix: Buffer, header: TransactionHeader, stamp: Buffer): void {
-    const map = this.#of(databaseId).records;
+  #clear(database: DatabaseDraft, prefix: Buffer, header: TransactionHeader, stamp: Buffer): void {
+    const map = database.maps.records;
     // Index rows of cleared records stay behind; the sweep finds nothing under them and drops them. An equal version may
     // be another origin's, which wins by its sid: only a higher one is above everything here.
     if (header.versionNs > this.lastVersionNs && this.#isWholeDatabase(map, prefix)) {
       this.#writer.clear(map);
-      this.#counts.set(databaseId, 0);
-      this.#hashes.set(databaseId, Int32Array.from(NOTHING));
+      database.records = 0;
+      database.hash = Int32Array.from(NOTHING);
     } else {
       const end = afterPrefix(prefix);
       const range = { start: prefix, ...(end === undefined ? {} : { end }) };
@@ -274,15 +277,17 @@ export class Draft {
         if (!new StoredRecord(value).isNewerThan(stamp)) doomed.push(Buffer.from(key));
       }
       for (const key of doomed) {
-        const record = this.stored(databaseId, key);
-        this.#hash(databaseId, -1, key, record);
-        if (record?.isTombstone === false) this.#count(databaseId, -1);
+        const record = this.#stored(database, key);
+        if (record?.isTombstone === false) {
+          this.#hash(database, -1, key, record, record.xtMs);
+          database.records--;
+        }
         this.#writer.remove(map, key);
       }
     }
     const { versionNs, sid } = header;
     this.#clears = withClear(this.#clears, {
-      databaseId,
+      databaseId: database.id,
       prefix: Buffer.from(prefix),
       versionNs,
       sid,
@@ -321,9 +326,10 @@ export class Draft {
     for (const { key } of this.#writer.range(expiry, { end, limit })) due.push(Buffer.from(key));
     for (const row of due) {
       const { number: xtMs, databaseId, key } = parseIndexKey(row);
-      const record = this.#maps.databases.has(databaseId) ? this.stored(databaseId, key) : undefined;
-      if (record !== undefined && !record.isTombstone && record.xtMs === xtMs) {
-        this.#bury(databaseId, key, record, Buffer.from(record.stamp));
+      const database = this.#maps.databases.has(databaseId) ? this.#numbered(databaseId) : undefined;
+      const record = database === undefined ? undefined : this.#stored(database, key);
+      if (database !== undefined && record?.isTombstone === false && record.xtMs === xtMs) {
+        this.#bury(database, key, record, Buffer.from(record.stamp));
       } else {
         this.#writer.remove(expiry, row);
       }
@@ -336,14 +342,16 @@ export class Draft {
 
   /** Takes a record out of a cache that is full: without a trace, on this node only. */
   evict(databaseId: number, key: Buffer): void {
-    const before = this.stored(databaseId, key);
+    this.#evict(this.#numbered(databaseId), key);
+  }
+
+  #evict(database: DatabaseDraft, key: Buffer): void {
+    const before = this.#stored(database, key);
     if (before === undefined) return;
     this.writes++;
     this.changes++;
-    this.#hash(databaseId, -1, key, before);
-    this.#forgetExpiry(databaseId, key, before);
-    this.#writer.remove(this.#of(databaseId).records, key);
-    if (!before.isTombstone) this.#count(databaseId, -1);
+    if (this.#leave(database, key, before)) database.records--;
+    this.#writer.remove(database.maps.records, key);
   }
 
   /**
@@ -351,8 +359,8 @@ export class Draft {
    * that position. Not logged: every node compares itself, and followers of this one need nothing but what is right.
    */
   repair(repair: Repair): Repaired {
-    const databaseId = this.databaseId(repair.database);
-    const { records } = this.#of(databaseId);
+    const database = this.#named(repair.database);
+    const { records } = database.maps;
     const theirs = new Map<string, StoredRecord>();
     for (const reader = new ByteReader(repair.rows); reader.remaining > 0; ) {
       const key = reader.sized().toString('latin1');
@@ -367,7 +375,7 @@ export class Draft {
     const touched: Buffer[] = [];
     for (const name of keys) {
       const key = Buffer.from(name, 'latin1');
-      const done = this.#repairRecord(databaseId, key, theirs.get(name), repair);
+      const done = this.#repairRecord(database, key, theirs.get(name), repair);
       if (done === undefined) continue;
       counts[done]++;
       touched.push(key);
@@ -378,31 +386,31 @@ export class Draft {
   }
 
   #repairRecord(
-    databaseId: number,
+    database: DatabaseDraft,
     key: Buffer,
     right: StoredRecord | undefined,
     { position, cutoffMs }: Repair,
   ): 'added' | 'replaced' | 'removed' | undefined {
-    const own = this.stored(databaseId, key);
+    const own = this.#stored(database, key);
     const isDue = (record: StoredRecord): boolean => record.xtMs !== NEVER_EXPIRES && record.xtMs <= cutoffMs;
     if (own !== undefined && (!isCoveredBy(position, own) || (!own.isTombstone && isDue(own)))) return undefined;
     const wasLive = own !== undefined && !own.isTombstone;
     if (right === undefined || right.isTombstone) {
       if (!wasLive) return undefined;
-      if (right === undefined) this.evict(databaseId, key);
-      else this.#bury(databaseId, key, own, Buffer.from(right.stamp));
+      if (right === undefined) this.#evict(database, key);
+      else this.#bury(database, key, own, Buffer.from(right.stamp));
       return 'removed';
     }
-    if (isDue(right) || this.#isCleared(databaseId, key, right.stamp)) return undefined;
+    if (isDue(right) || this.#isCleared(database, key, right.stamp)) return undefined;
     if (own?.uncompressed.equals(right.uncompressed) === true) return undefined;
-    this.#put(databaseId, key, own, Buffer.from(right.raw));
+    this.#put(database, key, own, Buffer.from(right.raw));
     return wasLive ? 'replaced' : 'added';
   }
 
   /** The running hash of a database was found to be wrong by `miscount`. */
   correctHash(database: string, miscount: SetHash): void {
     this.writes++;
-    addHash(this.#hashOf(this.databaseId(database)), miscount, -1);
+    addHash(this.#named(database).hash, miscount, -1);
   }
 
   /** Applies the log's retention, at most `maxBatches` batches; returns the log's oldest number then. */
@@ -437,10 +445,11 @@ export class Draft {
     }
     for (const { row, stamp } of rows) {
       const { databaseId, key } = parseIndexKey(row);
-      const record = this.#maps.databases.has(databaseId) ? this.stored(databaseId, key) : undefined;
+      const database = this.#maps.databases.has(databaseId) ? this.#numbered(databaseId) : undefined;
+      const record = database === undefined ? undefined : this.#stored(database, key);
       // A younger tombstone of the same key has a row of its own.
-      if (record?.isTombstone === true && record.stamp.equals(stamp)) {
-        this.#writer.remove(this.#of(databaseId).records, key);
+      if (database !== undefined && record?.isTombstone === true && record.stamp.equals(stamp)) {
+        this.#writer.remove(database.maps.records, key);
       }
       this.#writer.remove(graveyard, row);
     }
@@ -456,14 +465,18 @@ export class Draft {
       epoch: this.#epoch,
       lastVersionNs: this.lastVersionNs,
       databases: this.#before.databases.map((database) => {
-        const hash = this.#hashes.get(database.id) ?? database.hash;
-        return { ...database, records: this.#counts.get(database.id) ?? 0, hash };
+        const draft = this.#drafts.find(({ id }) => id === database.id);
+        return draft === undefined ? database : { ...database, records: draft.records, hash: draft.hash };
       }),
       horizons: this.#horizons,
       feeds: [...this.#feeds.values()],
       clears: this.#clears,
     };
   }
+}
+
+function expiryIn({ maps }: DatabaseDraft, xtMs: number): number {
+  return maps.spec.persistent ? NEVER_EXPIRES : xtMs;
 }
 
 /** The stamp of a local transaction that is about to be made: the hybrid clock never repeats and never goes back. */

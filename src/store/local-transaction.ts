@@ -48,7 +48,7 @@ export class LocalTransaction implements StoreTransaction {
   }
 
   get(database: string, key: Buffer): RecordView | undefined {
-    const id = this.#draft.databaseId(database);
+    this.#draft.requireDatabase(database);
     this.#index();
     const written = this.#written.get(database);
     const name = key.toString('latin1');
@@ -59,7 +59,7 @@ export class LocalTransaction implements StoreTransaction {
     const cleared = this.#cleared.some((clear) => {
       return clear.database === database && key.subarray(0, clear.prefix.length).equals(clear.prefix);
     });
-    return cleared ? undefined : this.#draft.live(id, key);
+    return cleared ? undefined : this.#draft.live(database, key);
   }
 
   #isLive(xtMs: number): boolean {
@@ -67,14 +67,14 @@ export class LocalTransaction implements StoreTransaction {
   }
 
   set(database: string, key: Buffer, value: Buffer, xtMs: number): void {
-    const id = this.#draft.databaseId(database);
+    this.#draft.requireDatabase(database);
     this.#checkKey(key);
     if (this.#limits.mayOnlyRemove) {
       throw new TokaidoError('STORAGE', 'the data has reached its size limit: only removing is possible', {
         hint: 'raise store.maxSizeBytes in the configuration, or remove records',
       });
     }
-    const xt = this.#draft.expiryFor(id, Math.min(Math.max(0, Math.floor(xtMs)), MAX_XT_MS));
+    const xt = this.#draft.expiryFor(database, Math.min(Math.max(0, Math.floor(xtMs)), MAX_XT_MS));
     this.#record({ kind: 'set', database, key, value, xtMs: xt });
   }
 
@@ -85,7 +85,7 @@ export class LocalTransaction implements StoreTransaction {
   }
 
   clear(database: string, prefix: Buffer = Buffer.alloc(0)): void {
-    this.#draft.databaseId(database);
+    this.#draft.requireDatabase(database);
     this.#checkKey(prefix);
     this.#record({ kind: 'clear', database, prefix });
   }

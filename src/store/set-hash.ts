@@ -13,6 +13,7 @@
  * forged by a birthday attack even with one that is. Whoever could do that may write to the database anyway; links are
  * authenticated by other means.
  */
+import { Murmur } from './murmur.js';
 import type { StoredRecord } from './record.js';
 
 /** Four lanes of 32 bits. Never changed in place once it is part of a state. */
@@ -44,122 +45,26 @@ export function decodeHash(bytes: Buffer): SetHash {
 
 /** `into` loses or gains what `other` holds. */
 export function addHash(into: SetHash, other: SetHash, sign: 1 | -1): void {
-  for (let lane = 0; lane < LANES; lane++) into[lane] = (into[lane] as number) + sign * (other[lane] as number);
+  into[0] = (into[0] as number) + sign * (other[0] as number);
+  into[1] = (into[1] as number) + sign * (other[1] as number);
+  into[2] = (into[2] as number) + sign * (other[2] as number);
+  into[3] = (into[3] as number) + sign * (other[3] as number);
 }
-
-/** Zero bytes behind the data, so that its end can be read in whole words. */
-export const PADDING = 16;
-/** Beyond this the bytes of one record are not kept room for. */
-const LARGEST_KEPT_BYTES = 64 * 1024;
 
 /** Hashes records one after the other; owns the memory that takes. */
 export class RecordHasher {
-  #view = new DataView(new ArrayBuffer(1024));
-  #bytes = Buffer.from(this.#view.buffer);
-
-  /** `sum` gains (1) or loses (-1) a record that is no tombstone. */
-  count(sum: SetHash, sign: 1 | -1, key: Buffer, record: StoredRecord): void {
-    const length = this.#lay(key, record);
-    addMurmur(sum, sign, this.#view, length);
-    if (this.#bytes.length > LARGEST_KEPT_BYTES) this.#reserve(1024);
-  }
-
-  #reserve(bytes: number): void {
-    this.#view = new DataView(new ArrayBuffer(bytes));
-    this.#bytes = Buffer.from(this.#view.buffer);
-  }
+  readonly #murmur = new Murmur();
 
   /**
-   * Lays out what is hashed: the record as it would lie in the engine uncompressed, with no flag but that of the
-   * expiration time, then the key and its length (u16). This runs twice for every overwritten record: no views are made.
+   * `sum` gains (1) or loses (-1) a record that is no tombstone. What is hashed: the record as it would lie in the engine
+   * uncompressed, with no flag but that of the expiration time, then the key and its length (u16).
    */
-  #lay(key: Buffer, record: StoredRecord): number {
-    const plain = record.uncompressed;
-    const keyAt = plain.length;
-    const length = keyAt + key.length + 2;
-    if (length + PADDING > this.#bytes.length) this.#reserve(Math.max(length + PADDING, 2 * this.#bytes.length));
-    const bytes = this.#bytes;
-    copy(plain, bytes, 0);
-    copy(key, bytes, keyAt);
-    bytes[length - 2] = key.length >> 8;
-    bytes[length - 1] = key.length;
-    this.#view.setFloat64(length, 0);
-    this.#view.setFloat64(length + 8, 0);
-    return length;
+  count(sum: SetHash, sign: 1 | -1, key: Buffer, record: StoredRecord): void {
+    const murmur = this.#murmur;
+    murmur.add(record.uncompressed);
+    murmur.add(key);
+    murmur.addU16(key.length);
+    murmur.finish();
+    addHash(sum, murmur.lanes, sign);
   }
-}
-
-/** Up to here a loop is quicker than a call. */
-const SHORT_BYTES = 64;
-
-function copy(from: Buffer, to: Buffer, at: number): void {
-  if (from.length > SHORT_BYTES) {
-    to.set(from, at);
-    return;
-  }
-  for (let i = 0; i < from.length; i++) to[at + i] = from[i] as number;
-}
-
-function rotate(x: number, bits: number): number {
-  return (x << bits) | (x >>> (32 - bits));
-}
-
-function finish(x: number): number {
-  let h = x ^ (x >>> 16);
-  h = Math.imul(h, 0x85ebca6b);
-  h ^= h >>> 13;
-  h = Math.imul(h, 0xc2b2ae35);
-  return h ^ (h >>> 16);
-}
-
-/**
- * MurmurHash3 x86_128 with seed 0 of the first `length` bytes, added to (or subtracted from) the lanes of `sum`. Behind
- * them `data` has `PADDING` zero bytes.
- */
-export function addMurmur(sum: SetHash, sign: 1 | -1, data: DataView, length: number): void {
-  let h1 = 0;
-  let h2 = 0;
-  let h3 = 0;
-  let h4 = 0;
-  const whole = length & ~15;
-  for (let i = 0; i < whole; i += 16) {
-    h1 ^= mix1(data.getInt32(i, true));
-    h1 = (Math.imul(rotate(h1, 19) + h2, 5) + 0x561ccd1b) | 0;
-    h2 ^= mix2(data.getInt32(i + 4, true));
-    h2 = (Math.imul(rotate(h2, 17) + h3, 5) + 0x0bcaa747) | 0;
-    h3 ^= mix3(data.getInt32(i + 8, true));
-    h3 = (Math.imul(rotate(h3, 15) + h4, 5) + 0x96cd1c35) | 0;
-    h4 ^= mix4(data.getInt32(i + 12, true));
-    h4 = (Math.imul(rotate(h4, 13) + h1, 5) + 0x32ac3b17) | 0;
-  }
-  h1 = h1 ^ mix1(data.getInt32(whole, true)) ^ length;
-  h2 = h2 ^ mix2(data.getInt32(whole + 4, true)) ^ length;
-  h3 = h3 ^ mix3(data.getInt32(whole + 8, true)) ^ length;
-  h4 = h4 ^ mix4(data.getInt32(whole + 12, true)) ^ length;
-  h1 = (h1 + h2 + h3 + h4) | 0;
-  h2 = finish((h2 + h1) | 0);
-  h3 = finish((h3 + h1) | 0);
-  h4 = finish((h4 + h1) | 0);
-  h1 = finish(h1);
-  h1 = (h1 + h2 + h3 + h4) | 0;
-  sum[0] = (sum[0] as number) + sign * h1;
-  sum[1] = (sum[1] as number) + sign * ((h2 + h1) | 0);
-  sum[2] = (sum[2] as number) + sign * ((h3 + h1) | 0);
-  sum[3] = (sum[3] as number) + sign * ((h4 + h1) | 0);
-}
-
-function mix1(k: number): number {
-  return Math.imul(rotate(Math.imul(k, 0x239b961b), 15), 0xab0e9789);
-}
-
-function mix2(k: number): number {
-  return Math.imul(rotate(Math.imul(k, 0xab0e9789), 16), 0x38b34ae5);
-}
-
-function mix3(k: number): number {
-  return Math.imul(rotate(Math.imul(k, 0x38b34ae5), 17), 0xa1e38b93);
-}
-
-function mix4(k: number): number {
-  return Math.imul(rotate(Math.imul(k, 0xa1e38b93), 18), 0x239b961b);
 }

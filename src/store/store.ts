@@ -107,7 +107,8 @@ export class LocalStore implements Store {
   /** Databases with a capacity. */
   #caches: readonly DatabaseMaps[] = [];
   #evicting = false;
-  #full = { is: false, untilMs: Number.NEGATIVE_INFINITY };
+  /** Whether the data has reached its limit, as far as this commit asked. */
+  #full = { is: false, untilMs: Number.NEGATIVE_INFINITY, asked: false };
 
   constructor(options: StoreOptions) {
     this.#options = options;
@@ -295,7 +296,7 @@ export class LocalStore implements Store {
       throw new TokaidoError('READ_ONLY', 'this node has no server id of its own and takes no writes');
     // What the cluster needs to stay safe finds room even where clients may only remove.
     const isOwn = databases.length > 0;
-    const run = (draft: Draft): T => this.#runLocal(draft, sid, build, feed, this.#full.is && !isOwn);
+    const run = (draft: Draft): T => this.#runLocal(draft, sid, build, feed, !isOwn && this.#isFull());
     return this.#queue.add<T>({ databases, run });
   }
 
@@ -317,15 +318,17 @@ export class LocalStore implements Store {
     return result;
   }
 
-  /** Asked once per commit. Room that removed data left in the file does not count: removing helps. */
-  #measure(): void {
+  /** Measured at most once per commit. Room that removed data left in the file does not count: removing helps. */
+  #isFull(): boolean {
+    if (this.#full.asked) return this.#full.is;
     const { maxSizeBytes = Number.POSITIVE_INFINITY, runtime } = this.#options;
     const nowMs = runtime.monotonicMs();
     if (this.#engine.sizeBytes() < maxSizeBytes) {
-      this.#full = { is: false, untilMs: nowMs };
+      this.#full = { is: false, untilMs: nowMs, asked: true };
     } else if (nowMs >= this.#full.untilMs) {
-      this.#full = { is: this.#engine.usedBytes() >= maxSizeBytes, untilMs: nowMs + FULL_FOR_MS };
+      this.#full = { is: this.#engine.usedBytes() >= maxSizeBytes, untilMs: nowMs + FULL_FOR_MS, asked: true };
     }
+    return this.#full.is;
   }
 
   mark(feed: FeedPosition): Written<void> {
@@ -462,7 +465,7 @@ export class LocalStore implements Store {
   /** Runs jobs from the queue's head inside one engine transaction. The queue calls this, one at a time. */
   async #commit(next: QueueHead<Job>): Promise<{ flushed: Promise<void> }> {
     this.#openDatabases(next.peek()?.databases ?? []);
-    this.#measure();
+    this.#full.asked = false;
     const nowMs = this.#options.runtime.nowMs();
     let between: (() => void) | undefined;
     const { result, flushed } = await this.#engine.write((writer) => {

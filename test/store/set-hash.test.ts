@@ -3,14 +3,15 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { sid, versionNs } from '../../src/base/types.js';
+import { Murmur } from '../../src/store/murmur.js';
 import { encodeRecord, encodeStamp, StoredRecord } from '../../src/store/record.js';
-import { addMurmur, hashText, NOTHING, PADDING, RecordHasher, type SetHash } from '../../src/store/set-hash.js';
+import { hashText, NOTHING, RecordHasher, type SetHash } from '../../src/store/set-hash.js';
 
 function murmur(text: string): string {
-  const data = Buffer.concat([Buffer.from(text), Buffer.alloc(PADDING)]);
-  const sum = Int32Array.from(NOTHING);
-  addMurmur(sum, 1, new DataView(data.buffer, data.byteOffset, data.length), data.length - PADDING);
-  return hashText(sum);
+  const hasher = new Murmur();
+  hasher.add(Buffer.from(text));
+  hasher.finish();
+  return hashText(hasher.lanes);
 }
 
 interface Sample {
@@ -43,6 +44,28 @@ describe('the hash of a set of records', () => {
     assert.equal(murmur(''), '00000000000000000000000000000000');
     assert.equal(murmur('I will not buy this record, it is scratched.'), 'a0a9683b25ac5e40d9af2895890dddf5');
     assert.equal(murmur('The quick brown fox jumps over the lazy dog'), '2f1583c3ecee2c675d7bf66ce5e91d2c');
+  });
+
+  it('takes the bytes in pieces of any size, and keeps no memory of large ones', () => {
+    const bytes = Buffer.from(Array.from({ length: 200_000 }, (_, i) => (i * 7 + (i >> 8)) & 0xff));
+    const hasher = new Murmur();
+    const hash = (...pieces: readonly Buffer[]): string => {
+      for (const piece of pieces) hasher.add(piece);
+      hasher.finish();
+      return hashText(hasher.lanes);
+    };
+    assert.equal(hash(bytes.subarray(0, 65_535)), '33d41e2569679b91160fbbe31b0f2950');
+    assert.equal(hash(bytes.subarray(0, 65_536)), '1f0d6ac2915ee25a31207f8d1ba86aea');
+    assert.equal(hash(bytes.subarray(0, 65_537)), 'f7b8406f38f1c338387c9b84cf64c4c9');
+    const whole = 'c494ac3a2feaf28b98be9eb2df2bf97a';
+    fc.assert(
+      fc.property(fc.array(fc.nat({ max: bytes.length }), { maxLength: 5 }), (cuts) => {
+        const ends = [...cuts, bytes.length].sort((a, b) => a - b);
+        const pieces = ends.map((end, index) => bytes.subarray(ends[index - 1] ?? 0, end));
+        assert.equal(hash(...pieces), whole);
+      }),
+      { numRuns: 30 },
+    );
   });
 
   it('is the same for the same records in any order, and with others that came and went', () => {

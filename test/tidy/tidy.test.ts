@@ -1,5 +1,6 @@
 /** What lint cannot keep: layers, file sizes, words, dependencies. */
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { describe, it } from 'node:test';
@@ -96,5 +97,12 @@ describe('the tree', () => {
       assert.ok(reasons.includes(`\`${dependency}\``), `docs/dependencies.md says why ${dependency}`);
     }
     assert.doesNotMatch(read(join(root, 'package-lock.json')), /"resolved": "http/);
+  });
+
+  it('has the WebAssembly that its text says', () => {
+    const { status, stderr } = spawnSync(process.execPath, [join(root, 'scripts', 'wasm.mjs'), '--check'], {
+      encoding: 'utf8',
+    });
+    assert.equal(status, 0, stderr);
   });
 });
