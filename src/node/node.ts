@@ -178,7 +178,12 @@ export class Node {
     const { config, audit } = this;
     const { identity } = this.certificates;
     audit.started(this.self.name, config, identity?.current);
-    identity?.onChange(() => audit.identityChanged(identity.current, this.certificates.revocation()));
+    let fingerprint = identity?.current.fingerprint;
+    identity?.onChange(() => {
+      audit.identityChanged(identity.current, this.certificates.revocation());
+      if (identity.current.fingerprint !== fingerprint) this.#replica.relink();
+      fingerprint = identity.current.fingerprint;
+    });
     for (const { name, withoutEffect } of config.databases) {
       if (withoutEffect.length > 0)
         this.#log.warn({ database: name, options: withoutEffect }, 'options of a database have no effect here');

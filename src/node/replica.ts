@@ -173,6 +173,7 @@ export class Replica {
       onData: (chunk) => session.onData(chunk),
       onDrain: () => session.pump(),
       onClose: () => server.closed(session),
+      onDistrust: () => session.askToRelink(),
     };
   }
 
@@ -185,6 +186,15 @@ export class Replica {
   setScopes(rules: readonly ScopeRule[] | undefined): void {
     this.#scopes = new ScopePolicy(rules);
     this.#replication?.recheckScopes();
+  }
+
+  /**
+   * This node's certificate is another one now: every link is opened anew, and the old one left when that works. So no
+   * link rests on a certificate that was replaced, and a CA may be retired without one of them ending.
+   */
+  relink(): void {
+    this.#upstream?.relink();
+    this.#replication?.relink();
   }
 
   /** Keeps a link to an upstream from now on, unless this is a root. */

@@ -226,6 +226,7 @@ export class FollowerSession {
       case 'ranges':
       case 'rangeRows':
       case 'answer':
+      case 'relink':
         throw new TokaidoError('REPLICATION', `a follower may not send ${frame.type}`);
       default:
         unreachable(frame);
@@ -567,6 +568,11 @@ export class FollowerSession {
   endForPolicy(message: string): void {
     this.#log.warn({ reason: message }, 'follower refused by the policy');
     this.#refuse('SCOPE', message);
+  }
+
+  /** This node has a new certificate: the link shall not rest on the old one for longer than it must. */
+  askToRelink(): void {
+    if (this.#state !== 'greeting' && this.#state !== 'ended') this.#send({ type: 'relink' });
   }
 
   #send(frame: Frame): void {

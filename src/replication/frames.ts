@@ -71,6 +71,7 @@ const TYPE = {
   ask: 19,
   answer: 20,
   report: 21,
+  relink: 22,
 } as const;
 
 /** One node on the way to the root: its data directory's id (hex) and its name. */
@@ -256,6 +257,11 @@ export interface Report {
   readonly nodes: readonly TreeNode[];
 }
 
+/** The upstream has a new certificate: the follower shall open a new link, and leave this one when that works. */
+export interface Relink {
+  readonly type: 'relink';
+}
+
 export type Frame =
   | Hello
   | Welcome
@@ -277,7 +283,8 @@ export type Frame =
   | Ranges
   | RangeRowsFrame
   | AuditEnd
-  | Report;
+  | Report
+  | Relink;
 
 function encodePayload(writer: ByteWriter, frame: Frame): void {
   switch (frame.type) {
@@ -333,6 +340,7 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       encodeOrigin(writer, frame.after);
       return;
     case 'recalled':
+    case 'relink':
       return;
     case 'ask':
       writer.varint(frame.id).bytes(frame.request);
@@ -474,6 +482,8 @@ function decodePayload(type: number, payload: Buffer): Frame {
       return ended(reader, { type: 'auditEnd', reason: reader.text() });
     case TYPE.report:
       return ended(reader, { type: 'report', nodes: readTree(reader) });
+    case TYPE.relink:
+      return ended(reader, { type: 'relink' });
     default:
       throw new TokaidoError('CORRUPT', `unknown frame type ${type}`);
   }

@@ -66,6 +66,9 @@ export interface FollowerStatus {
   readonly scope: string;
 }
 
+/** Between followers that are asked to open a new link: a handshake each, and other work in between. */
+const RELINK_EVERY_MS = 10;
+
 const SNAPSHOT_SLICE_BYTES = 256 * 1024;
 
 /**
@@ -242,6 +245,13 @@ export class ReplicationServer {
       if (session.state === 'ended' || this.scopeFor(session.peer).id === session.scope.id) continue;
       session.endForPolicy(`the policy of this node lets ${session.peer.name} follow something else now`);
     }
+  }
+
+  /** This node has a new certificate: has every follower open a new link, one after the other, before it leaves the old. */
+  relink(): void {
+    [...this.#sessions.keys()].forEach((session, index) => {
+      this.#options.runtime.after(index * RELINK_EVERY_MS, () => session.askToRelink());
+    });
   }
 
   /** The link of this session is gone. */

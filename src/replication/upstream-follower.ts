@@ -6,10 +6,14 @@
  * A link that works is left for another upstream in two cases, and only for one that would go on from the log: when a
  * better one has been good for a while, and when the data has been older than `staleMs` while another upstream has newer
  * (ours is cut off, or too slow). Both are found out by short looks at the others, beside the link.
+ *
+ * When certificates change, the link is opened anew beside the one that works, and takes its place at the moment when the
+ * upstream welcomes it: nothing is missed, and what arrived over both is applied once, by its number.
  */
 import { messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
+import type { Welcome } from './frames.js';
 import type { Peer, PeerLink } from './link.js';
 import { type BackOff, type UpstreamAddress, UpstreamChoice } from './upstream-choice.js';
 import { type Sight, UpstreamLook } from './upstream-look.js';
@@ -21,6 +25,8 @@ export interface LinkEvents {
   onDrain(): void;
   /** Exactly once. */
   onClose(reason: string): void;
+  /** The peer's CA does not count any more: the link ends in a moment, unless another one takes its place. */
+  onDistrust?(): void;
 }
 
 /** Opens an authenticated link. Rejects with the reason when the upstream cannot be reached or is not allowed. */
@@ -64,6 +70,8 @@ const ACK_MS = 250;
 const REPORT_MS = 2000;
 /** How long a look may take. */
 const LOOK_MS = 5000;
+/** How often a new link beside the old one is tried; after that the old one lasts as long as its certificates. */
+const RELINK_TRIES = 10;
 
 export class UpstreamFollower {
   readonly #options: UpstreamFollowerOptions;
@@ -78,6 +86,11 @@ export class UpstreamFollower {
   #retry: Timer | undefined;
   readonly #timers: readonly Timer[];
   #isLooking = false;
+  /** Attempts left to put a new link in the place of this one; 0 when nobody asked for it. */
+  #relinks = 0;
+  #isRelinking = false;
+  /** How often somebody asked for it: a link that was begun before is not what was asked for last. */
+  #relinksAsked = 0;
   /** Since when the node has had this upstream, on the monotonic clock. */
   #followedMs = 0;
   #ackedMs = Number.NEGATIVE_INFINITY;
@@ -91,7 +104,10 @@ export class UpstreamFollower {
     this.#sinceMs = options.runtime.monotonicMs();
     const { runtime, silenceMs, staleMs, returnMs } = options;
     this.#timers = [
-      runtime.every(Math.max(100, silenceMs / 4), () => this.#checkSilence()),
+      runtime.every(Math.max(100, silenceMs / 4), () => {
+        this.#checkSilence();
+        void this.#relink();
+      }),
       runtime.every(Math.max(100, Math.min(staleMs, returnMs) / 4), () => void this.#lookAround()),
     ];
     this.#schedule();
@@ -121,26 +137,53 @@ export class UpstreamFollower {
 
   #attach(peer: Peer, link: PeerLink): LinkEvents {
     this.#enter('linked');
+    const { session, events } = this.#speak(peer, link, {
+      onWelcome: () => {
+        this.#choice.succeeded();
+        this.#followedMs = this.#options.runtime.monotonicMs();
+        this.#lastError = undefined;
+        return true;
+      },
+      onEnd: (reason) => {
+        if (this.#session === session) this.#lost(reason);
+      },
+    });
+    this.#adopt(session, link);
+    if (this.#stopped) session.end('this node is stopping');
+    return events;
+  }
+
+  #adopt(session: UpstreamSession, link: PeerLink): void {
+    this.#session = session;
+    this.#link = link;
     this.#reportedMs = Number.NEGATIVE_INFINITY;
     this.#heardMs = this.#options.runtime.monotonicMs();
-    this.#link = link;
+  }
+
+  /** A session on a link. `onWelcome` says whether it is wanted still. */
+  #speak(
+    peer: Peer,
+    link: PeerLink,
+    { onWelcome, onEnd }: { onWelcome(welcome: Welcome): boolean; onEnd(reason: string): void },
+  ): { readonly session: UpstreamSession; readonly events: LinkEvents } {
     const { host } = this.#options;
     const session: UpstreamSession = new UpstreamSession(peer, link, {
       ...host,
       onWelcome: (welcome) => {
-        this.#choice.succeeded();
-        this.#followedMs = this.#options.runtime.monotonicMs();
-        this.#lastError = undefined;
-        host.onWelcome(welcome);
+        if (onWelcome(welcome)) host.onWelcome(welcome);
       },
-      onEnd: (reason) => this.#lost(reason),
+      onRelink: () => this.relink(),
+      onEnd,
     });
-    this.#session = session;
-    if (this.#stopped) session.end('this node is stopping');
+    return { session, events: this.#events(session) };
+  }
+
+  #events(session: UpstreamSession): LinkEvents {
     return {
       onData: (chunk) => {
-        this.#heardMs = this.#options.runtime.monotonicMs();
         session.onData(chunk);
+        if (session !== this.#session) return;
+        this.#heardMs = this.#options.runtime.monotonicMs();
         if (this.#heardMs - this.#ackedMs >= ACK_MS) {
           this.#ackedMs = this.#heardMs;
           session.acknowledge();
@@ -152,10 +195,60 @@ export class UpstreamFollower {
       },
       onDrain: () => undefined,
       onClose: (reason) => session.onClosed(reason),
+      onDistrust: () => this.relink(),
     };
   }
 
+  /** Puts a new link to the same upstream in the place of the one that works: the certificates of both ends hold there. */
+  relink(): void {
+    this.#relinks = RELINK_TRIES;
+    this.#relinksAsked++;
+    void this.#relink();
+  }
+
+  /** A snapshot that is being loaded, and questions that are open, are not broken off: later, then. */
+  async #relink(): Promise<void> {
+    const { connect, log } = this.#options;
+    const old = this.#session;
+    if (this.#relinks === 0 || this.#isRelinking || this.#stopped) return;
+    if (old?.state !== 'following' || old.isAsked) return;
+    const asked = this.#relinksAsked;
+    this.#isRelinking = true;
+    this.#relinks--;
+    try {
+      await new Promise<void>((resolve, reject) => {
+        const attach = (peer: Peer, link: PeerLink): LinkEvents => {
+          const { session, events } = this.#speak(peer, link, {
+            onWelcome: ({ next }) => {
+              const isWanted = next === 'log' && this.#session === old && old.state === 'following' && !this.#stopped;
+              if (isWanted) {
+                this.#adopt(session, link);
+                if (asked === this.#relinksAsked) this.#relinks = 0;
+                old.end('a new link has taken its place');
+              } else {
+                session.end('not needed any more');
+              }
+              resolve();
+              return isWanted;
+            },
+            onEnd: (reason) => {
+              reject(new Error(reason));
+              if (this.#session === session) this.#lost(reason);
+            },
+          });
+          return events;
+        };
+        connect(this.#upstream, attach).catch(reject);
+      });
+    } catch (error) {
+      log.info({ reason: messageOf(error), left: this.#relinks }, 'no new link beside the one to the upstream yet');
+    }
+    this.#isRelinking = false;
+    if (asked !== this.#relinksAsked) void this.#relink();
+  }
+
   #lost(reason: string): void {
+    this.#relinks = 0;
     if (this.#session?.wasWelcome === true) this.#choice.lost(this.#options.runtime.monotonicMs());
     this.#session = undefined;
     this.#link = undefined;

@@ -69,6 +69,8 @@ export interface UpstreamHost {
   tree(): readonly TreeNode[];
   /** Calls `fn` in a later turn of the event loop. */
   soon(fn: () => void): void;
+  /** The upstream asks for a new link in place of this one. */
+  onRelink?(): void;
   /** The session is over (the link may still be closing). */
   onEnd(reason: string): void;
   /** A snapshot was loaded and became the node's store. */
@@ -134,6 +136,11 @@ export class UpstreamSession {
     return this.#wasWelcome;
   }
 
+  /** Somebody waits for an answer over this link. */
+  get isAsked(): boolean {
+    return this.#asked.size > 0;
+  }
+
   /** Rows loaded so far and rows announced, while a snapshot is under way. */
   get progress(): { readonly rows: number; readonly of: number } | undefined {
     return this.#state === 'loading' ? { rows: this.#rows, of: this.#expectedRows } : undefined;
@@ -194,6 +201,9 @@ export class UpstreamSession {
         return;
       case 'answer':
         this.#onAnswer(frame);
+        return;
+      case 'relink':
+        this.#host.onRelink?.();
         return;
       case 'refuse':
         this.end(`refused by the upstream (${frame.code}): ${frame.message}`);

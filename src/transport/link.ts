@@ -24,4 +24,9 @@ export interface LinkHandlers {
   onDrain(): void;
   /** Exactly once. */
   onClose(reason: string): void;
+  /**
+   * The CA of the peer's certificate does not count any more: the link ends in a moment. Time to open another one, with
+   * the certificates that both ends have by now.
+   */
+  onDistrust?(): void;
 }

@@ -17,7 +17,7 @@ import { createServer, type PeerCertificate, type TLSSocket, connect as tlsConne
 import { type Audit, NO_AUDIT } from '../base/audit.js';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
-import type { Runtime } from '../base/runtime.js';
+import type { Runtime, Timer } from '../base/runtime.js';
 import type { NodeIdentity } from '../pki/identity.js';
 import type { Live } from '../pki/live.js';
 import type { Identity } from '../pki/names.js';
@@ -31,6 +31,8 @@ const HANDSHAKE_TIMEOUT_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 10_000;
 /** How long a graceful close may take. */
 const CLOSE_TIMEOUT_MS = 2_000;
+/** How long a link may last whose CA was retired: enough to open another one with newer certificates. */
+const DISTRUSTED_MS = 400;
 /** Longest timer the runtime can hold; a certificate that lives longer is looked at again then. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 /** One address is logged at most this often per reason; further refusals are counted. */
@@ -145,11 +147,23 @@ class TlsLink implements Link {
   ): void {
     const socket = this.#socket;
     const cancelExpiry = this.#closeAtExpiry();
-    const unsubscribe = trust.onChange(() => {
+    let distrusted: Timer | undefined;
+    const endIfRefused = (): void => {
       const verdict = judge();
       if (!('refused' in verdict) || socket.destroyed) return;
       onRefused(verdict.refused);
       this.destroy(`the peer is no longer allowed: ${verdict.refused.message}`);
+    };
+    const unsubscribe = trust.onChange(() => {
+      const verdict = judge();
+      const isRetired = 'refused' in verdict && verdict.refused.reason === 'untrusted-ca';
+      if (!isRetired || handlers.onDistrust === undefined || socket.destroyed) {
+        endIfRefused();
+        return;
+      }
+      // Whoever was revoked or has expired goes at once; the peer of a retired CA most likely has a new certificate.
+      distrusted ??= this.#runtime.after(DISTRUSTED_MS, endIfRefused);
+      handlers.onDistrust();
     });
     socket.on('data', (chunk: Buffer) => handlers.onData(chunk));
     socket.on('drain', () => handlers.onDrain());
@@ -158,6 +172,7 @@ class TlsLink implements Link {
     });
     socket.on('close', () => {
       cancelExpiry();
+      distrusted?.cancel();
       unsubscribe();
       handlers.onClose(this.#reason ?? 'the peer closed the link');
     });

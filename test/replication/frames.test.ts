@@ -69,6 +69,7 @@ const GOLDEN: readonly (readonly [Frame, string])[] = [
     },
     `01${'01'.repeat(16)}${'02'.repeat(16)}01650465646765010102ac020000000000000007010706`,
   ],
+  [{ type: 'relink' }, ''],
 ];
 
 describe('replication frames', () => {

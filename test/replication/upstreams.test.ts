@@ -69,12 +69,18 @@ describe('a follower among several upstreams', () => {
   let root: TestNode;
   let relays: readonly TestNode[];
   let cut: Set<string>;
+  /** Those that take no new links now. */
+  let refusing: Set<string>;
+  /** How many links were opened to whom. */
+  let opened: Map<string, number>;
 
   beforeEach(() => {
     cluster = new TestCluster();
     root = cluster.root();
     cluster.serve(root);
     cut = new Set();
+    refusing = new Set();
+    opened = new Map();
     relays = ['one', 'two'].map((name) => {
       const relay = cluster.node(name, cluster.openStore(undefined));
       cluster.serve(relay);
@@ -86,9 +92,22 @@ describe('a follower among several upstreams', () => {
   const storeOf = (node: TestNode | undefined): LocalStore => node?.store as LocalStore;
   const [ONE, TWO] = [0, 1];
 
+  const linksTo = (name: string): number => opened.get(name) ?? 0;
+  const followersOf = (name: string): number => {
+    return relays.find((relay) => relay.name === name)?.server?.followers().length ?? 0;
+  };
+
   function edge(times: { staleMs: number; returnMs: number }) {
     const node = cluster.node('edge', cluster.openStore(undefined));
-    const keeper = cluster.keep(node, relays, { ...times, isReachable: (name) => !cut.has(name) });
+    const keeper = cluster.keep(node, relays, {
+      ...times,
+      isReachable: (name) => !cut.has(name),
+      mayLink: (name) => {
+        if (refusing.has(name)) return false;
+        opened.set(name, linksTo(name) + 1);
+        return true;
+      },
+    });
     return {
       node,
       keeper,
@@ -135,6 +154,41 @@ describe('a follower among several upstreams', () => {
     await put(storeOf(root), { b: '2' });
     await eventually('b arrived', () => contents(node.store).b === '2');
     assert.deepEqual(node.loaded, []);
+  });
+
+  it('puts a new link in the place of the old one under load, and misses nothing', async () => {
+    for (const relay of relays) cluster.follow(relay, root);
+    const { node, keeper, isWith } = edge({ staleMs: 60_000, returnMs: 60_000 });
+    await eventually('it follows the first', () => isWith('one'));
+    let i = 0;
+    for (; i < 200; i++) {
+      await put(storeOf(root), { [`k${i}`]: String(i) });
+      // Two at once, as when both ends have new certificates.
+      if (i % 20 === 0) for (let asked = 0; asked < 2; asked++) keeper.relink();
+      assert.ok(isWith('one'), JSON.stringify(keeper.status()));
+    }
+    await eventually('everything arrived', () => contents(node.store)[`k${i - 1}`] === String(i - 1));
+    assert.equal(Object.keys(contents(node.store)).length, i);
+    assert.deepEqual(node.loaded, []);
+    await eventually('one link is left', () => followersOf('one') === 1);
+    assert.ok(linksTo('one') > 10, `${linksTo('one')} links`);
+  });
+
+  it('opens a new link when the upstream asks for it, and keeps the old one while none can be had', async () => {
+    cluster.follow(relays[ONE] as TestNode, root);
+    const { node, keeper, isWith } = edge({ staleMs: 60_000, returnMs: 60_000 });
+    await eventually('it follows the first', () => isWith('one'));
+    const before = linksTo('one');
+    relays[ONE]?.server?.relink();
+    await eventually('there is a new link', () => linksTo('one') === before + 1 && followersOf('one') === 1);
+    refusing.add('one');
+    keeper.relink();
+    await put(storeOf(root), { a: '1' });
+    await eventually('a arrived', () => contents(node.store).a === '1');
+    assert.equal(keeper.status().lastError, undefined);
+    assert.equal(linksTo('one'), before + 1);
+    refusing.delete('one');
+    await eventually('it was tried again', () => linksTo('one') === before + 2 && isWith('one'));
   });
 
   it('ends a loop that comes about, with a message that draws it', async () => {

@@ -267,7 +267,16 @@ export class TestCluster {
   keep(
     follower: TestNode,
     upstreams: readonly TestNode[],
-    { isReachable, ...times }: { isReachable(name: string): boolean; staleMs: number; returnMs: number },
+    {
+      isReachable,
+      mayLink = () => true,
+      ...times
+    }: {
+      isReachable(name: string): boolean;
+      mayLink?(name: string): boolean;
+      staleMs: number;
+      returnMs: number;
+    },
   ): UpstreamFollower {
     const keeper = new UpstreamFollower({
       ...times,
@@ -280,7 +289,7 @@ export class TestCluster {
       host: this.#host(follower, CLUSTER),
       connect: async ({ host }, attach) => {
         const upstream = upstreams.find(({ name }) => name === host);
-        if (upstream === undefined || !isReachable(host)) throw new Error(`cannot reach ${host}`);
+        if (upstream === undefined || !isReachable(host) || !mayLink(host)) throw new Error(`cannot reach ${host}`);
         const { up, down } = this.#link(follower, upstream);
         const events = attach({ name: host, role: 'relay', address: 'memory' }, up);
         down.other = {

@@ -15,9 +15,8 @@ import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { OpensslCa } from '../support/openssl.js';
 import { Dice } from '../support/random.js';
 import { honestFrames } from './frames.js';
-import { clock, type Report, type Torture, type TortureOptions, type TortureResult } from './torture.js';
+import { clock, type Report, settles, type Torture, type TortureOptions, type TortureResult } from './torture.js';
 
-const SETTLE_MS = 30_000;
 const ATTACK_MS = 5_000;
 const DAY_MS = 86_400_000;
 /** Certificates that a stranger may show. */
@@ -212,14 +211,7 @@ class Attacks {
   }
 
   async #until(what: string, holds: () => Promise<boolean>): Promise<void> {
-    const start = performance.now();
-    while (!(await holds().catch(() => false))) {
-      if (performance.now() - start > SETTLE_MS) {
-        this.#fail(`not within ${SETTLE_MS} ms: ${what}`);
-        return;
-      }
-      await sleep(30);
-    }
+    await settles(what, holds, (text) => this.#fail(text));
   }
 
   #fail(text: string): void {

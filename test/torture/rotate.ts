@@ -1,7 +1,7 @@
 /**
  * One new CA after the other under a cluster that is written to all the time: nodes are renewed in any order, the old CA
- * is retired, nothing restarts. No write may be lost, no reader may see data older than a second, and whoever kept a
- * certificate of an old CA is refused.
+ * is retired, nothing restarts. No write and no link may be lost, no reader may see data older than a second, and whoever
+ * kept a certificate of an old CA is refused.
  */
 import { cpSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,14 +12,17 @@ import { retireOld, rotateCa } from '../../src/pki/ca-rotation.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { Dice } from '../support/random.js';
 import { honestFrames } from './frames.js';
-import { clock, type Report, type Torture, type TortureOptions, type TortureResult } from './torture.js';
+import { clock, type Report, settles, type Torture, type TortureOptions, type TortureResult } from './torture.js';
 
-const SETTLE_MS = 30_000;
 /** Most that a reader may be behind the writer, ms. */
 const STALE_MS = 1_000;
 /** Longest pause between two steps of the operator. */
 const PAUSE_MS = 300;
 const FILES = ['node.crt', 'node.key', 'ca.crt'] as const;
+/** How long the cluster is only watched before the first rotation. */
+const CALM_MS = 2_000;
+/** What a node logs when it has no link to its upstream any more. */
+const LOST = 'no link to the upstream';
 const CLOCK_KEY = 'clock';
 
 const sleep = async (ms: number): Promise<void> => await new Promise((resolve) => setTimeout(resolve, ms));
@@ -43,7 +46,12 @@ class Rotation {
   #running = true;
   #load: readonly Promise<void>[] = [];
   readonly #written = new Map<string, string>();
+  /** Links that were lost while the nodes started. */
+  readonly #lostBefore = new Map<string, number>();
   stalestMs = 0;
+  readonly lostLinks: string[] = [];
+  /** The same before anything was rotated: what of it is the machine's. */
+  calmMs = 0;
   failed = 0;
 
   constructor(shape: Shape, dice: Dice, report: Report) {
@@ -81,7 +89,16 @@ class Rotation {
     await this.#until('every edge has the clock', async () => {
       return (await Promise.all(edges.map(async (edge) => await this.#ageMs(edge)))).every((age) => age !== undefined);
     });
+    for (const node of this.#nodes) this.#lostBefore.set(node.name, this.#losses(node).length);
     this.#load = [this.#write(root), ...edges.map(async (edge) => await this.#watch(edge))];
+    await sleep(CALM_MS);
+    this.calmMs = this.stalestMs;
+    this.stalestMs = 0;
+  }
+
+  #losses(node: ClusterNode): string[] {
+    const lines = (this.#cluster as Cluster).log(node).split('\n');
+    return lines.filter((line) => line.includes(LOST));
   }
 
   async #put({ clientPort }: ClusterNode, key: string, value: string): Promise<boolean> {
@@ -111,14 +128,7 @@ class Rotation {
   }
 
   async #until(what: string, holds: () => Promise<boolean>): Promise<void> {
-    const start = performance.now();
-    while (!(await holds().catch(() => false))) {
-      if (performance.now() - start > SETTLE_MS) {
-        this.#fail(`not within ${SETTLE_MS} ms: ${what}`);
-        return;
-      }
-      await sleep(30);
-    }
+    await settles(what, holds, (text) => this.#fail(text));
   }
 
   /** A whole rotation, as an operator does it. */
@@ -183,6 +193,10 @@ class Rotation {
       }
       if (lost > 0) this.#fail(`${lost} of ${this.#written.size} acknowledged writes are not at ${node.name}`);
     }
+    for (const node of this.#nodes) {
+      const lost = this.#losses(node).slice(this.#lostBefore.get(node.name));
+      this.lostLinks.push(...lost.map((line) => `${node.name}: ${line}`));
+    }
     for (const { name, starts } of this.#nodes) if (starts !== 1) this.#fail(`${name} started ${starts} times`);
   }
 
@@ -197,7 +211,7 @@ class Rotation {
   }
 }
 
-/** `staleMs`: how far behind a reader may be; `undefined` where the machine is too busy to say. */
+/** `staleMs`: how far behind a reader may be; `undefined` where the machine is too busy to say, of lost links either. */
 export async function rotateUnderLoad(
   shape: Shape,
   { seconds, seed, report, signal }: TortureOptions,
@@ -211,10 +225,13 @@ export async function rotateUnderLoad(
     do await rotation.rotate(++runs);
     while (goesOn());
     await rotation.verdict();
-    const { stalestMs, written } = rotation;
+    const { stalestMs, calmMs, lostLinks, written } = rotation;
     const isStale = staleMs !== undefined && stalestMs > staleMs;
-    if (isStale) report.failure(`a reader saw data ${stalestMs} ms old`);
-    return { runs, failed: rotation.failed + (isStale ? 1 : 0), stalestMs, acknowledged: written };
+    if (isStale) report.failure(`a reader saw data ${stalestMs} ms old, ${calmMs} ms before the rotation`);
+    const isCut = staleMs !== undefined && lostLinks.length > 0;
+    if (isCut) report.failure(`links were lost: ${lostLinks.join('; ')}`);
+    const failed = rotation.failed + (isStale ? 1 : 0) + (isCut ? 1 : 0);
+    return { runs, failed, stalestMs, calmMs, lostLinks: lostLinks.length, acknowledged: written };
   } finally {
     await rotation.cleanUp();
   }

@@ -33,6 +33,25 @@ export interface Torture {
   run(options: TortureOptions): Promise<TortureResult>;
 }
 
+const SETTLE_MS = 30_000;
+
+/** Waits until something holds; says so and returns `false` when it does not within `SETTLE_MS`. What throws does not hold yet. */
+export async function settles(
+  what: string,
+  holds: () => Promise<boolean>,
+  fail: (text: string) => void,
+): Promise<boolean> {
+  const start = performance.now();
+  while (!(await holds().catch(() => false))) {
+    if (performance.now() - start > SETTLE_MS) {
+      fail(`not within ${SETTLE_MS} ms: ${what}`);
+      return false;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 30));
+  }
+  return true;
+}
+
 /** Whether a torture shall go on: for `seconds` from now, unless it is told to end. */
 export function clock({ seconds, signal }: Pick<TortureOptions, 'seconds' | 'signal'>): () => boolean {
   const endMs = performance.now() + seconds * 1000;

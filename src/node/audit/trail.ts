@@ -71,6 +71,7 @@ export class AuditTrail implements Audit {
         this.record(`${side}.closed`, { ...who, reason });
         events.onClose(reason);
       },
+      onDistrust: () => events.onDistrust?.(),
     };
   }
 
