@@ -58,10 +58,8 @@ export interface SessionHost {
   recentBatch(first: LocalNumber): RecentBatch | undefined;
   /** Whether this origin may have lost its tail and is taking it back right now. */
   isRecovering(): boolean;
-  /**
-   * A follower showed that this origin's numbering went further than it knows, too late to take it back. Resolves when
-   * an epoch has begun; not always one beyond `known`, the epoch that the follower knows: look again.
-   */
+  /** A follower knows more of this origin than it does, too late to take it back. Resolves when an epoch has begun; not
+   * always one beyond `known`, the epoch that the follower knows: look again. */
   tailLost(known: Epoch): Promise<void>;
   /** This follower has nothing (more) that a recovering origin lacks. */
   accountedFor(session: FollowerSession): void;
