@@ -11,8 +11,8 @@
  */
 import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
-import { type Epoch, type LocalNumber, localNumber, type OriginPosition, type Position } from '../base/types.js';
-import { changesBetween, describePosition, originOf, START } from '../log/position.js';
+import { type Epoch, type LocalNumber, localNumber, type Position } from '../base/types.js';
+import { changesBetween, describePosition, START } from '../log/position.js';
 import type { Found } from '../log/update-log.js';
 import type { LocalStore } from '../store/store.js';
 import type { AuditSource } from './audit-source.js';
@@ -28,8 +28,9 @@ import {
   type PathNode,
   PROTOCOL_VERSION,
 } from './frames.js';
+import { aheadOfOrigin, findFor, whyBehind, whyNot } from './greeting.js';
 import type { Peer, PeerLink } from './link.js';
-import { MAX_SCOPE_BYTES, type Scope } from './scope.js';
+import type { Scope } from './scope.js';
 import { type SnapshotPace, SnapshotSender } from './snapshot-sender.js';
 import type { TreeNode } from './tree.js';
 
@@ -233,14 +234,15 @@ export class FollowerSession {
 
   #onHello(hello: Hello): void {
     if (this.#state !== 'greeting') throw new TokaidoError('REPLICATION', 'a second HELLO on one link');
-    const refusal = this.#whyNot(hello);
+    const refusal = whyNot(hello, this.scope, this.#host);
     if (refusal !== undefined) {
       this.#log.warn({ code: refusal.code, reason: refusal.message }, 'follower refused');
       this.#refuse(refusal.code, refusal.message);
       return;
     }
     if (hello.isLook) {
-      this.#sendWelcome(this.#find(hello));
+      const found = this.#find(hello);
+      if (!this.#refuseIfBehind(hello, found)) this.#sendWelcome(found);
       this.end();
       return;
     }
@@ -248,7 +250,7 @@ export class FollowerSession {
     this.#applied = hello.position;
     this.#decoder.allowLargeFrames();
     const own = this.#host.store.ownPosition();
-    const ahead = this.#isAheadOf(own, hello.position);
+    const ahead = aheadOfOrigin(this.#host.store, hello.position);
     if (ahead === undefined) {
       this.#host.accountedFor(this);
       this.#welcome(hello);
@@ -283,45 +285,10 @@ export class FollowerSession {
   /** Begins epochs until this follower is ahead in none: one, or one more when another follower's was under way. */
   async #outnumber(position: Position): Promise<void> {
     for (;;) {
-      const ahead = this.#isAheadOf(this.#host.store.ownPosition(), position);
+      const ahead = aheadOfOrigin(this.#host.store, position);
       if (ahead === undefined) return;
       await this.#host.tailLost(ahead.epoch);
     }
-  }
-
-  #whyNot(hello: Hello): { code: string; message: string } | undefined {
-    if (hello.version !== PROTOCOL_VERSION) {
-      return {
-        code: 'VERSION',
-        message: `this node speaks replication version ${PROTOCOL_VERSION}, not ${hello.version}`,
-      };
-    }
-    if (hello.clusterId !== this.#host.clusterId) {
-      return {
-        code: 'CLUSTER',
-        message: `the data of cluster ${hello.clusterId} does not belong to ${this.#host.clusterId}`,
-      };
-    }
-    if (this.scope.encoded.length > MAX_SCOPE_BYTES) return { code: 'SCOPE', message: 'the scope has too many parts' };
-    const path = this.#host.path();
-    const loop = path.findIndex((node) => node.instanceId === hello.self.instanceId);
-    if (loop === 0) return { code: 'SELF', message: `${hello.self.name} would follow itself` };
-    if (loop > 0) {
-      const drawn = path.slice(0, loop + 1).map(({ name }) => name);
-      return { code: 'LOOP', message: `a loop: ${[hello.self.name, ...drawn].join(' -> ')}` };
-    }
-    return undefined;
-  }
-
-  /** What the follower knows of this very origin beyond what the origin itself knows. */
-  #isAheadOf(own: OriginPosition | undefined, position: Position): OriginPosition | undefined {
-    const { sid } = this.#host.store;
-    if (sid === undefined) return undefined;
-    const has = originOf(position, sid);
-    if (has === undefined || has.epoch < this.#host.store.epoch) return undefined;
-    // An epoch this node never heard of is news, whatever the number: its next epoch must not be that one.
-    if (has.epoch > this.#host.store.epoch) return has;
-    return has.sequence > (own?.sequence ?? 0) ? has : undefined;
   }
 
   /** Answered by whoever knows, which may take its time; replication goes on meanwhile. */
@@ -366,9 +333,14 @@ export class FollowerSession {
     this.#welcomeInNewEpoch(this.#hello as Hello);
   }
 
-  #find({ seeded, position, scopeId }: Hello): Found {
-    const { store } = this.#host;
-    return seeded && scopeId === this.scope.id ? store.log.find(position, store.position()) : { kind: 'too-old' };
+  #find(hello: Hello): Found {
+    return findFor(hello, this.scope, this.#host.store);
+  }
+
+  #refuseIfBehind(hello: Hello, found: Found): boolean {
+    const refusal = whyBehind(hello, found, this.#host.store);
+    if (refusal !== undefined) this.#refuse(refusal.code, refusal.message);
+    return refusal !== undefined;
   }
 
   #sendWelcome(found: Found): void {
@@ -391,6 +363,7 @@ export class FollowerSession {
     if (hello.seeded && !isSame)
       this.#log.info({ scope: String(this.scope) }, 'the scope of this follower is another now');
     const found = this.#find(hello);
+    if (this.#refuseIfBehind(hello, found)) return;
     this.#sendWelcome(found);
     this.#logStart(found, hello.position);
     if (found.kind === 'from') {

@@ -144,4 +144,24 @@ describe('a root that lost its tail', () => {
     assert.match(edge.ends[0] ?? '', /EPOCH.*closing/);
     assert.equal(at(edge), '1:4');
   });
+
+  it('leaves relays that are still in the old epoch: none of them seeds a follower backwards (invariant 8)', async () => {
+    const relay = await follower('relay', history(6));
+    cluster.serve(relay);
+    const edge = await follower('edge', history(3, 2));
+    cluster.follow(edge, relay);
+    await eventually('the relay refuses', () => edge.ends.length === 1);
+    assert.match(edge.ends[0] ?? '', /BEHIND.*1@2:5/);
+    assert.deepEqual([at(edge), edge.loaded.length], ['1@2:5', 0]);
+    // Once the relay is over it, it is an upstream like any other.
+    await rootStore().apply(encode(history(3, 3))).committed;
+    cluster.serve(root);
+    cluster.follow(relay, root);
+    await eventually('the relay was reseeded', () => relay.loaded.length === 1);
+    relay.server?.close();
+    cluster.serve(relay);
+    cluster.follow(edge, relay);
+    await eventually('the edge follows', () => at(edge) === at(root));
+    assert.deepEqual(contents(edge.store), contents(rootStore()));
+  });
 });
