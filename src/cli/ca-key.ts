@@ -1,14 +1,22 @@
-/** How commands that sign reach the CA's key: a file, a passphrase, or somebody else's command. */
+/** What commands that sign have in common: how they reach the CA's key, and which keys they make. */
 import { execFileSync } from 'node:child_process';
+import { createPublicKey, type KeyObject } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { messageOf, TokaidoError } from '../base/errors.js';
-import type { KeyAccess } from '../pki/ca.js';
+import type { KeyAccess, KeyKind } from '../pki/ca.js';
 
 export interface KeyFlags {
   readonly passphraseFile?: string;
   readonly passphraseCommand?: string;
   readonly signer?: string;
+}
+
+/** Of commands that make a certificate. */
+export interface MadeFlags extends KeyFlags {
+  readonly days: string;
+  readonly key: KeyKind;
+  readonly json?: boolean;
 }
 
 /** Adds the options; environment variables TOKAIDO_CA_PASSPHRASE and TOKAIDO_CA_SIGNER stand for two of them. */
@@ -40,5 +48,23 @@ function passphraseOf({ passphraseFile, passphraseCommand }: KeyFlags): string |
     throw new TokaidoError('CONFIG', `cannot get the passphrase of the CA's key: ${messageOf(error)}`, {
       cause: error,
     });
+  }
+}
+
+export const keyOption = (): Option =>
+  new Option('--key <kind>', 'kind of the new key: p256, or ed25519 where every peer is a Tokaido node')
+    .choices(['p256', 'ed25519'])
+    .default('p256');
+
+export const publicKeyOption = (): Option =>
+  new Option('--public-key <file>', 'public key of the new CA when a command signs (PEM)');
+
+/** Errors: `CONFIG`. */
+export function readPublicKey(path: string | undefined): { publicKey?: KeyObject } {
+  if (path === undefined) return {};
+  try {
+    return { publicKey: createPublicKey(readFileSync(path)) };
+  } catch (error) {
+    throw new TokaidoError('CONFIG', `${path} is not a public key in PEM form: ${messageOf(error)}`, { cause: error });
   }
 }

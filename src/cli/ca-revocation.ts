@@ -1,12 +1,11 @@
 /** `tokaido ca list`, `revoke` and `crl`: what a CA has issued, and what of it no longer counts. */
 import type { Command } from 'commander';
-import { messageOf, TokaidoError } from '../base/errors.js';
+import { TokaidoError } from '../base/errors.js';
 import { type IssuedRecord, readRecords, revoke, type Selection, writeCrl } from '../pki/ca-records.js';
 import { allCas } from '../pki/ca-rotation.js';
 import { type KeyFlags, keyAccess, withKeyOptions } from './ca-key.js';
 import { action, print, printJson } from './output.js';
-
-const PUBLISH_TIMEOUT_MS = 30_000;
+import { publish } from './publish.js';
 
 interface ListFlags {
   readonly ca: string;
@@ -37,38 +36,11 @@ function selectionOf({ name, serial, certificate }: RevokeFlags): Selection {
   return serial === undefined ? { certificate: certificate as string } : { serial };
 }
 
-/** Brings lists to the root's admin listener, which hands them to every node. Errors: `NETWORK`, `IDENTITY`. */
-async function publish(admin: string, pem: string): Promise<{ published: number; known: number }> {
-  let response: Response;
-  try {
-    const signal = AbortSignal.timeout(PUBLISH_TIMEOUT_MS);
-    response = await fetch(`http://${admin}/crl`, { method: 'POST', body: pem, signal });
-  } catch (error) {
-    throw new TokaidoError(
-      'NETWORK',
-      `the list is written, but not published at ${admin}: ${messageOf((error as Error).cause ?? error)}`,
-      {
-        hint: 'check that --publish names the listen.admin address of the root, and run `tokaido ca crl --publish`',
-        cause: error,
-      },
-    );
-  }
-  const body = (await response.json()) as {
-    published: number;
-    known: number;
-    error?: { message: string; hint?: string };
-  };
-  if (body.error === undefined) return body;
-  const { message, hint } = body.error;
-  throw new TokaidoError('IDENTITY', `the list is written, but refused by ${admin}: ${message}`, {
-    ...(hint === undefined ? {} : { hint }),
-  });
-}
-
 /** Signs a new list, publishes it if asked to, and says what happened. */
 async function writeAndPublish(flags: CrlFlags, revoked: readonly IssuedRecord[]): Promise<void> {
   const list = await writeCrl(allCas(flags.ca, keyAccess(flags)), { days: Number(flags.days), nowMs: Date.now() });
-  const published = flags.publish === undefined ? undefined : await publish(flags.publish, list.pem);
+  const sent = { path: '/crl', what: 'the list', again: 'tokaido ca crl --publish', body: list.pem } as const;
+  const published = flags.publish === undefined ? undefined : await publish(flags.publish, sent);
   if (flags.json) {
     const { path, nextUpdate } = list;
     printJson({ revoked, path, onList: list.revoked, nextUpdate, ...(published === undefined ? {} : { published }) });

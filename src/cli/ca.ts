@@ -1,21 +1,12 @@
 /** `tokaido ca`: the internal certificate authority. */
-import { createPublicKey } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
-import { messageOf, TokaidoError } from '../base/errors.js';
-import { createCa, createIntermediate, issueCertificate, type KeyKind, openCa } from '../pki/ca.js';
+import { createCa, createIntermediate, issueCertificate, openCa } from '../pki/ca.js';
 import { renewCertificate } from '../pki/ca-renewal.js';
-import { retireOld, rotateCa } from '../pki/ca-rotation.js';
-import { type KeyFlags, keyAccess, withKeyOptions } from './ca-key.js';
+import { keyAccess, keyOption, type MadeFlags, publicKeyOption, readPublicKey, withKeyOptions } from './ca-key.js';
 import { registerRevocation } from './ca-revocation.js';
+import { registerRotation } from './ca-rotate.js';
 import { action, print, printJson } from './output.js';
-
-interface MadeFlags extends KeyFlags {
-  readonly days: string;
-  readonly key: KeyKind;
-  readonly json?: boolean;
-}
 
 interface InitFlags extends MadeFlags {
   readonly dir: string;
@@ -43,32 +34,6 @@ interface RenewFlags extends MadeFlags {
   readonly node: string;
 }
 
-interface RotateFlags extends MadeFlags {
-  readonly ca: string;
-  readonly name: string;
-  readonly publicKey?: string;
-  readonly newSigner?: string;
-  readonly retire?: boolean;
-  readonly force?: boolean;
-}
-
-const keyOption = (): Option =>
-  new Option('--key <kind>', 'kind of the new key: p256, or ed25519 where every peer is a Tokaido node')
-    .choices(['p256', 'ed25519'])
-    .default('p256');
-
-const publicKeyOption = (): Option =>
-  new Option('--public-key <file>', 'public key of the new CA when a command signs (PEM)');
-
-function readPublicKey(path: string | undefined): { publicKey?: ReturnType<typeof createPublicKey> } {
-  if (path === undefined) return {};
-  try {
-    return { publicKey: createPublicKey(readFileSync(path)) };
-  } catch (error) {
-    throw new TokaidoError('CONFIG', `${path} is not a public key in PEM form: ${messageOf(error)}`, { cause: error });
-  }
-}
-
 export function registerCa(program: Command): void {
   const ca = program
     .command('ca')
@@ -81,7 +46,7 @@ export function registerCa(program: Command): void {
   registerIntermediate(ca);
   registerIssue(ca);
   registerRenew(ca);
-  registerRotate(ca);
+  registerRotation(ca);
   registerRevocation(ca);
 }
 
@@ -189,52 +154,6 @@ function registerRenew(ca: Command): void {
         const made = await renewCertificate(options, openCa(flags.ca, keyAccess(flags)));
         if (flags.json) printJson(made);
         else print(`${made.identity}\nvalid until ${made.notAfter}`);
-      }),
-    );
-}
-
-function registerRotate(ca: Command): void {
-  withKeyOptions(ca.command('rotate').description('put a new CA in the place of this one; later, retire the old one'))
-    .requiredOption('--ca <folder>', 'folder of the CA')
-    .option('--name <name>', 'name of the new CA', 'ca')
-    .option('--days <number>', 'how long the new CA is valid', '3650')
-    .addOption(keyOption())
-    .option('--new-signer <command>', 'command that signs with the key of the new CA')
-    .addOption(publicKeyOption())
-    .option('--retire', 'end a rotation: nodes shall believe the new CA alone')
-    .option('--force', 'retire although certificates of the old CA are in use: their holders are cut off')
-    .option('--json', 'print one JSON object')
-    .addHelpText(
-      'after',
-      `
-Renew every node (tokaido ca renew) between the two: nodes may be renewed in any order and at any time, and believe one
-another meanwhile. ca list shows who has which certificate.
-
-Example:
-  tokaido ca rotate --ca ./pki
-  tokaido ca rotate --ca ./pki --retire`,
-    )
-    .action(
-      action(async (flags: RotateFlags) => {
-        if (flags.retire === true) {
-          const trust = retireOld(flags.ca, { nowMs: Date.now(), force: flags.force === true });
-          if (flags.json) printJson({ trust });
-          else print(`the old CA is retired\ncopy ${trust} to the file that identity.ca names, on every node`);
-          return;
-        }
-        const oldKey = keyAccess(flags);
-        const { newSigner, ca: folder, name, key: keyKind } = flags;
-        const { passphrase } = oldKey;
-        const newKey =
-          newSigner === undefined
-            ? { keyKind, ...(passphrase === undefined ? {} : { passphrase }) }
-            : { signCommand: newSigner, ...readPublicKey(flags.publicKey) };
-        const made = await rotateCa({ folder, name, days: Number(flags.days), nowMs: Date.now(), ...newKey }, oldKey);
-        if (flags.json) printJson(made);
-        else
-          print(
-            `new CA valid until ${made.notAfter}\nrenew every node, then: tokaido ca rotate --ca ${flags.ca} --retire`,
-          );
       }),
     );
 }

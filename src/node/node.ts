@@ -51,6 +51,7 @@ import { MachineDisk } from './machine-disk.js';
 import { registerNodeMetrics } from './node-metrics.js';
 import { nodeStatus } from './node-status.js';
 import { PublishedLists } from './published-lists.js';
+import { PublishedTrust } from './published-trust.js';
 import type { Recovery } from './recovery.js';
 import { Replica } from './replica.js';
 import type { NodeStatus } from './status.js';
@@ -91,6 +92,7 @@ export class Node {
   #feed: NodeFeed | undefined;
   #ktFollowers: KtFollowers | undefined;
   #publishedLists: PublishedLists | undefined;
+  #publishedTrust: PublishedTrust | undefined;
   readonly enrollment: Enrollment;
   readonly #images: ImageKeeper;
   readonly #backups: BackupCommands | undefined;
@@ -191,13 +193,16 @@ export class Node {
     await this.#replica.open();
     registerNodeMetrics(this);
     // Before anybody is let in: who was revoked stays out from the first moment.
-    this.#publishedLists = new PublishedLists({
+    const published = {
       certificates: this.certificates,
       store: () => this.stores.current,
       writeRefusal: () => this.#replica.writeRefusal(),
       runtime: this.#options.runtime,
       log: this.#log,
-    });
+    };
+    this.#publishedLists = new PublishedLists(published);
+    if (config.identity !== false)
+      this.#publishedTrust = new PublishedTrust({ ...published, caFile: config.identity.ca });
     await this.#listenForFollowers();
     this.#ktFollowers = await KtFollowers.open(this, this.#log);
     this.#replica.follow();
@@ -222,6 +227,7 @@ export class Node {
         },
         takes: {
           '/crl': async (text) => (await this.#publishedLists?.take(text)) ?? {},
+          '/trust': async (text) => (await this.#publishedTrust?.take(text)) ?? {},
           '/tokens': async (text) => await this.enrollment.takeToken(text),
         },
         tokens: () => this.enrollment.tokens(),
@@ -502,6 +508,7 @@ export class Node {
     this.#stopping = true;
     this.#replica.beginStopping();
     this.#publishedLists?.close();
+    this.#publishedTrust?.close();
     this.enrollment.close();
     this.certificates.close();
     await this.#feed?.stop();

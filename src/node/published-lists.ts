@@ -12,11 +12,10 @@ import { crlsOf, isNewer, MAX_CRL_BYTES, parseCrl, type RevocationList } from '.
 import type { NodeIdentity } from '../pki/identity.js';
 import { certificatesOf, pemBlocks } from '../pki/pem.js';
 import { signerIn } from '../pki/trust.js';
-import { FOR_EVERY_NODE, RESERVED_DATABASE } from '../store/reserved.js';
+import { LIST_KEYS, RESERVED_DATABASE } from '../store/reserved.js';
 import type { LocalStore } from '../store/store.js';
 import type { NodeCertificates } from './certificates.js';
 
-const PREFIX = FOR_EVERY_NODE;
 /** How often the store is looked at. */
 const LOOK_MS = 250;
 /** Largest body that somebody may bring: lists in PEM, and certificates of the CAs that signed them. */
@@ -55,7 +54,7 @@ export class PublishedLists {
 
   #look(): void {
     const { store, certificates, log, writeRefusal } = this.#options;
-    const records = [...(store()?.reserved(PREFIX) ?? [])].map(({ key, record }) => ({
+    const records = [...(store()?.reserved(LIST_KEYS) ?? [])].map(({ key, record }) => ({
       name: `${key.toString('latin1')} ${record.versionNs}`,
       // A copy: the view is gone with the next call.
       der: Buffer.from(record.value),
@@ -127,7 +126,7 @@ export class PublishedLists {
 /** One record for each key that signs lists: whatever certificates that CA has had. */
 function keyOf(signer: X509Certificate): Buffer {
   const spki = signer.publicKey.export({ type: 'spki', format: 'der' });
-  return Buffer.from(`${PREFIX}${createHash('sha256').update(spki).digest('hex')}`);
+  return Buffer.from(`${LIST_KEYS}${createHash('sha256').update(spki).digest('hex')}`);
 }
 
 /** The CA that signed a list. Errors: `IDENTITY` when it is none that this node believes. */

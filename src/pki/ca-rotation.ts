@@ -11,6 +11,7 @@ import { type CaOptions, type Issued, type KeyAccess, type OpenCa, openCa, prepa
 import { readRecords } from './ca-records.js';
 import { readKey, readPublic, replace } from './files.js';
 import { certificatesOf, toPem } from './pem.js';
+import { MAX_STATEMENTS, type SignedStatement, signStatement } from './trust-statement.js';
 import { buildCertificate } from './x509.js';
 
 /** Folders of the CAs that this one took the place of. */
@@ -56,21 +57,45 @@ export async function rotateCa(options: CaOptions, oldKey: KeyAccess = {}): Prom
   const files = { certificate: join(folder, 'ca.crt'), key: join(folder, 'ca.key'), trust: join(folder, 'trust.crt') };
   if (existsSync(files.key)) replace(join(place, 'ca.key'), readKey(files.key, 'CA key'), 'key');
   if (made.keyPem !== undefined) replace(files.key, made.keyPem, 'key');
-  replace(files.trust, `${own}${old.certificate}`, 'public');
+  const trust = `${own}${old.certificate}`;
+  // By the old CA, whom everybody believes.
+  await state(folder, trust, old);
+  replace(files.trust, trust, 'public');
   replace(files.certificate, `${own}${bridge}`, 'public');
   const notAfter = new Date(fields.notAfterMs).toISOString();
-  const written = [files.certificate, files.trust, ...(made.keyPem === undefined ? [] : [files.key])];
+  const written = [
+    files.certificate,
+    files.trust,
+    statementsPath(folder),
+    ...(made.keyPem === undefined ? [] : [files.key]),
+  ];
   return { identity: fields.names.uri[0] as string, serial: fields.serial, notAfter, files: written };
+}
+
+/** What nodes were told of whom to believe, the newest last: signed, to be published at the root. */
+export function statementsPath(folder: string): string {
+  return join(folder, 'trust.json');
+}
+
+async function state(folder: string, authorities: string, { signer, clusterId }: OpenCa): Promise<void> {
+  const path = statementsPath(folder);
+  const before = existsSync(path)
+    ? (JSON.parse(readPublic(path, 'statements')) as { readonly statements: readonly SignedStatement[] }).statements
+    : [];
+  const last = before.at(-1);
+  const number = last === undefined ? 1 : (JSON.parse(last.statement) as { readonly number: number }).number + 1;
+  const statements = [...before, await signStatement({ number, clusterId, authorities }, signer)];
+  replace(path, `${JSON.stringify({ statements: statements.slice(-MAX_STATEMENTS) }, null, 2)}\n`, 'public');
 }
 
 /**
  * Ends a rotation: from now on nodes are told to believe the new CA alone. Errors: `IDENTITY` when certificates of an
  * old CA are still valid, unless `force`; their holders are cut off.
  */
-export function retireOld(
+export async function retireOld(
   folder: string,
-  { nowMs, force }: { readonly nowMs: number; readonly force: boolean },
-): string {
+  { nowMs, force, ...access }: KeyAccess & { readonly nowMs: number; readonly force: boolean },
+): Promise<string> {
   const old = oldFolders(folder).map((path) => openCertificate(path).fingerprint256);
   if (!isRotating(folder)) throw new TokaidoError('IDENTITY', `${folder} is not being rotated`);
   const records = readRecords(folder);
@@ -88,6 +113,7 @@ export function retireOld(
     });
   }
   const trust = String(openCertificate(folder));
+  await state(folder, trust, openCa(folder, access));
   replace(join(folder, 'ca.crt'), trust, 'public');
   replace(join(folder, 'trust.crt'), trust, 'public');
   return join(folder, 'trust.crt');

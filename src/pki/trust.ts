@@ -5,12 +5,13 @@
  */
 import type { KeyObject, X509Certificate } from 'node:crypto';
 import type { RevocationList } from './crl.js';
+import { pathLengthOf } from './x509.js';
 
 /** What is wrong with a chain. */
 export type ChainFault = 'untrusted-ca' | 'expired' | 'not-yet-valid' | 'revoked';
 
-/** Most certificates from a leaf up to its root. */
-const MAX_CHAIN = 6;
+/** Most CAs from a leaf up to its root. */
+const MAX_CAS = 5;
 
 function dateFault(certificate: X509Certificate, nowMs: number): ChainFault | undefined {
   if (Date.parse(certificate.validTo) <= nowMs) return 'expired';
@@ -54,27 +55,29 @@ export class Trust {
 
   /**
    * What is wrong with `chain` (a leaf, and whatever else its holder presented), or `undefined` when a path leads from
-   * it to one of the authorities, every certificate on it is in date, and none is revoked by its issuer.
+   * it to one of the authorities, every certificate on it is in date, none is revoked by its issuer, and no CA on it has
+   * more CAs below it than it may. A leaf that is a CA itself is taken as one that signs.
    */
   fault(chain: readonly X509Certificate[], nowMs: number): ChainFault | undefined {
     const [leaf, ...others] = chain;
-    return leaf === undefined ? 'untrusted-ca' : this.#fault(leaf, others, nowMs, MAX_CHAIN);
+    return leaf === undefined ? 'untrusted-ca' : this.#fault(leaf, others, nowMs, leaf.ca ? 1 : 0);
   }
 
   #fault(
     certificate: X509Certificate,
     others: readonly X509Certificate[],
     nowMs: number,
-    depth: number,
+    casBelow: number,
   ): ChainFault | undefined {
     // One that we trust by itself needs no issuer, but it must be in date.
     const isAnchor = this.authorities.some(({ fingerprint256 }) => fingerprint256 === certificate.fingerprint256);
     if (isAnchor) return dateFault(certificate, nowMs);
-    if (depth === 1) return 'untrusted-ca';
+    if (casBelow >= MAX_CAS) return 'untrusted-ca';
     let fault: ChainFault = 'untrusted-ca';
     for (const issuer of [...this.authorities, ...others]) {
       if (issuer === certificate || !isIssuedBy(certificate, issuer)) continue;
-      const above = this.#fault(issuer, others, nowMs, depth - 1);
+      if (casBelow > (pathLengthOf(issuer) ?? MAX_CAS)) continue;
+      const above = this.#fault(issuer, others, nowMs, casBelow + 1);
       if (above === 'untrusted-ca') continue;
       const found = this.#isRevoked(certificate, issuer) ? 'revoked' : (above ?? dateFault(certificate, nowMs));
       if (found === undefined) return undefined;

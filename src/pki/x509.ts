@@ -6,7 +6,7 @@
 import { createHash, type KeyObject, type X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
 import { TokaidoError } from '../base/errors.js';
-import { bits, context, DerReader, der, integer, oid, sequence, TAG, time } from './der.js';
+import { bits, context, DerReader, der, integer, oid, oidText, sequence, TAG, time } from './der.js';
 import type { Signer } from './signer.js';
 
 const ID = {
@@ -86,6 +86,26 @@ export function subjectOf(certificate: X509Certificate): Buffer {
   fields.next(TAG.integer);
   for (let i = 0; i < 3; i++) fields.next(TAG.sequence);
   return fields.next(TAG.sequence).bytes;
+}
+
+/** How many CAs may come between this CA and a leaf; `undefined` when it does not say. */
+export function pathLengthOf(certificate: X509Certificate): number | undefined {
+  const fields = new DerReader(certificate.raw).enter().enter();
+  while (!fields.isAtEnd && fields.peek() !== context(3)) fields.next();
+  if (fields.isAtEnd) return undefined;
+  const list = fields.enter(context(3)).enter();
+  while (!list.isAtEnd) {
+    const extension = list.enter();
+    const id = oidText(extension.next(TAG.oid).content);
+    extension.optional(TAG.boolean);
+    const value = extension.next(TAG.octets).content;
+    if (id !== ID.basicConstraints) continue;
+    const constraints = new DerReader(value).enter();
+    constraints.optional(TAG.boolean);
+    const length = constraints.optional(TAG.integer);
+    return length === undefined ? undefined : Number(`0x${length.content.toString('hex')}`);
+  }
+  return undefined;
 }
 
 function extensions({ publicKey, names, pathLength }: CertificateFields, issuerKey: KeyObject): Buffer {

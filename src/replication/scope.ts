@@ -26,7 +26,7 @@ export const EVERY_DATABASE = '*';
 export const MAX_SCOPE_BYTES = 32 * 1024;
 export const SCOPE_ID_BYTES = 32;
 
-const OF_RESERVED: Keys = [Buffer.from(FOR_EVERY_NODE)];
+const OF_RESERVED: Keys = FOR_EVERY_NODE.map((prefix) => Buffer.from(prefix));
 const ALL_KEYS = 0;
 const PREFIXES = 1;
 

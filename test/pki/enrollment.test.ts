@@ -1,13 +1,13 @@
 /** Requests for certificates: who may have one, and that nobody on the way can use or change them. */
 import assert from 'node:assert/strict';
-import { createPrivateKey } from 'node:crypto';
+import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import fc from 'fast-check';
 import { TokaidoError } from '../../src/base/errors.js';
-import { createCa, issueCertificate, newKeys } from '../../src/pki/ca.js';
+import { createCa, createIntermediate, issueCertificate, newKeys, openCa, prepareCa } from '../../src/pki/ca.js';
 import { rotateCa } from '../../src/pki/ca-rotation.js';
 import {
   decodeAnswer,
@@ -21,6 +21,8 @@ import {
 import { loadNodeIdentity, type NodeIdentity } from '../../src/pki/identity.js';
 import { checkPattern, createToken, matchesName, parseToken } from '../../src/pki/join-token.js';
 import { certificatesOf } from '../../src/pki/pem.js';
+import { Trust } from '../../src/pki/trust.js';
+import { buildCertificate } from '../../src/pki/x509.js';
 
 const nowMs = Date.now();
 
@@ -164,5 +166,20 @@ describe('a request for a certificate', () => {
     const offered = certificatesOf(readFileSync(at('new', 'ca.crt'), 'utf8'), 'new');
     assert.equal(offered.length, 2);
     assert.deepEqual(provenAuthorities(edge.trust, chain, [...offered, ...evil], nowMs), offered);
+  });
+
+  it('an intermediate cannot make itself, or a CA of its own, one that is believed', async () => {
+    await createCa({ folder: at('above'), name: 'above', days: 30, nowMs });
+    const root = openCa(at('above'));
+    const trust = new Trust([root.certificate]);
+    await createIntermediate({ folder: at('online'), name: 'online', days: 9, nowMs }, root);
+    const online = openCa(at('online'));
+    const { fields, signer } = prepareCa({ name: 'mine', days: 5, nowMs }, root.clusterId);
+    const own = new X509Certificate(await buildCertificate(fields, signer));
+    const bridge = new X509Certificate(await buildCertificate(fields, online.signer, online.certificate));
+    const chain = [bridge, online.certificate];
+    assert.equal(trust.fault([online.certificate], nowMs), undefined);
+    assert.equal(trust.fault(chain, nowMs), 'untrusted-ca');
+    assert.deepEqual(provenAuthorities(trust, chain, [own], nowMs), []);
   });
 });

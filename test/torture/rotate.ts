@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { connect } from 'node:tls';
 import { openCa } from '../../src/pki/ca.js';
 import { renewCertificate } from '../../src/pki/ca-renewal.js';
-import { retireOld, rotateCa } from '../../src/pki/ca-rotation.js';
+import { retireOld, rotateCa, statementsPath } from '../../src/pki/ca-rotation.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { Dice } from '../support/random.js';
 import { honestFrames } from './frames.js';
@@ -139,16 +139,23 @@ class Rotation {
     const holder = this.#nodes.at(-1) as ClusterNode;
     for (const name of FILES) cpSync(join(holder.folder, name), join(kept, name));
     await rotateCa({ folder: ca, name: `ca-${round}`, days: 100, nowMs: Date.now() });
+    // Either nobody copies what to believe, or everybody's is copied.
+    const isPublished = this.#dice.chance(0.5);
+    if (isPublished) await this.#publish(ca);
     for (const { name, folder } of shuffled(this.#nodes, this.#dice)) {
       const [certificate, key, trust] = FILES.map((file) => join(folder, file)) as [string, string, string];
       await renewCertificate({ files: { certificate, key, ca: trust }, days: 20, nowMs: Date.now() }, openCa(ca));
       this.#report.progress(`rotation ${round}: ${name} renewed`);
       await sleep(this.#dice.roll() * PAUSE_MS);
     }
-    const trust = retireOld(ca, { nowMs: Date.now(), force: false });
-    for (const { folder } of shuffled(this.#nodes, this.#dice)) {
-      cpSync(trust, join(folder, 'ca.crt'));
-      await sleep(this.#dice.roll() * PAUSE_MS);
+    const trust = await retireOld(ca, { nowMs: Date.now(), force: false });
+    if (isPublished) {
+      await this.#publish(ca);
+    } else {
+      for (const { folder } of shuffled(this.#nodes, this.#dice)) {
+        cpSync(trust, join(folder, 'ca.crt'));
+        await sleep(this.#dice.roll() * PAUSE_MS);
+      }
     }
     await this.#until('a certificate of the old CA opens nothing', async () => await this.#isRefused(kept));
     for (const node of this.#nodes.slice(1)) {
@@ -156,6 +163,13 @@ class Rotation {
         return (await cluster.status(node)).upstream?.state === 'following';
       });
     }
+  }
+
+  async #publish(ca: string): Promise<void> {
+    const [root] = this.#nodes as [ClusterNode];
+    const body = readFileSync(statementsPath(ca));
+    const response = await fetch(`http://127.0.0.1:${root.adminPort}/trust`, { method: 'POST', body });
+    if (!response.ok) this.#fail(`the root did not take whom to believe: ${await response.text()}`);
   }
 
   async #isRefused(kept: string): Promise<boolean> {

@@ -189,7 +189,12 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
     }
     const route = routes[path];
     if (request.method !== 'GET' && request.method !== 'HEAD')
-      answer(response, 405, 'text/plain', 'only GET, and POST to /crl, /tokens, /digest, /feed/copy, /log/trim\n');
+      answer(
+        response,
+        405,
+        'text/plain',
+        'only GET, and POST to /crl, /trust, /tokens, /digest, /feed/copy, /log/trim\n',
+      );
     else if (route === undefined) answer(response, 404, 'text/plain', `there is ${Object.keys(routes).join(', ')}\n`);
     else route(response);
   });
