@@ -221,7 +221,7 @@ function registerVerify(pg: Command): void {
     .option('--remove-orphans', 'remove records whose row is gone (at the root)')
     .addHelpText(
       'after',
-      '\nExample:\n  tokaido pg verify --config ./root.yaml --server edge-7:1978\n\nExits with 1 when something differs. Expiration times are not compared.',
+      '\nExample:\n  tokaido pg verify --config ./root.yaml --server edge-7:1978\n\nCompares values and expiration times. Exits with 1 when something differs.',
     )
     .action(
       action(async (table: string | undefined, flags: VerifyFlags) => {

@@ -19,6 +19,7 @@ import {
   encodeRemoveBulk,
   encodeSetBulk,
   parseRows,
+  type ReadRecord,
 } from './wire.js';
 
 export interface ClientOptions {
@@ -193,6 +194,13 @@ export class TokaidoClient {
 
   /** Values of keys of several databases (by number) in one call, in the order asked; `undefined` without a record. */
   async getMany(refs: readonly { readonly database: number; readonly key: Key }[]): Promise<(Buffer | undefined)[]> {
+    return (await this.getRecords(refs)).map((record) => record?.value);
+  }
+
+  /** As `getMany`, with the expiration times, which are in whole seconds. */
+  async getRecords(
+    refs: readonly { readonly database: number; readonly key: Key }[],
+  ): Promise<(ReadRecord | undefined)[]> {
     this.#checkBulk();
     const wanted = refs.map(({ database, key }) => ({ database: checkDatabase(database), key: bytes(key) }));
     const reply = await this.#ask(encodeGetBulk(wanted), false);
@@ -203,13 +211,13 @@ export class TokaidoClient {
     }
     // The answer keeps the order of the question and leaves out what is not there.
     let at = 0;
-    const values = wanted.map(({ database, key }) => {
+    const records = wanted.map(({ database, key }) => {
       const record = reply.records[at];
       if (record === undefined || record.database !== database || !record.key.equals(key)) return undefined;
       at++;
-      return record.value;
+      return record;
     });
-    if (at === reply.records.length) return values;
+    if (at === reply.records.length) return records;
     throw new TokaidoError('MALFORMED', 'the server answered with records that were not asked for');
   }
 

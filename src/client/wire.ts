@@ -2,8 +2,18 @@
 import { ByteWriter } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
 import { NEVER_EXPIRES } from '../base/types.js';
+import { xtFromSeconds } from '../protocol/expiry.js';
 import { type BinaryKey, MAGIC } from '../protocol/kt-binary.js';
 import { type ColumnEncoding, decodeColumn, encodeColumn } from '../protocol/kt-rpc/columns.js';
+
+/** A record of an answer in the binary protocol. */
+export interface ReadRecord {
+  readonly database: number;
+  readonly key: Buffer;
+  readonly value: Buffer;
+  /** In whole seconds, rounded as the server does it: ms since 1970, or `NEVER_EXPIRES`. */
+  readonly xtMs: number;
+}
 
 export type ClientReply =
   | {
@@ -12,10 +22,7 @@ export type ClientReply =
       readonly headers: ReadonlyMap<string, string>;
       readonly body: Buffer;
     }
-  | {
-      readonly kind: 'records';
-      readonly records: readonly { readonly database: number; readonly key: Buffer; readonly value: Buffer }[];
-    }
+  | { readonly kind: 'records'; readonly records: readonly ReadRecord[] }
   | { readonly kind: 'count'; readonly count: number }
   | { readonly kind: 'error' };
 
@@ -132,7 +139,7 @@ function parseBinary(bytes: Buffer): { reply: ClientReply; bytes: number } | und
   const count = bytes.readUInt32BE(1);
   if (magic === MAGIC.set || magic === MAGIC.remove) return { reply: { kind: 'count', count }, bytes: 5 };
   if (magic !== MAGIC.get) throw new TokaidoError('MALFORMED', 'the server answered with an unknown magic');
-  const records: { database: number; key: Buffer; value: Buffer }[] = [];
+  const records: ReadRecord[] = [];
   let at = 5;
   for (let i = 0; i < count; i++) {
     if (bytes.length < at + 18) return undefined;
@@ -143,6 +150,8 @@ function parseBinary(bytes: Buffer): { reply: ClientReply; bytes: number } | und
       database: bytes.readUInt16BE(at),
       key: bytes.subarray(at + 18, keyEnd),
       value: bytes.subarray(keyEnd, valueEnd),
+      // From 1970 on: so many seconds after 0 ms.
+      xtMs: xtFromSeconds(Number(bytes.readBigUInt64BE(at + 10)), 0),
     });
     at = valueEnd;
   }

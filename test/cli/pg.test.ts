@@ -124,6 +124,23 @@ describe('tokaido pg', () => {
     assert.equal(code, 0);
   });
 
+  it('verify finds an expiration time that is not that of the row', async () => {
+    const { rows } = await sql.query<{ k: string }>(
+      `UPDATE kv SET until = '2040-01-01 00:00:00.7Z' WHERE k IN ('k8', 'k9') RETURNING k`,
+    );
+    assert.equal(rows.length, 2);
+    assert.equal((await verify()).code, 0);
+    const k8 = await client.get('kv/k8', { database: 'kv' });
+    assert.equal(k8?.xtMs, Date.parse('2040-01-01T00:00:00Z'));
+    await client.set('kv/k8', k8.value.toString(), { database: 'kv', xtMs: Date.parse('2041-01-01T00:00:00Z') });
+    await client.set('kv/k9', k8.value.toString(), { database: 'kv' });
+    const found = await verify('--json');
+    assert.equal(found.code, 1);
+    assert.deepEqual(json({ ...found, code: 0 }).different, ['kv/k8', 'kv/k9']);
+    await sql.query(`UPDATE kv SET until = NULL WHERE k IN ('k8', 'k9')`);
+    assert.equal((await verify()).code, 0);
+  });
+
   it('verify lists what differs, removes orphans when asked, and copy mends the rest', async () => {
     await client.set('kv/k3', 'by hand', { database: 'kv' });
     await client.remove('kv/k4', { database: 'kv' });

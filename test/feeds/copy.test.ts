@@ -206,8 +206,15 @@ describe('the initial copy', () => {
   });
 
   it('ranges cover every page once, and the last has no end', () => {
-    assert.deepEqual(pageRanges(0), ['']);
-    assert.deepEqual(pageRanges(4, 4), ['']);
-    assert.deepEqual(pageRanges(9, 4), [`ctid < '(4,0)'`, `ctid >= '(4,0)' AND ctid < '(8,0)'`, `ctid >= '(8,0)'`]);
+    assert.deepEqual(pageRanges(0, 0, 4), [{ from: 0, to: undefined, endPage: 0 }]);
+    assert.deepEqual(pageRanges(0, 4, 4), [{ from: 0, to: undefined, endPage: 4 }]);
+    const later = [
+      { from: 4, to: 8, endPage: 8 },
+      { from: 8, to: undefined, endPage: 9 },
+    ];
+    assert.deepEqual(pageRanges(0, 9, 4), [{ from: 0, to: 4, endPage: 4 }, ...later]);
+    assert.deepEqual(pageRanges(4, 9, 4), later);
+    assert.deepEqual(pageRanges(9, 9, 4), [{ from: 9, to: undefined, endPage: 9 }]);
+    assert.deepEqual(pageRanges(9, 3, 4), [{ from: 9, to: undefined, endPage: 9 }]);
   });
 });

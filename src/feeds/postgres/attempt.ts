@@ -32,6 +32,9 @@ const NOTHING: Lsn = 0n;
 /** How often slot and catalog are looked at when heartbeats are off, ms. */
 const LOOK_MS = 10_000;
 
+/** How often it is asked whether a copy is over, ms. */
+const SETTLE_MS = 20;
+
 export type AttemptState = 'connecting' | 'copying' | 'streaming';
 
 export interface AttemptOptions {
@@ -62,6 +65,16 @@ interface Source {
   readonly replication: ReplicationConnection;
   readonly tables: readonly PublishedTable[];
   readonly types: TypeCatalog;
+}
+
+/** A copy, done or under way, that the stream has to do with. */
+interface Copying {
+  /** What is copied is as of this moment. */
+  readonly moment?: Lsn;
+  /** It goes on beside the stream. */
+  readonly beside?:
+    | { readonly copy: TableCopy; readonly overtaken: Overtaken; readonly tables: readonly PublishedTable[] }
+    | undefined;
 }
 
 export class Attempt {
@@ -146,17 +159,17 @@ export class Attempt {
     if (resumeAt === undefined) {
       const moment = await this.#newSlot(sql, replication, origin);
       const copy = await this.#prepareCopy(source, tables, moment, undefined);
-      if (!(await this.#copyOut(copy))) return;
-      return await this.#streamFrom(moment.lsn, source, undefined, []);
+      if (await this.#copyOut(copy)) await this.#streamFrom(moment.lsn, source, { moment: moment.lsn });
+      return;
     }
     const stale = tables.filter((table) => !this.#whole.isWhole(table));
     if (stale.length === 0) await this.#whole.noteCopying([]);
-    if (stale.length === 0) return await this.#streamFrom(resumeAt, source, undefined, []);
+    if (stale.length === 0) return await this.#streamFrom(resumeAt, source);
     const isBeside = !this.#options.copyFirst && store.feedPosition(FEED_NAME) !== NOTHING;
     const overtaken = isBeside ? new Overtaken() : undefined;
     const copy = await this.#copyBeside(source, stale, overtaken);
-    if (overtaken !== undefined) return await this.#streamFrom(resumeAt, source, overtaken, stale, copy);
-    if (await this.#copyOut(copy)) await this.#streamFrom(resumeAt, source, undefined, []);
+    const copying: Copying = { moment: copy.lsn, beside: overtaken && { copy, overtaken, tables: stale } };
+    if (overtaken !== undefined || (await this.#copyOut(copy))) await this.#streamFrom(resumeAt, source, copying);
   }
 
   /** Where to go on, or `undefined` when everything has to be copied (again). */
@@ -261,7 +274,10 @@ export class Attempt {
     const connection = await this.#open(applicationName(`snapshot of ${this.#name}`));
     const moment = await createSlot(connection, `${config.slot.slice(0, 48)}_copy_${suffix}`, 'of the connection');
     const names = stale.map(({ mapping }) => mapping.table);
-    log.info({ tables: names, lsn: formatLsn(moment.lsn) }, 'tables are new or changed in shape: copying them');
+    log.info(
+      { tables: names, lsn: formatLsn(moment.lsn) },
+      'tables are new, changed in shape or half copied: copying them',
+    );
     const copy = await this.#prepareCopy(source, stale, moment, overtaken);
     this.#connections.delete(connection);
     connection.destroy();
@@ -271,16 +287,14 @@ export class Attempt {
   async #copyOut(copy: TableCopy): Promise<boolean> {
     this.#options.onState('copying');
     const isWhole = await copy.run();
-    if (isWhole) await this.#whole.noteCopying([]);
+    this.#copy = undefined;
     return isWhole;
   }
 
   async #streamFrom(
     startLsn: Lsn,
     { sql, replication, tables, types }: Source,
-    overtaken: Overtaken | undefined,
-    copying: readonly PublishedTable[],
-    copy?: TableCopy,
+    { moment, beside }: Copying = {},
   ): Promise<void> {
     const { config, runtime, log, store, counters, notes } = this.#options;
     const found = await findRows(sql, this.#options.missing);
@@ -289,7 +303,7 @@ export class Attempt {
     const failed = new Promise<never>((_, reject) => {
       fail = reject;
     });
-    if (copy === undefined) this.#interrupt = fail;
+    const overtaken = beside?.overtaken;
     const tell = (ask: boolean): void => {
       const { confirmed } = stream.positions;
       notes.told = confirmed;
@@ -302,8 +316,8 @@ export class Attempt {
       store,
       tables: tables.map((table) => ({
         table,
-        since: copying.includes(table) && copy !== undefined ? copy.lsn : this.#whole.copiedAt(table.mapping),
-        isCopying: copying.includes(table),
+        since: this.#whole.copiedAt(table.mapping),
+        isCopying: beside?.tables.includes(table) === true,
       })),
       overtaken,
       types,
@@ -344,6 +358,7 @@ export class Attempt {
         else if (silentMs > config.silenceMs / 2) tell(true);
       }),
       this.#lookEvery(config.heartbeatMs > 0 ? config.heartbeatMs : LOOK_MS, sql, tables, fail),
+      this.#settle(stream, moment, fail),
     ];
     this.#options.onState('streaming');
     log.info({ slot: config.slot, lsn: formatLsn(startLsn) }, 'streaming');
@@ -358,12 +373,9 @@ export class Attempt {
           fail(error);
         }
       });
-      if (copy !== undefined) {
-        const done = copy.run().then(async (isWhole) => {
-          if (!isWhole) return;
-          this.#copy = undefined;
-          this.#interrupt = fail;
-          await this.#whole.noteCopying([]);
+      if (beside !== undefined) {
+        const done = beside.copy.run().then((isWhole) => {
+          if (isWhole) this.#copy = undefined;
         });
         done.catch(fail);
       }
@@ -372,6 +384,21 @@ export class Attempt {
       for (const timer of timers) timer.cancel();
       this.#copy?.cut();
     }
+  }
+
+  /**
+   * A copy is over once its tables are whole and the stream has reached its moment: until then some records are newer
+   * than the rest. Nothing else may be copied before.
+   */
+  #settle(stream: FeedStream, moment: Lsn | undefined, fail: (error: unknown) => void): Timer {
+    if (moment === undefined) this.#interrupt = fail;
+    const timer = this.#options.runtime.every(SETTLE_MS, () => {
+      if (this.#interrupt !== undefined) return timer.cancel();
+      if (this.#copy !== undefined || moment === undefined || stream.reached < moment) return;
+      this.#interrupt = fail;
+      this.#whole.noteCopying([]).catch(fail);
+    });
+    return timer;
   }
 
   /** Heartbeats, and looks at what does not come with the stream: the slot's WAL, and the shape of the tables. */

@@ -1,7 +1,14 @@
 /**
  * The copy of tables: all their rows as of one moment, in slices, then the removal of records whose row is gone. Several
- * connections share the work: a table is cut into ranges of pages, each connection takes the next range. A table whose
- * last range is written is marked as whole, so that a copy that was interrupted goes on with the tables that are left.
+ * connections share the work: a table is cut into ranges of pages, each connection takes the next range. How many pages
+ * from the first are written is noted behind their rows; a table whose last range is written is marked as whole.
+ *
+ * So a copy that was interrupted goes on where it was, but at a later moment: the old snapshot is gone. Rows that were
+ * copied then are brought up to date by the stream, which applies every change since the first moment (tables.ts keeps
+ * it). A row that moved from a page that was not copied to one that was has been changed, and comes with the stream, too.
+ * Only a rewrite of the whole table moves rows that did not change: it makes another file, and the copy begins anew.
+ * Where there were records before the copy, those without a row are found by the keys of all rows, so the keys of pages
+ * that were copied already are read once more.
  *
  * A snapshot shows rows as of its moment, but not files: rewriting a table (ALTER, TRUNCATE) empties it for older
  * snapshots. So the tables are locked against that first (ACCESS SHARE, what any SELECT takes), and the copy gives up
@@ -13,7 +20,7 @@ import type { Logger } from '../../base/logger.js';
 import type { Runtime } from '../../base/runtime.js';
 import type { Store, StoreTransaction } from '../../store/types.js';
 import { applicationName, type ConnectionConfig, connectSql, cut, endSql } from './connection.js';
-import { BoundMapping, FoundRows, literalPrefix, type MappingCounters } from './mapping.js';
+import { BoundMapping, columnsOfKeys, FoundRows, literalPrefix, type MappingCounters } from './mapping.js';
 import type { Overtaken } from './overtaken.js';
 import type { Lsn, Tuple } from './pgoutput.js';
 import { quoteIdentifier, quoteTable } from './setup.js';
@@ -25,8 +32,10 @@ const SLICE_ROWS = 1000;
 /** Slices that one connection has written and that are not committed yet. */
 const MAX_OUTSTANDING = 4;
 const ORPHAN_PAGE = 1000;
-/** Pages (8 KiB) of one range. */
-const RANGE_PAGES = 1024;
+/** Pages (8 KiB) of one range, all partitions together: what an interruption may cost each connection. */
+const RANGE_PAGES = 64;
+/** Ranges of one table; those of a larger table have more pages. */
+const MAX_RANGES = 16_384;
 
 /** How far a copy is; for status. */
 export interface CopyProgress {
@@ -59,16 +68,29 @@ export interface CopyOptions {
   readonly stopped: () => boolean;
 }
 
+/** Pages of a table, from where the range before it ends. */
+interface Range {
+  readonly query: string;
+  /** First page behind it; of the last range, which has no end, the pages that there were. */
+  readonly endPage: number;
+  /** Its rows are written already: only their keys are of interest. */
+  readonly isOld: boolean;
+  isDone: boolean;
+}
+
 /** One table under way. */
 interface Work {
   readonly table: PublishedTable;
   readonly bound: BoundMapping;
   readonly prefix: Buffer;
-  /** Keys copied; only a store that has records of this table already can have orphans. */
+  /** Keys that have a row; only where there were records before the copy there can be orphans. */
   readonly seen: Set<string> | undefined;
-  readonly ranges: string[];
-  /** Ranges not yet written. */
-  left: number;
+  readonly ranges: readonly Range[];
+  /** Ranges taken; ranges done without a gap from the first. */
+  taken: number;
+  done: number;
+  /** A note of `done` is on its way. */
+  isNoting: boolean;
   rows: number;
 }
 
@@ -105,57 +127,92 @@ async function lockTables(sql: pg.Client, tables: readonly PublishedTable[]): Pr
   for (const { mapping } of tables) await sql.query(`LOCK TABLE ${quoteTable(mapping.table)} IN ACCESS SHARE MODE`);
   const { rows } = await sql.query<{ name: string }>(
     `SELECT c.oid::regclass AS name FROM pg_class c
-     WHERE c.oid = ANY ($1::oid[]) AND c.relkind = 'r' AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)`,
+     WHERE (c.oid = ANY ($1::oid[]) OR c.oid IN (SELECT t.relid FROM unnest($1::oid[]) o, pg_partition_tree(o) t))
+       AND c.relkind = 'r' AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)`,
     [tables.map(({ oid }) => oid)],
   );
   if (rows[0] !== undefined) throw new Rewritten(rows[0].name);
 }
 
-/** All rows of a table, or of a partitioned one with its partitions. */
-export function selectFrom({ mapping, columns, isPartitioned }: PublishedTable): string {
-  const only = isPartitioned ? '' : 'ONLY ';
-  return `SELECT ${columns.map(({ name }) => quoteIdentifier(name)).join(', ')} FROM ${only}${quoteTable(mapping.table)}`;
+/** All rows of a table, or of a partitioned one with its partitions. `only` replaces other columns by NULL. */
+export function selectFrom({ mapping, columns, isPartitioned }: PublishedTable, only?: readonly string[]): string {
+  const from = isPartitioned ? '' : 'ONLY ';
+  const list = columns.map(({ name }) => (only?.includes(name) === false ? 'NULL' : quoteIdentifier(name)));
+  return `SELECT ${list.join(', ')} FROM ${from}${quoteTable(mapping.table)}`;
 }
 
-async function planWork(sql: pg.Client, { tables, types, counters, store, progress }: CopyOptions): Promise<Work[]> {
+/** Of partitions: the pages of the largest, the rows of all, and how many there are. */
+const SIZE = `
+  SELECT pg_relation_filenode($1::oid) AS file, coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint AS rows,
+         coalesce(max(pg_relation_size(c.oid)), 0) / current_setting('block_size')::int AS pages, count(*) AS files
+  FROM pg_class c
+  WHERE c.relkind = 'r' AND (c.oid = $1::oid OR c.oid IN (SELECT relid FROM pg_partition_tree($1::oid)))`;
+
+interface SizeRow {
+  readonly file: string | null;
+  readonly rows: string;
+  readonly pages: string;
+  readonly files: string;
+}
+
+/** Decides for each table where its copy begins, or goes on, and notes it. */
+async function planWork(sql: pg.Client, options: CopyOptions): Promise<Work[]> {
+  const { tables, types, counters, store, progress, whole, lsn, log } = options;
   const works: Work[] = [];
   for (const table of tables) {
-    const { mapping, columns, filter, isPartitioned } = table;
+    const { mapping, columns } = table;
     const bound = new BoundMapping(mapping, columns, types, counters);
-    const query = selectFrom(table);
-    const { rows } = await sql.query<{ pages: string; rows: string }>(
-      `SELECT pg_relation_size(oid) / current_setting('block_size')::int AS pages, greatest(reltuples, 0)::bigint AS rows
-       FROM pg_class WHERE oid = $1`,
-      [table.oid],
-    );
-    progress.expectedRows += Number(rows[0]?.rows ?? 0);
-    const ranges = (isPartitioned ? [''] : pageRanges(Number(rows[0]?.pages ?? 0))).map((range) => {
-      const conditions = [range, filter === undefined ? '' : `(${filter})`].filter((condition) => condition !== '');
-      return conditions.length === 0 ? query : `${query} WHERE ${conditions.join(' AND ')}`;
-    });
     const prefix = literalPrefix(mapping.key);
-    const seen = store.keys(bound.database, prefix, undefined, 1).length > 0 ? new Set<string>() : undefined;
-    works.push({ table, bound, prefix, seen, ranges, left: ranges.length, rows: 0 });
+    const [size] = (await sql.query<SizeRow>(SIZE, [table.oid])).rows as [SizeRow];
+    const [pages, files] = [Number(size.pages), Number(size.files)];
+    const begun = whole.begun(table, size.file);
+    const isOverRecords = begun?.isOverRecords ?? store.keys(bound.database, prefix, undefined, 1).length > 0;
+    if (begun === undefined) await whole.begin(table, size.file, lsn, isOverRecords);
+    const from = begun?.pages ?? 0;
+    if (from > 0) log.info({ table: mapping.table, page: from, pages }, 'going on with a copy that was interrupted');
+    const rangePages = Math.ceil(Math.max(RANGE_PAGES / Math.max(1, files), pages / MAX_RANGES));
+    const ranges = pageRanges(from, pages, rangePages).map((range) => rangeOf(table, range, false));
+    if (isOverRecords && from > 0) ranges.unshift(rangeOf(table, { from: 0, to: from, endPage: from }, true));
+    progress.expectedRows += Math.round(Number(size.rows) * (1 - Math.min(1, from / Math.max(1, pages))));
+    const seen = isOverRecords ? new Set<string>() : undefined;
+    works.push({ table, bound, prefix, seen, ranges, taken: 0, done: 0, isNoting: false, rows: 0 });
   }
   return works;
 }
 
-/** Conditions that cut a table into ranges; the last has no end. */
-export function pageRanges(pages: number, rangePages = RANGE_PAGES): string[] {
-  const ranges: string[] = [];
-  for (let from = 0; from === 0 || from < pages; from += rangePages) {
-    const start = from === 0 ? '' : `ctid >= '(${from},0)'`;
-    const end = from + rangePages < pages ? `ctid < '(${from + rangePages},0)'` : '';
-    ranges.push([start, end].filter((condition) => condition !== '').join(' AND '));
-  }
+/** Pages from `from` up to `to`, or to the end however far it is. */
+export interface PageRange {
+  readonly from: number;
+  readonly to: number | undefined;
+  readonly endPage: number;
+}
+
+/** Cuts a table of so many pages into ranges, from a page on; the last has no end. */
+export function pageRanges(from: number, pages: number, rangePages: number): PageRange[] {
+  const ranges: PageRange[] = [];
+  let at = from;
+  for (; at + rangePages < pages; at += rangePages)
+    ranges.push({ from: at, to: at + rangePages, endPage: at + rangePages });
+  ranges.push({ from: at, to: undefined, endPage: Math.max(at, pages) });
   return ranges;
+}
+
+function rangeOf(table: PublishedTable, { from, to, endPage }: PageRange, isOld: boolean): Range {
+  const conditions = [
+    from === 0 ? undefined : `ctid >= '(${from},0)'`,
+    to === undefined ? undefined : `ctid < '(${to},0)'`,
+    table.filter === undefined ? undefined : `(${table.filter})`,
+  ].filter((condition) => condition !== undefined);
+  const select = selectFrom(table, isOld ? columnsOfKeys(table.mapping) : undefined);
+  const query = conditions.length === 0 ? select : `${select} WHERE ${conditions.join(' AND ')}`;
+  return { query, endPage, isOld, isDone: false };
 }
 
 export class TableCopy {
   readonly #options: CopyOptions;
   readonly #clients: readonly pg.Client[];
   readonly #works: readonly Work[];
-  /** One connection failed: the others need not go on. */
+  /** One connection failed, or all were cut: none may go on. */
   #failed = false;
 
   constructor(options: CopyOptions, clients: readonly pg.Client[], works: readonly Work[]) {
@@ -188,17 +245,21 @@ export class TableCopy {
     }
   }
 
-  /** Cuts the connections: what waits for them fails. */
+  /** Cuts the connections: what waits for them fails, and nothing more is written. */
   cut(): void {
+    this.#failed = true;
     for (const sql of this.#clients) cut(sql);
   }
 
   async #work(sql: pg.Client): Promise<void> {
     try {
       for (const work of this.#works) {
-        for (let query = work.ranges.shift(); query !== undefined; query = work.ranges.shift()) {
-          if (!(await this.#copyRange(sql, work, query))) return;
-          if (--work.left === 0) await this.#finish(work);
+        for (let range = work.ranges[work.taken++]; range !== undefined; range = work.ranges[work.taken++]) {
+          if (!(await this.#copyRange(sql, work, range)) || this.#stopped) return;
+          range.isDone = true;
+          while (work.ranges[work.done]?.isDone === true) work.done++;
+          if (work.done === work.ranges.length) await this.#finish(work);
+          else await this.#note(work);
         }
       }
     } catch (error) {
@@ -207,11 +268,21 @@ export class TableCopy {
     }
   }
 
-  async #copyRange(sql: pg.Client, work: Work, query: string): Promise<boolean> {
+  /** Notes how far the table is, behind the commits of its rows: the note is on no disk without them. */
+  async #note(work: Work): Promise<void> {
+    if (work.isNoting) return;
+    work.isNoting = true;
+    const last = work.ranges[work.done - 1];
+    if (last !== undefined) await this.#options.whole.notePages(work.table.mapping, last.endPage);
+    work.isNoting = false;
+  }
+
+  /** Returns false when it was stopped. */
+  async #copyRange(sql: pg.Client, work: Work, range: Range): Promise<boolean> {
     const { progress } = this.#options;
     const { bound, seen } = work;
     const outstanding: Promise<unknown>[] = [];
-    await sql.query(`DECLARE tokaido_copy NO SCROLL CURSOR FOR ${query}`);
+    await sql.query(`DECLARE tokaido_copy NO SCROLL CURSOR FOR ${range.query}`);
     const fetch = async (): Promise<{ rows: unknown }> =>
       await sql.query({ text: `FETCH ${SLICE_ROWS} FROM tokaido_copy`, rowMode: 'array' } as never);
     let fetching = fetch();
@@ -228,6 +299,7 @@ export class TableCopy {
           for (const key of bound.keys(row)) seen.add(key.toString('latin1'));
         }
       }
+      if (range.isOld) continue;
       const committed = this.#write(bound, slice);
       committed.catch(() => undefined);
       outstanding.push(committed);
@@ -245,6 +317,8 @@ export class TableCopy {
     const changes = slice.map((row) => bound.put(row));
     const found = new FoundRows();
     await store.write((transaction) => {
+      // What still waited when the copy was given up is older than what the next one begins with.
+      if (this.#failed) throw new TokaidoError('FEED', 'the copy was given up');
       const target = onlyDifferences(transaction, overtaken);
       // A copied row is whole: nothing can be missing.
       for (const change of changes) change(target, [], found);
@@ -252,10 +326,10 @@ export class TableCopy {
   }
 
   async #finish({ table, bound, prefix, seen, rows }: Work): Promise<void> {
-    const { log, whole, lsn, progress } = this.#options;
+    const { log, whole, progress } = this.#options;
     const orphans = seen === undefined ? 0 : await this.#removeOrphans(bound.database, prefix, seen);
     if (this.#stopped) return;
-    await whole.setWhole(table, lsn);
+    await whole.setWhole(table);
     progress.tablesDone++;
     log.info({ table: table.mapping.table, rows, orphans }, 'table copied');
   }

@@ -391,6 +391,11 @@ export function keyColumns(template: string): string[] {
   return parseTemplate(template).flatMap((part) => ('column' in part ? [part.column] : []));
 }
 
+/** Columns that decide which keys a row has. */
+export function columnsOfKeys({ key, deleted }: TableMapping): string[] {
+  return [...keyColumns(key), ...(deleted === undefined ? [] : [deleted.column])];
+}
+
 function columnsOf({ key, value, expires, deleted }: TableMapping): string[] {
   const lists =
     'json' in value ? value.json : 'msgpack' in value ? value.msgpack : 'column' in value ? [value.column] : [];

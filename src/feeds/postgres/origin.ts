@@ -7,6 +7,7 @@ import type { Store } from '../../store/types.js';
 import type { ReplicationConnection } from './connection.js';
 import { formatLsn, type Lsn, parseLsn } from './pgoutput.js';
 import type { SlotState } from './slots.js';
+import { isCopying } from './tables.js';
 
 /** Which Postgres, and how often its history forked. */
 export interface Origin {
@@ -93,6 +94,8 @@ export class OriginNotes {
       const end = await endOfTimeline(replication, timeline, origin.timeline);
       if (end === undefined || end < position)
         return `Postgres went on at ${end === undefined ? 'an unknown position' : formatLsn(end)} without what was applied from it`;
+      // What a copy reads is newer than the position of the stream, and may be lost with the old history.
+      if (isCopying(this.#store)) return 'Postgres went on elsewhere while tables were copied';
     }
     if (this.#store.feedPosition(RESERVED) === undefined) return undefined;
     const most = this.told ?? this.confirmable;

@@ -31,6 +31,9 @@ export interface PublishedTable {
 const NOT_COPIED = 0n;
 const NAME = 'postgres table';
 const AT = 'postgres copied';
+/** What the copy under way is of, and how many pages of it are written. */
+const BEGUN = 'postgres begun';
+const PAGES = 'postgres pages';
 /** Name of the feed in the store. */
 export const FEED_NAME = 'postgres';
 const COPYING = copyingNote(FEED_NAME, '');
@@ -149,7 +152,23 @@ export class TablesChanged extends TokaidoError {
   }
 }
 
-/** Which tables are whole in the store, and since when: kept there as feed positions beside that of the stream. */
+/** Whether a copy is under way, or was when the process ended. */
+export function isCopying(store: Store): boolean {
+  return store.feeds().some(({ feed, position }) => feed.startsWith(COPYING) && position !== 0n);
+}
+
+/** A copy that was interrupted. */
+export interface BegunCopy {
+  /** So many pages of the table, from its first, are written. */
+  readonly pages: number;
+  /** There were records already when it began: some may have no row. */
+  readonly isOverRecords: boolean;
+}
+
+/**
+ * Which tables are whole in the store, and since when; how far a copy under way is. Kept in the store as feed positions
+ * beside that of the stream, so that they are committed in the order of the rows that they speak of.
+ */
 export class CopiedTables {
   readonly #store: Store;
 
@@ -161,7 +180,7 @@ export class CopiedTables {
     return `${prefix} ${table} ${database} ${key}`;
   }
 
-  /** The moment of the table's copy: what was committed before it is in there. */
+  /** The moment at which the table's copy began: every change since then comes, or came, with the stream. */
   copiedAt(mapping: TableMapping): Lsn {
     return this.#store.feedPosition(this.#nameOf(mapping, AT)) ?? 0n;
   }
@@ -170,10 +189,39 @@ export class CopiedTables {
     return this.#store.feedPosition(this.#nameOf(mapping)) === fingerprint;
   }
 
-  /** The table is in the store, whole, as of a moment and as `fingerprint` describes it. */
-  async setWhole({ mapping, fingerprint }: PublishedTable, lsn: Lsn): Promise<void> {
+  /**
+   * How far an interrupted copy of the table came; `undefined` when there is none that may go on, because the table has
+   * another shape or was rewritten to another `file`: then its pages hold other rows than they did.
+   */
+  begun(table: PublishedTable, file: string | null): BegunCopy | undefined {
+    const known = this.#store.feedPosition(this.#nameOf(table.mapping, BEGUN));
+    const pages = Number(this.#store.feedPosition(this.#nameOf(table.mapping, PAGES)) ?? 0n);
+    for (const isOverRecords of [false, true]) {
+      if (known === identityOf(table, file, isOverRecords)) return { pages, isOverRecords };
+    }
+    return undefined;
+  }
+
+  /** A copy of the table begins, as of a moment. Resolves once nothing that it writes can be on the disk without that. */
+  async begin(table: PublishedTable, file: string | null, lsn: Lsn, isOverRecords: boolean): Promise<void> {
+    const { mapping } = table;
+    // In this order: what is half copied counts neither as whole nor as a copy of another moment.
+    await this.forget([mapping]);
     await this.#store.mark({ feed: this.#nameOf(mapping, AT), position: lsn }).committed;
+    await this.notePages(mapping, 0);
+    const identity = identityOf(table, file, isOverRecords);
+    await this.#store.mark({ feed: this.#nameOf(mapping, BEGUN), position: identity }).committed;
+  }
+
+  /** All rows of the table's first pages are committed. */
+  async notePages(mapping: TableMapping, pages: number): Promise<void> {
+    await this.#store.mark({ feed: this.#nameOf(mapping, PAGES), position: BigInt(pages) }).committed;
+  }
+
+  /** The table is in the store, whole, as `fingerprint` describes it. */
+  async setWhole({ mapping, fingerprint }: PublishedTable): Promise<void> {
     await this.#store.mark({ feed: this.#nameOf(mapping), position: fingerprint }).flushed;
+    await this.#store.mark({ feed: this.#nameOf(mapping, BEGUN), position: NOT_COPIED }).committed;
   }
 
   /** Tables of these databases, and of no other, are being copied. Every node knows it from its replicated state. */
@@ -186,16 +234,16 @@ export class CopiedTables {
     }
   }
 
-  /** It has to be copied again. */
+  /** It has to be copied again, from its beginning. */
   async forget(mappings: readonly TableMapping[]): Promise<void> {
-    await this.#forget(mappings.map((mapping) => this.#nameOf(mapping)));
+    await this.#forget(mappings.flatMap((mapping) => [this.#nameOf(mapping), this.#nameOf(mapping, BEGUN)]));
   }
 
   /** Forgets every table but these: what is not streamed any more does not stay right. */
   async forgetAllBut(mappings: readonly TableMapping[]): Promise<void> {
-    const kept = new Set(mappings.map((mapping) => this.#nameOf(mapping)));
-    const known = this.#store.feeds().filter(({ feed }) => feed.startsWith(NAME) && !kept.has(feed));
-    await this.#forget(known.map(({ feed }) => feed));
+    const kept = new Set(mappings.flatMap((mapping) => [this.#nameOf(mapping), this.#nameOf(mapping, BEGUN)]));
+    const known = this.#store.feeds().filter(({ feed }) => feed.startsWith(NAME) || feed.startsWith(BEGUN));
+    await this.#forget(known.filter(({ feed }) => !kept.has(feed)).map(({ feed }) => feed));
   }
 
   async #forget(names: readonly string[]): Promise<void> {
@@ -204,4 +252,10 @@ export class CopiedTables {
       await this.#store.mark({ feed, position: NOT_COPIED }).flushed;
     }
   }
+}
+
+/** Stands for one copy of a table: of this shape, from this file, into an empty place or over what was there. Never 0. */
+function identityOf({ fingerprint }: PublishedTable, file: string | null, isOverRecords: boolean): bigint {
+  const hash = createHash('sha256').update(JSON.stringify([String(fingerprint), file, isOverRecords]));
+  return hash.digest().readBigUInt64BE(0) || 1n;
 }

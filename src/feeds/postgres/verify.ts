@@ -1,5 +1,5 @@
 /**
- * Compares a node with Postgres: every row of the mapped tables with its record, and every record of theirs with the
+ * Compares a node with Postgres: every row of the mapped tables with its record (value and expiration time), and every record of theirs with the
  * rows. Neither side stands still meanwhile, so a difference counts only when it is still there each time it is looked
  * at again: the row first, then the position at which it was read, then the record once the node has reached that
  * position, then the row once more. What is equal at one such position is right; what never was, although the row stood
@@ -10,6 +10,7 @@ import { TokaidoError } from '../../base/errors.js';
 import { NEVER_EXPIRES } from '../../base/types.js';
 import { databaseNumber, walkRecords } from '../../client/bulk.js';
 import type { TokaidoClient } from '../../client/client.js';
+import { secondsFromXt } from '../../protocol/expiry.js';
 import { selectFrom } from './copy.js';
 import { findTable } from './inspect.js';
 import { BoundMapping, keyColumns, literalPrefix, type TableMapping } from './mapping.js';
@@ -49,6 +50,7 @@ type Doubt = readonly [key: string, expected: Expected, what: 'missing' | 'diffe
 
 interface Expected {
   readonly value: Buffer;
+  readonly xtMs: number;
   /** The row's values of the key columns. */
   readonly where: readonly (string | null)[];
 }
@@ -85,20 +87,21 @@ export async function verifyTable(options: VerifyOptions): Promise<VerifyReport>
       if (typeof records === 'string') continue;
       const where = places.map((at) => row[at] ?? null);
       for (const { key, value, xtMs } of records) {
-        if (xtMs === NEVER_EXPIRES || xtMs > options.nowMs()) slice.set(key.toString('latin1'), { value, where });
+        if (!isOver({ xtMs }, options.nowMs())) slice.set(key.toString('latin1'), { value, xtMs, where });
       }
     }
     return slice;
   };
   const differing = async (slice: ReadonlyMap<string, Expected>): Promise<Doubt[]> => {
     const entries = [...slice];
-    const values = await client.getMany(
+    const records = await client.getRecords(
       entries.map(([key]) => ({ database: number, key: Buffer.from(key, 'latin1') })),
     );
     return entries.flatMap(([key, expected], at): Doubt[] => {
-      const value = values[at];
-      if (value === undefined) return [[key, expected, 'missing']];
-      return value.equals(expected.value) ? [] : [[key, expected, 'different']];
+      const record = records[at];
+      // A record that reached its time between the two looks is no loss.
+      if (record === undefined) return isOver(expected, options.nowMs()) ? [] : [[key, expected, 'missing']];
+      return isSame(record, expected) ? [] : [[key, expected, 'different']];
     });
   };
 
@@ -129,7 +132,8 @@ export async function verifyTable(options: VerifyOptions): Promise<VerifyReport>
       // Only a row that stood still meanwhile proves anything: the record may be any of the rows in between.
       const after = await lookAgain(where);
       for (const doubt of found) {
-        const stoodStill = after.get(doubt[0])?.value.equals(doubt[1].value) === true;
+        const now = after.get(doubt[0]);
+        const stoodStill = now !== undefined && isSame(now, doubt[1]);
         (stoodStill ? doubtful : moving).push(doubt);
       }
     }
@@ -160,6 +164,20 @@ export async function verifyTable(options: VerifyOptions): Promise<VerifyReport>
     different: keysOfKind('different'),
     orphans: [...orphans].map((key) => Buffer.from(key, 'latin1')),
   };
+}
+
+interface Content {
+  readonly value: Buffer;
+  readonly xtMs: number;
+}
+
+/** Clients see expiration times in whole seconds. */
+function isSame(one: Content, other: Content): boolean {
+  return one.value.equals(other.value) && secondsFromXt(one.xtMs) === secondsFromXt(other.xtMs);
+}
+
+function isOver({ xtMs }: Pick<Content, 'xtMs'>, nowMs: number): boolean {
+  return xtMs !== NEVER_EXPIRES && xtMs <= nowMs;
 }
 
 async function tuplesOf(sql: pg.Client, text: string, values: readonly unknown[] = []): Promise<readonly Tuple[]> {
