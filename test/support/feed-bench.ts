@@ -10,6 +10,7 @@ import { LmdbEngine } from '../../src/engine/lmdb.js';
 import { PostgresFeed, type PostgresFeedConfig, type PostgresFeedStatus } from '../../src/feeds/postgres/feed.js';
 import type { TableMapping } from '../../src/feeds/postgres/mapping.js';
 import { parseLsn } from '../../src/feeds/postgres/pgoutput.js';
+import { isCopying } from '../../src/feeds/postgres/tables.js';
 import { parseDatabases } from '../../src/store/database-spec.js';
 import { LocalStore } from '../../src/store/store.js';
 import type { Store } from '../../src/store/types.js';
@@ -131,7 +132,7 @@ export class FeedBench {
     const lsn = parseLsn(rows[0]?.lsn ?? '');
     const isThere = (): boolean => {
       const { state, copy, confirmedLsn } = this.status;
-      return state === 'streaming' && copy === undefined && parseLsn(confirmedLsn) >= lsn;
+      return state === 'streaming' && copy === undefined && !isCopying(this.store) && parseLsn(confirmedLsn) >= lsn;
     };
     await eventually(`the feed reaches ${rows[0]?.lsn}`, isThere, deadlineMs).catch((error: unknown) => {
       throw new Error(`${String(error)}: ${JSON.stringify(this.status)} ${this.logged.join('\n')}`);
