@@ -159,8 +159,9 @@ export class Attempt {
     if (resumeAt === undefined) {
       const moment = await this.#newSlot(sql, replication, origin);
       const copy = await this.#prepareCopy(source, tables, moment, undefined);
-      if (await this.#copyOut(copy)) await this.#streamFrom(moment.lsn, source, { moment: moment.lsn });
-      return;
+      if (!(await this.#copyOut(copy))) return;
+      await this.#whole.noteCopying([]);
+      return await this.#streamFrom(moment.lsn, source);
     }
     const stale = tables.filter((table) => !this.#whole.isWhole(table));
     if (stale.length === 0) await this.#whole.noteCopying([]);
