@@ -244,6 +244,17 @@ export class Node {
     await this.#replica.beginWriting();
     await this.#loadTextDatabases();
     this.#startFeed();
+    // Seeded by another root, a root has another store: its feed goes on there, from the position in it.
+    this.stores.onSwap(() => {
+      void this.#restartFeed().catch((error: unknown) => this.#options.onFatal(error));
+    });
+  }
+
+  async #restartFeed(): Promise<void> {
+    const before = this.#feed;
+    this.#feed = undefined;
+    await before?.stop();
+    this.#startFeed();
   }
 
   #proof(): Live<NodeIdentity> {
@@ -453,6 +464,11 @@ export class Node {
 
   get upstream(): UpstreamFollower | undefined {
     return this.#replica.upstream;
+  }
+
+  /** Links to the other roots. */
+  get peers(): readonly UpstreamFollower[] {
+    return this.#replica.peers;
   }
 
   get stores(): StoreHolder {

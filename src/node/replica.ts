@@ -6,16 +6,21 @@
 import { AssertionFailure, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
+import { sid } from '../base/types.js';
 import type { Identity } from '../pki/names.js';
 import { Equality } from '../replication/equality.js';
-import { encodeFrame, type PathNode } from '../replication/frames.js';
+import type { Exchange } from '../replication/exchange.js';
+import { encodeFrame, type OriginBeat, type PathNode } from '../replication/frames.js';
 import { Heartbeats } from '../replication/heartbeats.js';
 import type { Peer, PeerLink } from '../replication/link.js';
+import { Scope } from '../replication/scope.js';
 import { ScopePolicy, type ScopeRule } from '../replication/scope-policy.js';
 import { ReplicationServer } from '../replication/server.js';
 import { joinTrees, type TreeNode } from '../replication/tree.js';
-import { inOrder } from '../replication/upstream-choice.js';
+import { inOrder, type UpstreamAddress } from '../replication/upstream-choice.js';
 import { type Connect, type LinkEvents, UpstreamFollower } from '../replication/upstream-follower.js';
+import type { UpstreamHost } from '../replication/upstream-session.js';
+import type { Proof } from '../store/proof.js';
 import type { FeedPosition } from '../store/types.js';
 import { scopeRules } from './config/policy-schema.js';
 import type { NodeConfig } from './config/schema.js';
@@ -68,6 +73,7 @@ export class Replica {
   #scopes: ScopePolicy;
   #replication: ReplicationServer | undefined;
   #upstream: UpstreamFollower | undefined;
+  #peers: readonly UpstreamFollower[] = [];
   #sweep: Timer | undefined;
   #stopping = false;
 
@@ -76,7 +82,9 @@ export class Replica {
     this.#options = options;
     this.#rootAddress = options.rootAddress;
     const { config, directory, disk, runtime, log, onFatal } = options;
-    this.equality = new Equality({ runtime, log, onEqual: (proof) => this.#replication?.prove(proof) });
+    // A root proves what it has by itself; what another root proves is not for its followers.
+    const onEqual = (proof: Proof): void => (config.role === 'root' ? undefined : this.#replication?.prove(proof));
+    this.equality = new Equality({ runtime, log, onEqual });
     this.#scopes = new ScopePolicy(scopeRules(config));
     this.stores = new StoreHolder({ config, directory, disk, runtime, log, onFatal });
     this.progress = new FeedProgress({
@@ -139,7 +147,8 @@ export class Replica {
       stalledMs: config.replication.silenceMs * STALLED_SILENCES,
       snapshotBytesPerSecond: config.replication.snapshotBytesPerSecond,
       reached: () => this.progress.forFollowers(),
-      scopeFor: (peer) => this.#scopes.for(peer),
+      scopeFor: (peer) => (peer.role === 'root' ? Scope.WHOLE : this.#scopes.for(peer)),
+      exchange: this.#exchange(),
       path: () => [this.#self(), ...this.#path],
       rootAddress: () => this.#rootAddress,
       isRecovering: () => this.recovery.active,
@@ -157,16 +166,10 @@ export class Replica {
   /** A follower's link passed authentication. Returns who handles its events. */
   accept(peer: Peer, link: PeerLink): LinkEvents {
     const server = this.#replication;
-    if (server === undefined) {
-      link.send([
-        encodeFrame({
-          type: 'refuse',
-          code: 'NOT_READY',
-          message: 'this node has no data yet: it is being seeded itself',
-        }),
-      ]);
-      link.close();
-      return { onData: () => undefined, onDrain: () => undefined, onClose: () => undefined };
+    if (server === undefined) return turnAway(link, 'NOT_READY', 'this node has no data yet: it is being seeded itself');
+    if (peer.role === 'root' && !this.#isPeer(peer.name)) {
+      const { name } = this.#options.self;
+      return turnAway(link, 'PEER', `${name} does not exchange with ${peer.name}: name it under peers there, too`);
     }
     const session = server.accept(peer, link);
     return {
@@ -175,6 +178,11 @@ export class Replica {
       onClose: () => server.closed(session),
       onDistrust: () => session.askToRelink(),
     };
+  }
+
+  /** Whether the configuration names this root among those to exchange with, or lets any be one of them. */
+  #isPeer(name: string): boolean {
+    return this.#options.config.peers.some((peer) => peer.name === undefined || peer.name === name);
   }
 
   /** What a follower gets from here, for people. */
@@ -197,12 +205,20 @@ export class Replica {
     this.#replication?.relink();
   }
 
-  /** Keeps a link to an upstream from now on, unless this is a root. */
+  /** Keeps a link to an upstream from now on; a root keeps one to each root that it exchanges with. */
   follow(): void {
-    const { config, runtime, log, self, connect } = this.#options;
-    if (config.role === 'root') return;
-    this.#upstream = new UpstreamFollower({
-      upstreams: inOrder(config.upstreams, config.region),
+    const { config } = this.#options;
+    if (config.role !== 'root') {
+      this.#upstream = this.#followOne(inOrder(config.upstreams, config.region), this.#upstreamHost());
+      return;
+    }
+    this.#peers = config.peers.map((peer) => this.#followOne([peer], this.#peerHost()));
+  }
+
+  #followOne(upstreams: readonly UpstreamAddress[], host: Omit<UpstreamHost, 'onEnd'>): UpstreamFollower {
+    const { config, runtime, log, connect } = this.#options;
+    return new UpstreamFollower({
+      upstreams,
       backOff: { minMs: config.replication.reconnectMinMs, maxMs: config.replication.reconnectMaxMs },
       silenceMs: config.replication.silenceMs,
       staleMs: config.replication.staleMs,
@@ -211,31 +227,71 @@ export class Replica {
       runtime,
       log,
       connect,
-      host: {
-        log,
-        clusterId: self.clusterId,
-        self: this.#self(),
-        store: () => this.stores.current,
-        isFollower: (instanceId) => this.#replication?.isFollower(instanceId) === true,
-        openSnapshot: async (contents, scope) => await this.stores.openSnapshot(contents, scope),
-        unappliedBytes: config.replication.unappliedBytes,
-        onWelcome: (welcome) => {
-          this.#path = welcome.path;
-          this.#rootAddress = welcome.rootAddress;
-        },
-        onHeartbeat: ({ path, origins }) => {
-          this.#path = path;
-          for (const beat of origins) this.heartbeats.hear(beat, this.stores.current?.position() ?? []);
-          this.#replication?.beat();
-          this.progress.heard();
-        },
-        onProof: (store, proof) => this.equality.check(store, proof),
-        onAudited: (report) => this.equality.audited(report),
-        tree: () => this.tree(),
-        soon: (fn) => runtime.after(0, fn),
-        onLoaded: (rows) => log.info({ rows }, 'the snapshot is loaded: serving the new data'),
-      },
+      host,
     });
+  }
+
+  #upstreamHost(): Omit<UpstreamHost, 'onEnd'> {
+    const { config, runtime, log, self } = this.#options;
+    return {
+      log,
+      clusterId: self.clusterId,
+      self: this.#self(),
+      store: () => this.stores.current,
+      isFollower: (instanceId) => this.#replication?.isFollower(instanceId) === true,
+      openSnapshot: async (contents, scope) => await this.stores.openSnapshot(contents, scope),
+      unappliedBytes: config.replication.unappliedBytes,
+      onWelcome: (welcome) => {
+        this.#path = welcome.path;
+        this.#rootAddress = welcome.rootAddress;
+      },
+      onHeartbeat: ({ path, origins }) => {
+        this.#path = path;
+        this.#hear(origins);
+        this.#replication?.beat();
+      },
+      onProof: (store, proof) => this.equality.check(store, proof),
+      onAudited: (report) => this.equality.audited(report),
+      tree: () => this.tree(),
+      soon: (fn) => runtime.after(0, fn),
+      onLoaded: (rows) => log.info({ rows }, 'the snapshot is loaded: serving the new data'),
+    };
+  }
+
+  #hear(beats: readonly OriginBeat[]): void {
+    for (const beat of beats) this.heartbeats.hear(beat, this.stores.current?.position() ?? []);
+    this.progress.heard();
+  }
+
+  /**
+   * A root that is followed in exchange is not above this one: who writes where, and the way to the root, stay as they
+   * are. Its beats go on with the next own one, not at once: two roots that answered each other's would never stop.
+   */
+  #peerHost(): Omit<UpstreamHost, 'onEnd'> {
+    const exchange = this.#exchange();
+    return {
+      ...this.#upstreamHost(),
+      exchange,
+      openSnapshot: async (contents, scope) => {
+        const refusal = this.recovery.refusal() ?? this.stores.refusal();
+        if (refusal !== undefined) throw refusal;
+        return await this.stores.openSnapshot(contents, scope);
+      },
+      onWelcome: () => undefined,
+      onHeartbeat: ({ origins }) => this.#hear(origins.filter(({ sid: origin }) => origin !== exchange?.sid)),
+      // Found and told; whose records are right is for somebody to decide.
+      onProof: (store, proof) => {
+        this.equality.check(store, proof);
+        return undefined;
+      },
+    };
+  }
+
+  #exchange(): Exchange | undefined {
+    const { config, runtime } = this.#options;
+    if (config.role !== 'root' || config.sid === undefined || config.peers.length === 0) return undefined;
+    const { clockLimitMs } = config.replication;
+    return { sid: sid(config.sid), nowMs: () => runtime.nowMs(), clockLimitMs };
   }
 
   /** This node and all below it, as far as they have reported. */
@@ -321,6 +377,11 @@ export class Replica {
     return this.#upstream;
   }
 
+  /** Links to the other roots, in the order of the configuration. */
+  get peers(): readonly UpstreamFollower[] {
+    return this.#peers;
+  }
+
   /** From now on nothing new begins: writes are refused. */
   beginStopping(): void {
     this.#stopping = true;
@@ -331,6 +392,7 @@ export class Replica {
   /** Ends all links in good order. */
   stopReplicating(): void {
     this.#upstream?.stop();
+    for (const peer of this.#peers) peer.stop();
     this.#replication?.close();
   }
 
@@ -339,4 +401,11 @@ export class Replica {
     await this.stores.close();
     this.#options.directory.closeCleanly();
   }
+}
+
+/** Says why, and closes. */
+function turnAway(link: PeerLink, code: string, message: string): LinkEvents {
+  link.send([encodeFrame({ type: 'refuse', code, message })]);
+  link.close();
+  return { onData: () => undefined, onDrain: () => undefined, onClose: () => undefined };
 }

@@ -11,6 +11,7 @@ import type { Engine } from '../engine/engine.js';
 import { TieredEngine } from '../engine/tiered.js';
 import type { SnapshotTarget } from '../replication/upstream-session.js';
 import type { MemoryImage } from '../store/restore.js';
+import { carryOver, whyNotCarried } from '../store/carry-over.js';
 import { type SnapshotContents, SnapshotLoader } from '../store/snapshot.js';
 import { LocalStore } from '../store/store.js';
 import type { NodeConfig } from './config/schema.js';
@@ -34,6 +35,10 @@ export class StoreHolder {
   readonly #options: StoreHolderOptions;
   readonly #listeners: SwapListener[] = [];
   #current: LocalStore | undefined;
+  /** Closed as soon as nobody can come to it any more. */
+  #replaced: LocalStore | undefined;
+  /** A snapshot is being loaded. */
+  #isLoading = false;
   /** Databases of a root whose contents did not survive the last run. */
   #lost: readonly string[] = [];
 
@@ -148,28 +153,68 @@ export class StoreHolder {
 
   /** Begins to load a snapshot beside the current store; `scope` names the part of the whole that it is. */
   async openSnapshot(contents: SnapshotContents, scope: Buffer): Promise<SnapshotTarget> {
+    // Of two others at the same time, say: a root has one store in the making.
+    if (this.#isLoading) throw new TokaidoError('REPLICATION', 'another snapshot is being loaded already');
+    const refusal = this.#isRoot && this.#current !== undefined ? whyNotCarried(this.#current, contents.position) : undefined;
+    if (refusal !== undefined) throw new TokaidoError('REPLICATION', refusal);
     const folder = this.#options.directory.nextStore();
     const engine = this.#openEngine(folder);
     const loader = new SnapshotLoader(engine, contents, this.#options.config.databases, scope);
+    this.#isLoading = true;
     return {
       add: async (slice) => await loader.add(slice),
       finish: async (rows) => {
         await loader.finish(rows);
-        await this.#swap(engine);
+        if (this.#isRoot) await this.#join(engine);
+        else this.#swap(this.#openStore(engine));
+        await this.#closeReplaced();
+        this.#isLoading = false;
       },
-      discard: async () => await engine.close(),
+      discard: async () => {
+        await engine.close();
+        this.#isLoading = false;
+      },
     };
   }
 
-  async #swap(engine: Engine): Promise<void> {
-    const { directory } = this.#options;
-    const store = this.#openStore(engine);
-    directory.adoptNextStore();
-    const replaced = this.#current;
+  get #isRoot(): boolean {
+    return this.#options.config.role === 'root';
+  }
+
+  /**
+   * A root keeps what only it has. Most of that is carried over while it takes writes; for the rest they wait a moment.
+   */
+  async #join(engine: Engine): Promise<void> {
+    const from = this.#current;
+    const to = this.#openStore(engine);
+    if (from === undefined) {
+      this.#swap(to);
+      return;
+    }
+    let transactions = await carryOver(from, to);
+    await from.pause();
+    try {
+      transactions += await carryOver(from, to);
+      await to.flush();
+      this.#swap(to);
+    } catch (error) {
+      from.resume();
+      throw error;
+    }
+    this.#options.log.warn({ transactions }, "the data of another root was loaded, and what only this root had kept");
+  }
+
+  #swap(store: LocalStore): void {
+    this.#options.directory.adoptNextStore();
+    this.#replaced = this.#current;
     this.#current = store;
     for (const listener of this.#listeners) listener(store);
-    await replaced?.close();
-    directory.removeReplaced();
+  }
+
+  async #closeReplaced(): Promise<void> {
+    await this.#replaced?.close();
+    this.#replaced = undefined;
+    this.#options.directory.removeReplaced();
   }
 
   async close(): Promise<void> {

@@ -68,12 +68,13 @@ function refused(reason: RefusalReason, message: string): Verdict {
   return { refused: { reason, message } };
 }
 
-function mayBe(side: PeerSide, peer: Identity): boolean {
+/** A root follows nobody but other roots, to exchange with them. */
+function mayBe(side: PeerSide, peer: Identity, self: Identity): boolean {
   switch (side) {
     case 'upstream':
-      return peer.role === 'root' || peer.role === 'relay';
+      return peer.role === 'root' || (peer.role === 'relay' && self.role !== 'root');
     case 'follower':
-      return peer.role === 'relay' || peer.role === 'edge';
+      return peer.role === 'relay' || peer.role === 'edge' || (peer.role === 'root' && self.role === 'root');
     default:
       return unreachable(side);
   }
@@ -97,7 +98,7 @@ export function checkPeer(facts: PeerFacts, self: Identity, side: PeerSide, expe
   if (identity.clusterId !== self.clusterId) {
     return refused('wrong-cluster', `it belongs to cluster ${identity.clusterId}, this node to ${self.clusterId}`);
   }
-  if (!mayBe(side, identity)) {
+  if (!mayBe(side, identity, self)) {
     return refused(
       'wrong-role',
       `a certificate of role ${identity.role} may not be ${side === 'upstream' ? 'an upstream' : 'a follower'}`,

@@ -11,11 +11,12 @@
  */
 import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
-import { type Epoch, type LocalNumber, localNumber, type Position } from '../base/types.js';
+import { type Epoch, type LocalNumber, localNumber, type Position, type Sid } from '../base/types.js';
 import { changesBetween, describePosition, START } from '../log/position.js';
 import type { Found } from '../log/update-log.js';
 import type { LocalStore } from '../store/store.js';
 import type { AuditSource } from './audit-source.js';
+import { type Exchange, isOnlyOf, whyNoExchange } from './exchange.js';
 import { FollowerAudit } from './follower-audit.js';
 import {
   type Ask,
@@ -40,6 +41,8 @@ export interface RecentBatch {
   /** Number of the first transaction behind it. */
   readonly next: LocalNumber;
   frame(scope: Scope): Buffer;
+  /** Whether it has nothing but what this origin made. */
+  isOnlyOf(sid: Sid): boolean;
 }
 
 /** What the server lends to each session. */
@@ -47,6 +50,8 @@ export interface SessionHost {
   readonly store: LocalStore;
   readonly clusterId: string;
   readonly log: Logger;
+  /** How this node exchanges with other roots, if it is one that does. */
+  readonly exchange: Exchange | undefined;
   /** From this node to the root. */
   path(): readonly PathNode[];
   rootAddress(): string;
@@ -234,7 +239,8 @@ export class FollowerSession {
 
   #onHello(hello: Hello): void {
     if (this.#state !== 'greeting') throw new TokaidoError('REPLICATION', 'a second HELLO on one link');
-    const refusal = whyNot(hello, this.scope, this.#host);
+    const name = this.#host.path()[0]?.name ?? 'this node';
+    const refusal = whyNot(hello, this.scope, this.#host) ?? whyNoExchange(hello, this.#host.exchange, name);
     if (refusal !== undefined) {
       this.#log.warn({ code: refusal.code, reason: refusal.message }, 'follower refused');
       this.#refuse(refusal.code, refusal.message);
@@ -398,8 +404,14 @@ export class FollowerSession {
     if (this.#state !== 'following' || this.#next !== batch.first || this.#isFull() || this.#audit.isFirst(this.#next))
       return;
     this.#sendProof();
-    this.#link.send([batch.frame(this.scope)]);
+    if (!this.#isEcho((origin) => batch.isOnlyOf(origin))) this.#link.send([batch.frame(this.scope)]);
     this.#next = batch.next;
+  }
+
+  /** What another root made itself is not told to it. */
+  #isEcho(isOnlyOf: (origin: Sid) => boolean): boolean {
+    const origin = this.#hello?.origin;
+    return origin !== undefined && isOnlyOf(origin.sid);
   }
 
   #isFull(): boolean {
@@ -461,7 +473,7 @@ export class FollowerSession {
       if (this.#next >= log.next || this.#audit.isFirst(this.#next)) return;
       const recent = this.#host.recentBatch(this.#next);
       if (recent !== undefined) {
-        this.#link.send([recent.frame(this.scope)]);
+        if (!this.#isEcho((origin) => recent.isOnlyOf(origin))) this.#link.send([recent.frame(this.scope)]);
         this.#next = recent.next;
         continue;
       }
@@ -472,7 +484,8 @@ export class FollowerSession {
       }
       const batch = log.batchAt(this.#next);
       if (batch === undefined) return;
-      this.#send({ type: 'batch', payload: this.scope.filter(batch.payload) });
+      if (!this.#isEcho((origin) => isOnlyOf(batch.payload, origin)))
+        this.#send({ type: 'batch', payload: this.scope.filter(batch.payload) });
       this.#next = localNumber(batch.first + batch.count);
     }
   }

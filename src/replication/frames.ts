@@ -41,6 +41,7 @@ export const FRAME_HEADER_BYTES = 12;
 /** Flags of a HELLO. */
 const SEEDED = 1;
 const LOOK = 2;
+const ORIGIN = 4;
 /** Largest payload before the handshake is done: a stranger costs no more memory than this. */
 export const MAX_HANDSHAKE_BYTES = 64 * 1024;
 /** Largest payload afterwards; a transaction is at most half of it. */
@@ -93,6 +94,8 @@ export interface Hello {
   readonly position: Position;
   /** Id of the scope whose data the follower has. */
   readonly scopeId: string;
+  /** Of a root that exchanges with this one: its server id, and what its clock says, ms since 1970. */
+  readonly origin?: { readonly sid: Sid; readonly timeMs: number } | undefined;
 }
 
 /** Answer of an upstream that accepts. */
@@ -292,9 +295,12 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       writer.u8(frame.version);
       id(writer, frame.clusterId);
       id(writer, frame.self.instanceId);
-      writer.text(frame.self.name).u8((frame.seeded ? SEEDED : 0) | (frame.isLook ? LOOK : 0));
+      writer
+        .text(frame.self.name)
+        .u8((frame.seeded ? SEEDED : 0) | (frame.isLook ? LOOK : 0) | (frame.origin === undefined ? 0 : ORIGIN));
       encodePosition(writer, frame.position);
       id(writer, frame.scopeId);
+      if (frame.origin !== undefined) writer.varint(frame.origin.sid).u48(frame.origin.timeMs);
       return;
     case 'welcome':
       writer.u8(frame.version);
@@ -408,7 +414,9 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const [seeded, isLook] = [(flags & SEEDED) !== 0, (flags & LOOK) !== 0];
       const position = decodePosition(reader);
       const scopeId = reader.bytes(SCOPE_ID_BYTES).toString('hex');
-      return ended(reader, { type: 'hello', version, clusterId, self, seeded, isLook, position, scopeId });
+      const origin = (flags & ORIGIN) === 0 ? undefined : { sid: readSid(reader), timeMs: reader.u48() };
+      const hello = { version, clusterId, self, seeded, isLook, position, scopeId };
+      return ended(reader, { type: 'hello', ...hello, ...(origin === undefined ? {} : { origin }) });
     }
     case TYPE.welcome: {
       const version = reader.u8();

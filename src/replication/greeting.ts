@@ -62,11 +62,17 @@ export function findFor({ seeded, position, scopeId }: Hello, scope: Scope, stor
  * A snapshot of this node would take the follower back: to an epoch that is over, or to before what it has shown. It
  * waits until this node has that, too, or follows another. What an origin counts itself it has settled before.
  */
-export function whyBehind({ position }: Hello, found: Found, store: LocalStore): Refusal | undefined {
+export function whyBehind({ position, origin }: Hello, found: Found, store: LocalStore): Refusal | undefined {
   if (found.kind === 'from') return undefined;
+  // A root keeps what it has when it takes a snapshot, and refuses one that it cannot keep it beside.
+  if (origin !== undefined && found.kind === 'too-old') return undefined;
   const foreign = position.filter(({ sid }) => sid !== store.sid);
-  const ahead = firstAhead(foreign, store.position());
+  const ahead = origin === undefined ? firstAhead(foreign, store.position()) : laterEpoch(foreign, store.position());
   if (ahead === undefined) return undefined;
   const [ours, theirs] = [describePosition(store.position()), describePosition([ahead])];
   return { code: 'BEHIND', message: `this node is behind the follower: it is at ${ours}, the follower at ${theirs}` };
+}
+
+function laterEpoch(position: Position, other: Position): OriginPosition | undefined {
+  return position.find(({ sid, epoch }) => (originOf(other, sid)?.epoch ?? epoch) < epoch);
 }

@@ -5,11 +5,12 @@
 import { messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
-import { type Epoch, type LocalNumber, localNumber, type Position } from '../base/types.js';
+import { type Epoch, type LocalNumber, localNumber, type Position, type Sid } from '../base/types.js';
 import type { LogBatch } from '../log/update-log.js';
 import type { Proof } from '../store/proof.js';
 import type { LocalStore } from '../store/store.js';
 import type { AuditSource } from './audit-source.js';
+import { type Exchange, isOnlyOf } from './exchange.js';
 import { FollowerSession, type FollowerState, type RecentBatch, type SessionHost } from './follower-session.js';
 import { MAX_PATH } from './frame-parts.js';
 import { encodeFrame, FRAME_HEADER_BYTES, type OriginBeat, type PathNode } from './frames.js';
@@ -41,6 +42,8 @@ export interface ReplicationServerOptions {
   readonly reached?: () => OriginBeat['reached'];
   /** What a follower may see, `undefined` for nothing at all; everything when there is no policy. */
   readonly scopeFor?: (peer: Peer) => Scope | undefined;
+  /** How this node exchanges with other roots; it does not when absent. */
+  readonly exchange?: Exchange | undefined;
   path(): readonly PathNode[];
   rootAddress(): string;
   isRecovering(): boolean;
@@ -101,6 +104,10 @@ class Recent implements RecentBatch {
     this.bytes = this.#whole.length;
   }
 
+  isOnlyOf(sid: Sid): boolean {
+    return isOnlyOf(this.#whole.subarray(FRAME_HEADER_BYTES), sid);
+  }
+
   frame(scope: Scope): Buffer {
     if (scope.isWhole) return this.#whole;
     const known = this.#parts.get(scope.id);
@@ -154,7 +161,7 @@ export class ReplicationServer {
   }
 
   #makeHost(): SessionHost {
-    const { store, clusterId, log, queueBytes, path, rootAddress, isRecovering } = this.#options;
+    const { store, clusterId, log, queueBytes, exchange, path, rootAddress, isRecovering } = this.#options;
     return {
       store,
       clusterId,
@@ -166,6 +173,7 @@ export class ReplicationServer {
         bytesPerSecond: this.#options.snapshotBytesPerSecond,
         monotonicMs: () => this.#options.runtime.monotonicMs(),
       },
+      exchange,
       path,
       rootAddress,
       isRecovering,

@@ -16,6 +16,7 @@ import type { Comparison } from '../store/proof.js';
 import type { SnapshotContents } from '../store/snapshot.js';
 import type { LocalStore } from '../store/store.js';
 import { Audit, type AuditReport } from './audit.js';
+import { type Exchange, newsOf } from './exchange.js';
 import { MAX_PATH } from './frame-parts.js';
 import {
   type Answer,
@@ -53,6 +54,8 @@ export interface UpstreamHost {
   readonly self: PathNode;
   /** The store to apply to, or `undefined` when this node never had data. */
   store(): LocalStore | undefined;
+  /** How this node exchanges with other roots, when the upstream is one of them. */
+  readonly exchange?: Exchange | undefined;
   /** Whether a node follows this one right now. */
   isFollower(instanceId: string): boolean;
   /** `scope` names the part that the snapshot is, as `Scope` encodes it. */
@@ -267,7 +270,13 @@ export class UpstreamSession {
 
   /** A node that finds itself on its own way to the root goes round in circles. */
   #checkPath(path: readonly PathNode[]): void {
-    const { self } = this.#host;
+    const { self, exchange } = this.#host;
+    if (exchange !== undefined) {
+      // Roots follow each other; who stands behind a root is not for them to know.
+      if (path.length !== 1) throw new TokaidoError('REPLICATION', `${this.peer.name} is not a root`);
+      if (path[0]?.instanceId === self.instanceId) throw new TokaidoError('REPLICATION', 'a root does not follow itself');
+      return;
+    }
     // Two nodes that turn to each other at the same moment know of no path yet that would tell them.
     const at = path.findIndex(({ instanceId }) => instanceId === self.instanceId || this.#host.isFollower(instanceId));
     if (at >= 0) {
@@ -301,8 +310,9 @@ export class UpstreamSession {
   }
 
   #apply(payload: Buffer): void {
+    const { exchange } = this.#host;
     this.#store()
-      .apply(payload)
+      .apply(exchange === undefined ? payload : newsOf(payload, exchange))
       .committed.then(
         () => {
           this.#done(payload.length);
@@ -401,7 +411,9 @@ export class UpstreamSession {
 
   /** Tells the upstream how this node is, and all below it. */
   report(): void {
-    if (this.#state === 'following') this.#send({ type: 'report', nodes: this.#host.tree() });
+    // Each root knows its own tree: trees that held each other would never forget a node.
+    if (this.#state !== 'following' || this.#host.exchange !== undefined) return;
+    this.#send({ type: 'report', nodes: this.#host.tree() });
   }
 
   #onSnapshotBegin(contents: SnapshotContents): void {
@@ -496,7 +508,12 @@ export class UpstreamSession {
 }
 
 /** How this node introduces itself: who it is, and what of which data it has. */
-export function helloOf({ clusterId, self, store }: Omit<UpstreamHost, 'onEnd'>): Omit<Hello, 'type' | 'isLook'> {
+export function helloOf({
+  clusterId,
+  self,
+  store,
+  exchange,
+}: Omit<UpstreamHost, 'onEnd'>): Omit<Hello, 'type' | 'isLook'> {
   const own = store();
   return {
     version: PROTOCOL_VERSION,
@@ -505,5 +522,6 @@ export function helloOf({ clusterId, self, store }: Omit<UpstreamHost, 'onEnd'>)
     seeded: own !== undefined,
     position: own?.position() ?? [],
     scopeId: own === undefined ? Scope.WHOLE.id : Scope.decode(own.scope).id,
+    ...(exchange === undefined ? {} : { origin: { sid: exchange.sid, timeMs: exchange.nowMs() } }),
   };
 }

@@ -3,7 +3,7 @@
  * promise, and which were refused. Each write carries a token, so that it can be found again wherever it went.
  */
 import { messageOf, TokaidoError } from '../base/errors.js';
-import { type Durability, NEVER_EXPIRES, type Position } from '../base/types.js';
+import { type Durability, NEVER_EXPIRES, type Position, type Sid } from '../base/types.js';
 import type { StoreTransaction } from '../store/types.js';
 import { covers } from './checks.js';
 import type { Dice } from './dice.js';
@@ -54,11 +54,12 @@ export class Ledger {
     this.#refused.add(token);
   }
 
-  /** The power took what was only committed: that is what `committed` means. */
-  powerCut(flushed: Position): void {
+  /** The power took what was only committed at this root: that is what `committed` means. */
+  powerCut(at: Sid, flushed: Position): void {
     for (const ack of this.#acks) {
       if (ack.durability === 'flushed' || ack.isSafe) continue;
       const { sid, epoch, sequence } = (this.#numbers.get(ack.token) as Known).origin;
+      if (sid !== at) continue;
       if (covers(flushed, sid, epoch, sequence)) ack.isSafe = true;
       else ack.isExcused = true;
     }

@@ -103,8 +103,8 @@ function crash(node: SimulatedNode, kind: Crash, on: Faultable): void {
 
 /** The root sends for a while what its disk does not have yet, and then loses its power. */
 function loseTail(on: Faultable): void {
-  const root = on.nodes.find(({ config }) => config.role === 'root');
-  if (root === undefined || isSpared(root)) return;
+  const root = on.dice.pick(on.nodes.filter(({ config }) => config.role === 'root'));
+  if (isSpared(root)) return;
   root.storage.weather.flushMs = TAIL_MS * 2;
   after(on, TAIL_MS, () => {
     Object.assign(root.storage.weather, GOOD_DISK);

@@ -24,7 +24,7 @@ export const FAULTS = [
 export type Fault = (typeof FAULTS)[number];
 
 export interface Plan {
-  /** By name; the root first. */
+  /** By name; the roots first. */
   readonly nodes: readonly NodeConfig[];
   readonly faults: readonly Fault[];
   /** Average time between two faults, ms. */
@@ -53,6 +53,7 @@ function settings(dice: Dice): NodeConfig {
       reconnectMinMs: 50,
       reconnectMaxMs: 1000,
       recoveryWaitMs: dice.pick([300, 3000]),
+      clockLimitMs: 60_000,
       followerQueueBytes: dice.pick([1000, 64 * 1024]),
       ringBytes: dice.pick([200, 4000, 1024 * 1024]),
       unappliedBytes: dice.pick([500, 1024 * 1024]),
@@ -94,8 +95,35 @@ function cluster(dice: Dice): NodeConfig[] {
   return [root, ...relays, ...edges];
 }
 
+/**
+ * The same cluster with more roots, which all take writes and exchange them. Relays and edges know some of them. The logs
+ * last as long as the run: a removal that nobody remembers any more cannot be told to a root that was cut off meanwhile.
+ */
+function withRoots([first, ...followers]: readonly NodeConfig[], dice: Dice): NodeConfig[] {
+  const names = ['root', 'root-2', ...(dice.chance(0.3) ? ['root-3'] : [])];
+  const log = { retainBytes: 1024 * 1024, retainAgeMs: 3_600_000 };
+  const roots = names.map((name, index): NodeConfig => {
+    const peers = names.filter((other) => other !== name).map(upstream);
+    return { ...(first as NodeConfig), name, sid: index + 1, peers, log };
+  });
+  const others = followers.map((config): NodeConfig => {
+    const upstreams = config.upstreams.flatMap((known) => {
+      if (known.host !== 'root') return [known];
+      const order = dice.chance(0.5) ? names : [...names].reverse();
+      return order.filter((_, index) => index === 0 || dice.chance(0.5)).map(upstream);
+    });
+    return { ...config, upstreams, log };
+  });
+  return [...roots, ...others];
+}
+
 export function planFrom(dice: Dice): Plan {
   const chosen = FAULTS.filter(() => dice.chance(0.4));
+  const plan = onePlan(dice, chosen);
+  return dice.chance(0.3) ? { ...plan, nodes: withRoots(plan.nodes, dice.fork()) } : plan;
+}
+
+function onePlan(dice: Dice, chosen: readonly Fault[]): Plan {
   return {
     nodes: cluster(dice.fork()),
     faults: chosen.length === 0 ? [dice.pick(FAULTS)] : chosen,

@@ -5,7 +5,7 @@
 import { crc32 } from 'node:zlib';
 import { messageOf } from '../base/errors.js';
 import { type Logger, silentLogger } from '../base/logger.js';
-import type { Epoch, Position } from '../base/types.js';
+import { type Epoch, type Position, sid } from '../base/types.js';
 import { checkLog, dump } from './checks.js';
 import { Client, Ledger } from './clients.js';
 import { Dice } from './dice.js';
@@ -84,6 +84,7 @@ class Simulation {
       latestMs: () => this.#latestMs,
       trace: (node, what) => this.#note(node, what),
       clocksAreRight: !this.#plan.faults.includes('clock'),
+      hasOneRoot: this.#plan.nodes.filter(({ role }) => role === 'root').length === 1,
       log: (node) => this.#logOf(node),
       onRecovered: (root, epoch) => this.#onRecovered(root, epoch),
       onPowerCut: (node, flushed) => this.#onPowerCut(node, flushed),
@@ -93,6 +94,10 @@ class Simulation {
 
   get #root(): SimulatedNode {
     return this.#nodes[0] as SimulatedNode;
+  }
+
+  get #roots(): readonly SimulatedNode[] {
+    return this.#nodes.filter(({ config }) => config.role === 'root');
   }
 
   #note(who: string, what: string): void {
@@ -112,8 +117,8 @@ class Simulation {
     return logger;
   }
 
-  #onPowerCut(node: string, flushed: Position): void {
-    if (node === this.#root.name) this.#ledger.powerCut(flushed);
+  #onPowerCut({ config }: SimulatedNode, flushed: Position): void {
+    if (config.sid !== undefined) this.#ledger.powerCut(sid(config.sid), flushed);
   }
 
   /** What followers that came back in time still have, their root has, too: unless their log had been cut (invariant 5). */
@@ -126,12 +131,14 @@ class Simulation {
     for (const { name, state } of root.replica?.replication?.followers() ?? []) {
       if (['greeting', 'recalling', 'ended'].includes(state)) continue;
       const follower = this.#nodes.find((node) => node.name === name);
-      const lost = follower?.store?.position().find((last) => last.epoch === epoch && !has.has(numberOf(last)));
+      const lost = follower?.store?.position().find((last) => {
+        return last.sid === root.config.sid && last.epoch === epoch && !has.has(numberOf(last));
+      });
       if (lost === undefined) continue;
       // What came to it with a snapshot is not in its log: nobody could give that back.
       const log = follower?.store?.log;
       const begins = log === undefined || log.first >= log.next ? undefined : log.batchAt(log.first)?.before;
-      if (begins === undefined || begins.some((origin) => !has.has(numberOf(origin)))) continue;
+      if (begins === undefined || begins.some((origin) => origin.sid === root.config.sid && !has.has(numberOf(origin)))) continue;
       throw new Violation(5, `${name} came back with ${numberOf(lost)}, and the root goes on without it`);
     }
   }
@@ -196,7 +203,7 @@ class Simulation {
       dice: this.#dice.fork(),
       ledger: this.#ledger,
       durability: index % 2 === 0 ? 'flushed' : 'committed',
-      root: this.#root,
+      root: this.#roots[index % this.#roots.length] as SimulatedNode,
       pauseMs: this.#plan.clientPauseMs,
       valueBytes: this.#plan.valueBytes,
       onProblem: this.#onProblem,

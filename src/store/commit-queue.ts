@@ -74,6 +74,7 @@ export class CommitQueue<J> {
   #running: Promise<void> | undefined;
   #lastCommitMs = Number.NEGATIVE_INFINITY;
   #closing = false;
+  #paused = false;
   #commits = 0;
 
   constructor(limits: QueueLimits, runtime: Runtime, commit: Committer<J>) {
@@ -95,6 +96,7 @@ export class CommitQueue<J> {
   /** Errors (thrown at once): `OVERLOADED`, `NOT_READY` while closing. */
   add<T>(job: J): Written<T> {
     if (this.#closing) throw new TokaidoError('NOT_READY', 'the store is closing and takes no more writes');
+    if (this.#paused) throw new TokaidoError('NOT_READY', 'the data is being put together with that of another root');
     if (this.#waiting.length >= this.#limits.jobs) {
       throw new TokaidoError('OVERLOADED', `${this.#waiting.length} writes are waiting for the disk already`, {
         hint: 'slow down and try again; the limit is limits.queuedWrites in the configuration',
@@ -147,6 +149,16 @@ export class CommitQueue<J> {
 
   #forget(count: number): void {
     this.#waiting = this.#waiting.slice(count);
+  }
+
+  /** Refuses new jobs until `resume`; resolves when all accepted ones have been committed or rejected. */
+  async pause(): Promise<void> {
+    this.#paused = true;
+    await this.#running;
+  }
+
+  resume(): void {
+    this.#paused = false;
   }
 
   /** Refuses new jobs and resolves when all accepted ones have been committed or rejected. */

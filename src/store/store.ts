@@ -557,6 +557,27 @@ export class LocalStore implements Store {
     });
   }
 
+  /** Lets everything queued commit; further writes are refused with `NOT_READY` until `resume`. */
+  async pause(): Promise<void> {
+    await this.#queue.pause();
+  }
+
+  resume(): void {
+    this.#queue.resume();
+  }
+
+  /** Another store of this origin had begun this epoch: it is not begun again here. */
+  async keepEpoch(begun: Epoch): Promise<void> {
+    if (begun <= this.#lastEpoch) return;
+    this.#lastEpoch = begun;
+    await this.#housekeep((draft) => draft.putMeta(EPOCH_KEY, encodeEpoch(begun)));
+  }
+
+  /** The highest epoch ever begun here, whether or not anything was numbered in it. */
+  get lastEpoch(): Epoch {
+    return this.#lastEpoch;
+  }
+
   /** Lets everything queued commit, flushes, and closes the engine. Further writes are refused with `NOT_READY`. */
   async close(): Promise<void> {
     await this.#queue.close();

@@ -197,6 +197,7 @@ function complete(parsed: z.output<typeof schema>, base: string): NodeConfig {
     backup: { ...backup, ...(backup.commands === undefined ? {} : { commands: path(backup.commands) }) },
     signing: parsed.signing === false ? false : absoluteSigning(parsed.signing, path),
     upstreams: parsed.upstreams.map(({ address, ...upstream }) => ({ ...address, name: undefined, ...upstream })),
+    peers: parsed.peers.map(({ address, ...peer }) => ({ ...address, name: undefined, ...peer })),
     durability: parsed.durability ?? (parsed.role === 'root' ? 'flushed' : 'committed'),
     listen: {
       ...parsed.listen,
@@ -329,8 +330,18 @@ function* checkPolicy(
     };
 }
 
+function* checkPeers({ role, peers, identity, listen }: NodeConfig): Generator<Problem> {
+  if (peers.length === 0) return;
+  const keys = ['peers'];
+  if (role !== 'root') yield { keys, message: 'only roots have peers: a relay or edge has upstreams' };
+  if (identity === false) yield { keys, message: 'roots that exchange prove who they are: remove identity: false' };
+  if (listen.replication === false)
+    yield { keys, message: 'roots that exchange follow each other: listen.replication must be open' };
+}
+
 /** What the schema cannot say: rules between keys. */
 function* crossCheck(config: NodeConfig): Generator<Problem> {
+  yield* checkPeers(config);
   if (config.role === 'root') {
     if (config.sid === undefined)
       yield { keys: ['role'], message: 'a root needs sid: its server id, 1 to 65535, unique in the cluster' };

@@ -147,6 +147,11 @@ const upstream = z.strictObject({
   priority: z.number().int().min(0).max(1000).default(0).describe('Lower ones come first within a region.'),
 });
 
+const peer = z.strictObject({
+  address: address.describe('HOST:PORT of the replication listener of the other root.'),
+  name: z.string().optional().describe('Name its certificate must carry; any root of the cluster when absent.'),
+});
+
 const databaseExpression = z.string().superRefine((text, context) => {
   try {
     parseDatabase(text);
@@ -373,6 +378,13 @@ export const schema = z.strictObject({
     .prefault({})
     .describe('Listeners.'),
   upstreams: z.array(upstream).max(64).default([]).describe('Whom a relay or edge follows, in order of preference.'),
+  peers: z
+    .array(peer)
+    .max(16)
+    .default([])
+    .describe(
+      'The other roots of the cluster, which take writes too: each names all others, and has a sid of its own. Root only.',
+    ),
   durability: z
     .enum(['flushed', 'committed'])
     .optional()
@@ -446,6 +458,9 @@ export const schema = z.strictObject({
       reconnectMinMs: duration('100ms').describe('First wait before connecting again (with jitter).'),
       reconnectMaxMs: duration('5s').describe('Longest such wait.'),
       scopes: scopes.optional(),
+      clockLimitMs: duration('5s').describe(
+        "How far another root's clock may be off from this one's before they refuse each other.",
+      ),
       maxFollowers: count(1024).describe('Most connections from followers.'),
       followerQueueBytes: size('4MiB').describe('Bytes that may wait for one follower in memory.'),
       ringBytes: size('8MiB').describe('Newest log kept in memory for followers that are a moment behind.'),
@@ -529,7 +544,7 @@ export const schema = z.strictObject({
 type Parsed = z.output<typeof schema>;
 
 /** A node's configuration, complete and checked. Paths are absolute, sizes in bytes, durations in ms. */
-export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits' | 'databases' | 'listen' | 'postgres'> & {
+export type NodeConfig = Omit<Parsed, 'upstreams' | 'peers' | 'durability' | 'limits' | 'databases' | 'listen' | 'postgres'> & {
   readonly postgres?:
     | (Omit<NonNullable<Parsed['postgres']>, 'tables'> & { readonly tables: readonly TableMapping[] })
     | undefined;
@@ -539,6 +554,7 @@ export type NodeConfig = Omit<Parsed, 'upstreams' | 'durability' | 'limits' | 'd
   };
   readonly databases: readonly DatabaseSpec[];
   readonly upstreams: readonly UpstreamAddress[];
+  readonly peers: readonly UpstreamAddress[];
   readonly durability: 'flushed' | 'committed';
   readonly limits: Parsed['limits'];
 };
