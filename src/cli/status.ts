@@ -1,7 +1,7 @@
 /** `tokaido status`: asks a node's admin listener how it is. */
 import type { Command } from 'commander';
 import { messageOf, TokaidoError } from '../base/errors.js';
-import type { NodeStatus } from '../node/status.js';
+import type { NodeStatus, StatusUpstream } from '../node/status.js';
 import { action, print, printJson } from './output.js';
 
 const TIMEOUT_MS = 5_000;
@@ -15,6 +15,12 @@ function duration(ms: number): string {
   ];
   for (const [size, unit] of units) if (ms >= size) return `${(ms / size).toFixed(ms / size < 10 ? 1 : 0)} ${unit}`;
   return `${Math.round(ms)} ms`;
+}
+
+function linkText({ name, address, state, sinceMs, lastError, loading }: StatusUpstream): string {
+  const copied = loading === undefined ? '' : `, ${loading.rows} of ${loading.of} records`;
+  const error = lastError === undefined ? '' : `; last error: ${lastError}`;
+  return `${name ?? '?'} at ${address}: ${state} for ${duration(sinceMs)}${copied}${error}`;
 }
 
 function certificateText(certificate: NodeStatus['certificate']): string {
@@ -55,14 +61,8 @@ export function renderStatus(status: NodeStatus): string {
     rows.push([`database ${index}`, `${name}: ${records} records`]);
   if (status.log !== undefined)
     rows.push(['log', `${status.log.first} to ${status.log.next - 1}, ${status.log.bytes} bytes`]);
-  const { upstream } = status;
-  if (upstream !== undefined) {
-    const who = `${upstream.name ?? '?'} at ${upstream.address}`;
-    const loading =
-      upstream.loading === undefined ? '' : `, ${upstream.loading.rows} of ${upstream.loading.of} records`;
-    const error = upstream.lastError === undefined ? '' : `; last error: ${upstream.lastError}`;
-    rows.push(['upstream', `${who}: ${upstream.state} for ${duration(upstream.sinceMs)}${loading}${error}`]);
-  }
+  if (status.upstream !== undefined) rows.push(['upstream', linkText(status.upstream)]);
+  for (const peer of status.peers) rows.push(['peer', linkText(peer)]);
   for (const follower of status.followers) {
     const { name, role, address, state, lagChanges, scope, copying } = follower;
     const copied = copying === undefined ? '' : `, ${copying.rows} of ${copying.of} records`;

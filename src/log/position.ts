@@ -34,17 +34,6 @@ export function covers(position: Position, other: Position): boolean {
   });
 }
 
-/**
- * Of an origin that both know, what `position` has and `other` has not, by number or by epoch; `undefined` when there is
- * no such origin. A snapshot of `other` would take a node at `position` back.
- */
-export function firstAhead(position: Position, other: Position): OriginPosition | undefined {
-  return position.find(({ sid, epoch, sequence }) => {
-    const has = originOf(other, sid);
-    return has !== undefined && (has.epoch < epoch || (has.epoch === epoch && has.sequence < sequence));
-  });
-}
-
 export function isSamePosition(a: Position, b: Position): boolean {
   return (
     a.length === b.length &&

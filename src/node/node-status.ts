@@ -2,8 +2,9 @@
 import { VERSION } from '../base/version.js';
 import { changesBetween, describePosition } from '../log/position.js';
 import { formatFeedPosition, POSITIONED_FEEDS } from '../protocol/at-least.js';
+import type { UpstreamStatus } from '../replication/upstream-follower.js';
 import type { Node } from './node.js';
-import type { NodeStatus, StatusTreeNode } from './status.js';
+import type { NodeStatus, StatusTreeNode, StatusUpstream } from './status.js';
 
 export function nodeStatus(node: Node): NodeStatus {
   const { runtime, directory, self } = node;
@@ -12,6 +13,9 @@ export function nodeStatus(node: Node): NodeStatus {
   const { ready, reason } = node.ready();
   const statistics = store?.statistics();
   const upstream = node.upstream?.status();
+  const since = (link: UpstreamStatus): StatusUpstream => {
+    return { ...link, sinceMs: Math.round(runtime.monotonicMs() - link.sinceMs) };
+  };
   const nowMs = runtime.nowMs();
   return {
     name: self.name,
@@ -38,10 +42,8 @@ export function nodeStatus(node: Node): NodeStatus {
       statistics === undefined
         ? undefined
         : { sizeBytes: statistics.sizeBytes, queuedWrites: statistics.queued, commits: statistics.commits },
-    upstream:
-      upstream === undefined
-        ? undefined
-        : { ...upstream, sinceMs: Math.round(runtime.monotonicMs() - upstream.sinceMs) },
+    upstream: upstream === undefined ? undefined : since(upstream),
+    peers: node.peers.map((peer) => since(peer.status())),
     tree: treeOf(node),
     followers: [...(node.replication?.followers() ?? []), ...(node.ktFollowers?.list() ?? [])].map(
       ({ name, role, address, state, lagChanges, queuedBytes, copying, connectedMs, scope }) => {

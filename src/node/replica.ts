@@ -166,7 +166,8 @@ export class Replica {
   /** A follower's link passed authentication. Returns who handles its events. */
   accept(peer: Peer, link: PeerLink): LinkEvents {
     const server = this.#replication;
-    if (server === undefined) return turnAway(link, 'NOT_READY', 'this node has no data yet: it is being seeded itself');
+    if (server === undefined)
+      return turnAway(link, 'NOT_READY', 'this node has no data yet: it is being seeded itself');
     if (peer.role === 'root' && !this.#isPeer(peer.name)) {
       const { name } = this.#options.self;
       return turnAway(link, 'PEER', `${name} does not exchange with ${peer.name}: name it under peers there, too`);

@@ -28,6 +28,16 @@ export interface StatusTreeNode {
   readonly ageMs: number;
 }
 
+/** A link to a node that is followed. */
+export interface StatusUpstream {
+  readonly address: string;
+  readonly name: string | undefined;
+  readonly state: string;
+  readonly sinceMs: number;
+  readonly lastError: string | undefined;
+  readonly loading: { readonly rows: number; readonly of: number } | undefined;
+}
+
 export interface NodeStatus {
   readonly name: string;
   readonly role: string;
@@ -58,16 +68,9 @@ export interface NodeStatus {
   readonly databases: readonly { readonly name: string; readonly index: number; readonly records: number }[];
   readonly log: { readonly first: number; readonly next: number; readonly bytes: number } | undefined;
   readonly store: { readonly sizeBytes: number; readonly queuedWrites: number; readonly commits: number } | undefined;
-  readonly upstream:
-    | {
-        readonly address: string;
-        readonly name: string | undefined;
-        readonly state: string;
-        readonly sinceMs: number;
-        readonly lastError: string | undefined;
-        readonly loading: { readonly rows: number; readonly of: number } | undefined;
-      }
-    | undefined;
+  readonly upstream: StatusUpstream | undefined;
+  /** The roots that this root exchanges with. */
+  readonly peers: readonly StatusUpstream[];
   /** All nodes below this one, as they reported themselves. */
   readonly tree: readonly StatusTreeNode[];
   readonly followers: readonly {

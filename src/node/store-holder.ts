@@ -10,8 +10,8 @@ import { type LocalNumber, type Sid, sid } from '../base/types.js';
 import type { Engine } from '../engine/engine.js';
 import { TieredEngine } from '../engine/tiered.js';
 import type { SnapshotTarget } from '../replication/upstream-session.js';
-import type { MemoryImage } from '../store/restore.js';
 import { carryOver, whyNotCarried } from '../store/carry-over.js';
+import type { MemoryImage } from '../store/restore.js';
 import { type SnapshotContents, SnapshotLoader } from '../store/snapshot.js';
 import { LocalStore } from '../store/store.js';
 import type { NodeConfig } from './config/schema.js';
@@ -155,7 +155,8 @@ export class StoreHolder {
   async openSnapshot(contents: SnapshotContents, scope: Buffer): Promise<SnapshotTarget> {
     // Of two others at the same time, say: a root has one store in the making.
     if (this.#isLoading) throw new TokaidoError('REPLICATION', 'another snapshot is being loaded already');
-    const refusal = this.#isRoot && this.#current !== undefined ? whyNotCarried(this.#current, contents.position) : undefined;
+    const refusal =
+      this.#isRoot && this.#current !== undefined ? whyNotCarried(this.#current, contents.position) : undefined;
     if (refusal !== undefined) throw new TokaidoError('REPLICATION', refusal);
     const folder = this.#options.directory.nextStore();
     const engine = this.#openEngine(folder);
@@ -201,7 +202,7 @@ export class StoreHolder {
       from.resume();
       throw error;
     }
-    this.#options.log.warn({ transactions }, "the data of another root was loaded, and what only this root had kept");
+    this.#options.log.warn({ transactions }, 'the data of another root was loaded, and what only this root had kept');
   }
 
   #swap(store: LocalStore): void {

@@ -50,11 +50,18 @@ export function newsOf(payload: Buffer, { sid, nowMs, clockLimitMs }: Exchange):
 }
 
 /** Why this root, called `name`, does not exchange with the one that greets. */
-export function whyNoExchange({ self, origin }: Hello, exchange: Exchange | undefined, name: string): Refusal | undefined {
+export function whyNoExchange(
+  { self, origin }: Hello,
+  exchange: Exchange | undefined,
+  name: string,
+): Refusal | undefined {
   if (origin === undefined) return undefined;
   if (exchange === undefined) return { code: 'PEER', message: `${name} is not a root` };
   if (origin.sid === exchange.sid)
-    return { code: 'SID', message: `${self.name} and ${name} both have server id ${origin.sid}: each root needs its own` };
+    return {
+      code: 'SID',
+      message: `${self.name} and ${name} both have server id ${origin.sid}: each root needs its own`,
+    };
   const { clockLimitMs } = exchange;
   const aheadMs = origin.timeMs - exchange.nowMs();
   if (Math.abs(aheadMs) <= clockLimitMs) return undefined;

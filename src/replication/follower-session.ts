@@ -344,7 +344,7 @@ export class FollowerSession {
   }
 
   #refuseIfBehind(hello: Hello, found: Found): boolean {
-    const refusal = whyBehind(hello, found, this.#host.store);
+    const refusal = whyBehind(hello, found, this.#host);
     if (refusal !== undefined) this.#refuse(refusal.code, refusal.message);
     return refusal !== undefined;
   }

@@ -3,9 +3,10 @@
  * does, and where the follower goes on. Pure: `follower-session.ts` acts on it.
  */
 import type { OriginPosition, Position } from '../base/types.js';
-import { describePosition, firstAhead, originOf } from '../log/position.js';
+import { describePosition, originOf } from '../log/position.js';
 import type { Found } from '../log/update-log.js';
 import type { LocalStore } from '../store/store.js';
+import type { Exchange } from './exchange.js';
 import { type Hello, type PathNode, PROTOCOL_VERSION } from './frames.js';
 import { MAX_SCOPE_BYTES, type Scope } from './scope.js';
 
@@ -20,6 +21,12 @@ export interface Greeted {
   readonly clusterId: string;
   /** From this node to the root. */
   path(): readonly PathNode[];
+}
+
+/** What of the upstream decides whether it is behind. */
+export interface Behind {
+  readonly store: LocalStore;
+  readonly exchange: Exchange | undefined;
 }
 
 /** Why this node cannot have this follower, whatever either of them holds. */
@@ -59,20 +66,21 @@ export function findFor({ seeded, position, scopeId }: Hello, scope: Scope, stor
 }
 
 /**
- * A snapshot of this node would take the follower back: to an epoch that is over, or to before what it has shown. It
- * waits until this node has that, too, or follows another. What an origin counts itself it has settled before.
+ * A snapshot of this node would take the follower back: to an epoch that is over, to before what it has shown, or to
+ * where an origin was not known yet. It waits until this node has that, too, or follows another. What an origin counts
+ * itself it has settled before; a root without others knows of all origins that there are. A root that exchanges keeps
+ * what it has when it takes a snapshot, and refuses one that it cannot keep it beside.
  */
-export function whyBehind({ position, origin }: Hello, found: Found, store: LocalStore): Refusal | undefined {
-  if (found.kind === 'from') return undefined;
-  // A root keeps what it has when it takes a snapshot, and refuses one that it cannot keep it beside.
-  if (origin !== undefined && found.kind === 'too-old') return undefined;
-  const foreign = position.filter(({ sid }) => sid !== store.sid);
-  const ahead = origin === undefined ? firstAhead(foreign, store.position()) : laterEpoch(foreign, store.position());
+export function whyBehind(hello: Hello, found: Found, { store, exchange }: Behind): Refusal | undefined {
+  if (found.kind === 'from' || hello.origin !== undefined) return undefined;
+  const position = store.position();
+  const ahead = hello.position.find(({ sid, epoch, sequence }) => {
+    if (sid === store.sid) return false;
+    const has = originOf(position, sid);
+    if (has === undefined) return store.sid === undefined || exchange !== undefined;
+    return has.epoch < epoch || (has.epoch === epoch && has.sequence < sequence);
+  });
   if (ahead === undefined) return undefined;
-  const [ours, theirs] = [describePosition(store.position()), describePosition([ahead])];
+  const [ours, theirs] = [describePosition(position), describePosition([ahead])];
   return { code: 'BEHIND', message: `this node is behind the follower: it is at ${ours}, the follower at ${theirs}` };
-}
-
-function laterEpoch(position: Position, other: Position): OriginPosition | undefined {
-  return position.find(({ sid, epoch }) => (originOf(other, sid)?.epoch ?? epoch) < epoch);
 }

@@ -274,7 +274,8 @@ export class UpstreamSession {
     if (exchange !== undefined) {
       // Roots follow each other; who stands behind a root is not for them to know.
       if (path.length !== 1) throw new TokaidoError('REPLICATION', `${this.peer.name} is not a root`);
-      if (path[0]?.instanceId === self.instanceId) throw new TokaidoError('REPLICATION', 'a root does not follow itself');
+      if (path[0]?.instanceId === self.instanceId)
+        throw new TokaidoError('REPLICATION', 'a root does not follow itself');
       return;
     }
     // Two nodes that turn to each other at the same moment know of no path yet that would tell them.

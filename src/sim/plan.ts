@@ -120,7 +120,10 @@ function withRoots([first, ...followers]: readonly NodeConfig[], dice: Dice): No
 export function planFrom(dice: Dice): Plan {
   const chosen = FAULTS.filter(() => dice.chance(0.4));
   const plan = onePlan(dice, chosen);
-  return dice.chance(0.3) ? { ...plan, nodes: withRoots(plan.nodes, dice.fork()) } : plan;
+  if (!dice.chance(0.3)) return plan;
+  // What roots lose that others kept brings them to each other's snapshots.
+  const faults = dice.chance(0.5) ? [...new Set([...plan.faults, 'lose-tail' as const])] : plan.faults;
+  return { ...plan, faults, nodes: withRoots(plan.nodes, dice.fork()) };
 }
 
 function onePlan(dice: Dice, chosen: readonly Fault[]): Plan {

@@ -138,7 +138,8 @@ class Simulation {
       // What came to it with a snapshot is not in its log: nobody could give that back.
       const log = follower?.store?.log;
       const begins = log === undefined || log.first >= log.next ? undefined : log.batchAt(log.first)?.before;
-      if (begins === undefined || begins.some((origin) => origin.sid === root.config.sid && !has.has(numberOf(origin)))) continue;
+      if (begins === undefined || begins.some((origin) => origin.sid === root.config.sid && !has.has(numberOf(origin))))
+        continue;
       throw new Violation(5, `${name} came back with ${numberOf(lost)}, and the root goes on without it`);
     }
   }

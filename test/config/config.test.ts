@@ -189,6 +189,8 @@ describe('a configuration', () => {
     ['an address with a port out of range', EDGE.replace(':1979', ':70000'), /upstreams\.0\.address: .*1 to 65535/],
     ['a root without sid', 'role: root\ndata: d', /node\.yaml:1: a root needs sid/],
     ['a root with upstreams', `${ROOT}upstreams: [{ address: "h:1" }]`, /node\.yaml:4: a root follows nobody/],
+    ['a relay with peers', `${EDGE.replace('edge', 'relay')}peers: [{ address: "h:1" }]`, /only roots have peers/],
+    ['peers without identity', `${ROOT}identity: false\npeers: [{ address: "h:1" }]`, /prove who they are/],
     ['an edge without upstreams', 'role: edge\ndata: d', /an edge needs upstreams/],
     ['a relay without upstreams', 'role: relay\ndata: d', /a relay needs upstreams/],
     ['an edge with sid', `${EDGE}sid: 1`, /only a root has a sid/],

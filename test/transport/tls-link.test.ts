@@ -141,7 +141,7 @@ describe('a link between nodes', () => {
     await refusedWith(/not valid yet/);
   });
 
-  it('a root or a client may not be a follower', async () => {
+  it('a root or a client may not be a follower of a relay', async () => {
     for (const role of ['root', 'client'] as const) {
       warnings.length = 0;
       await connect(await issue('ours', `as-${role}`, role)).catch(() => undefined);

@@ -544,7 +544,10 @@ export const schema = z.strictObject({
 type Parsed = z.output<typeof schema>;
 
 /** A node's configuration, complete and checked. Paths are absolute, sizes in bytes, durations in ms. */
-export type NodeConfig = Omit<Parsed, 'upstreams' | 'peers' | 'durability' | 'limits' | 'databases' | 'listen' | 'postgres'> & {
+export type NodeConfig = Omit<
+  Parsed,
+  'upstreams' | 'peers' | 'durability' | 'limits' | 'databases' | 'listen' | 'postgres'
+> & {
   readonly postgres?:
     | (Omit<NonNullable<Parsed['postgres']>, 'tables'> & { readonly tables: readonly TableMapping[] })
     | undefined;

@@ -1,0 +1,78 @@
+/** A root that takes a snapshot of another root keeps what only it has. */
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { describePosition } from '../../src/log/position.js';
+import { carryOver, whyNotCarried } from '../../src/store/carry-over.js';
+import type { LocalStore } from '../../src/store/store.js';
+import { contents } from '../support/replication-pair.js';
+import { bytes, encode, remove, StoreBench, set, transaction } from '../support/store-model.js';
+
+describe('what a root keeps beside a snapshot of another root', () => {
+  let bench: StoreBench;
+  beforeEach(() => {
+    bench = new StoreBench();
+  });
+  afterEach(async () => await bench.close());
+
+  const at = (store: LocalStore): string => describePosition(store.position());
+
+  async function storeOf(own: number, ...transactions: readonly ReturnType<typeof transaction>[]): Promise<LocalStore> {
+    const store = bench.store(own);
+    for (const one of transactions) await store.apply(encode([one])).committed;
+    return store;
+  }
+
+  it('is its own transactions and those it has of others, by version (invariants 2 and 4)', async () => {
+    const ours = await storeOf(
+      1,
+      transaction(1, 1, 10, [set('a', 'one'), set('b', 'one')]),
+      transaction(3, 1, 15, [set('c', 'three')]),
+      transaction(1, 2, 30, [set('a', 'one again'), remove('d')]),
+    );
+    const theirs = await storeOf(
+      1,
+      transaction(1, 1, 10, [set('a', 'one'), set('b', 'one')]),
+      transaction(2, 1, 20, [set('a', 'two'), set('b', 'two'), set('d', 'two')]),
+    );
+    assert.equal(whyNotCarried(ours, theirs.position()), undefined);
+    assert.equal(await carryOver(ours, theirs), 2);
+    assert.equal(at(theirs), '1:2 2:1 3:1');
+    assert.deepEqual(contents(theirs), { a: 'one again', b: 'two', c: 'three' });
+    // Nothing comes twice.
+    assert.equal(await carryOver(ours, theirs), 0);
+  });
+
+  it('is not what another origin counts in a later epoch: that is over', async () => {
+    const ours = await storeOf(1, transaction(2, 1, 10, [set('a', 'lost')]), transaction(1, 1, 20, [set('b', 'kept')]));
+    const theirs = await storeOf(1, transaction(2, 1, 30, [set('a', 'later')], 2));
+    await carryOver(ours, theirs);
+    assert.equal(at(theirs), '1:1 2@2:1');
+    assert.deepEqual(contents(theirs), { a: 'later', b: 'kept' });
+  });
+
+  it('makes it refuse a snapshot that would cost it something', async () => {
+    const ours = await storeOf(1, transaction(1, 1, 10, [set('a', '1')]), transaction(1, 2, 20, [set('b', '2')]));
+    const lost = await storeOf(2, transaction(1, 1, 10, [set('a', '1')]), transaction(1, 2, 15, [set('c', 'other')]));
+    assert.match(whyNotCarried(ours, lost.position()) ?? '', /has lost or never had/);
+    await ours.trimLog({ bytes: 0, ageMs: 0 });
+    assert.match(whyNotCarried(ours, []) ?? '', /does not reach back/);
+    await assert.rejects(carryOver(ours, bench.store(1)), { code: 'REPLICATION' });
+  });
+
+  it('is whole: writes wait for a moment, and none is lost', async () => {
+    const ours = bench.store(1);
+    const queued = Array.from(
+      { length: 50 },
+      (_, i) => ours.write((t) => t.set('default', bytes(`k${i}`), bytes('v'), 0)).committed,
+    );
+    const paused = ours.pause();
+    assert.throws(() => ours.write((t) => t.set('default', bytes('late'), bytes('v'), 0)), { code: 'NOT_READY' });
+    await paused;
+    await Promise.all(queued);
+    const theirs = bench.store(1);
+    await carryOver(ours, theirs);
+    assert.equal(Object.keys(contents(theirs)).length, 50);
+    ours.resume();
+    await ours.write((t) => t.set('default', bytes('late'), bytes('v'), 0)).committed;
+  });
+});
