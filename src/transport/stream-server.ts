@@ -9,7 +9,7 @@ import type { Runtime } from '../base/runtime.js';
 import type { Live } from '../pki/live.js';
 import type { Trust } from '../pki/trust.js';
 import type { ClientKeeper, Conversation } from './client-keeper.js';
-import { chainOf } from './peer-chain.js';
+import { atEachExpiry, chainOf } from './peer-chain.js';
 import { cannotListen } from './tls-link.js';
 
 /** What a TLS listener for clients proves, and asks of them. */
@@ -198,6 +198,21 @@ function secureServer(
   });
   /** How each open connection is judged. */
   const judges = new Map<TLSSocket, () => string | undefined>();
+  const endIfRefused = (socket: TLSSocket, judge: () => string | undefined): void => {
+    const refusal = judge();
+    if (refusal === undefined || socket.destroyed) return;
+    refuse(refusal, socket);
+    socket.destroy();
+  };
+  /** Judges it again when what is trusted changes, and when a certificate that it stands on ends. */
+  const watch = (socket: TLSSocket, judge: () => string | undefined): void => {
+    judges.set(socket, judge);
+    const cancel = atEachExpiry(chainOf(socket), runtime, () => endIfRefused(socket, judge));
+    socket.on('close', () => {
+      judges.delete(socket);
+      cancel();
+    });
+  };
   server.on('tlsClientError', (error, socket) => {
     refuse(messageOf(error), socket);
     socket.destroy();
@@ -209,8 +224,7 @@ function secureServer(
     const judge = isStranger ? () => undefined : judgeOf(socket, tls, runtime);
     const refusal = judge();
     if (refusal === undefined) {
-      if (!isStranger) judges.set(socket, judge);
-      socket.on('close', () => judges.delete(socket));
+      if (!isStranger) watch(socket, judge);
       converse(socket, isStranger ? [] : namesOf(socket));
       return;
     }
@@ -219,12 +233,7 @@ function secureServer(
   });
   const unsubscribe = tls.onChange(() => {
     server.setSecureContext({ ...contextOf(tls.current), ...profile });
-    for (const [socket, judge] of [...judges]) {
-      const refusal = judge();
-      if (refusal === undefined) continue;
-      refuse(refusal, socket);
-      socket.destroy();
-    }
+    for (const [socket, judge] of [...judges]) endIfRefused(socket, judge);
   });
   return { server, unsubscribe };
 }

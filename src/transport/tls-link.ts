@@ -24,7 +24,7 @@ import type { Identity } from '../pki/names.js';
 import { checkPeer, type PeerFacts, type Refusal, type RefusalReason, type Verdict } from '../pki/policy.js';
 import { JOIN_PROTOCOL } from './join-link.js';
 import type { Link, LinkHandlers } from './link.js';
-import { chainOf } from './peer-chain.js';
+import { atEachExpiry, chainOf } from './peer-chain.js';
 
 const PROTOCOL = 'tokaido/1';
 const HANDSHAKE_TIMEOUT_MS = 10_000;
@@ -33,8 +33,6 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 2_000;
 /** How long a link may last whose CA was retired: enough to open another one with newer certificates. */
 const DISTRUSTED_MS = 400;
-/** Longest timer the runtime can hold; a certificate that lives longer is looked at again then. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
 /** One address is logged at most this often per reason; further refusals are counted. */
 const REFUSAL_LOG_MS = 1_000;
 const MAX_REFUSAL_ENTRIES = 1_000;
@@ -124,12 +122,10 @@ class TlsLink implements Link {
   readonly fingerprint: string;
   readonly #socket: TLSSocket;
   readonly #runtime: Runtime;
-  readonly #notAfterMs: number;
   #reason: string | undefined;
 
   constructor(socket: TLSSocket, peer: Identity, runtime: Runtime) {
-    const { valid_to: validTo = '', fingerprint256 = '' } = certificateOf(socket);
-    this.#notAfterMs = Date.parse(validTo);
+    const { fingerprint256 = '' } = certificateOf(socket);
     this.fingerprint = fingerprint256;
     this.#socket = socket;
     this.peer = peer;
@@ -146,7 +142,6 @@ class TlsLink implements Link {
     { trust, judge, onRefused }: { trust: Live<unknown>; judge: () => Verdict; onRefused: (refusal: Refusal) => void },
   ): void {
     const socket = this.#socket;
-    const cancelExpiry = this.#closeAtExpiry();
     let distrusted: Timer | undefined;
     const endIfRefused = (): void => {
       const verdict = judge();
@@ -154,6 +149,8 @@ class TlsLink implements Link {
       onRefused(verdict.refused);
       this.destroy(`the peer is no longer allowed: ${verdict.refused.message}`);
     };
+    // Its own, or that of a CA which leads to it: the link does not outlive what vouches for the peer.
+    const cancelExpiry = atEachExpiry(chainOf(socket), this.#runtime, endIfRefused);
     const unsubscribe = trust.onChange(() => {
       const verdict = judge();
       const isRetired = 'refused' in verdict && verdict.refused.reason === 'untrusted-ca';
@@ -176,22 +173,6 @@ class TlsLink implements Link {
       unsubscribe();
       handlers.onClose(this.#reason ?? 'the peer closed the link');
     });
-  }
-
-  /** The peer's certificate ends while the link is open: so does the link. */
-  #closeAtExpiry(): () => void {
-    let cancel = (): void => undefined;
-    const arm = (): void => {
-      const leftMs = this.#notAfterMs - this.#runtime.nowMs();
-      if (!(leftMs > 0)) {
-        this.destroy('the certificate of the peer has expired');
-        return;
-      }
-      const timer = this.#runtime.after(Math.min(leftMs, MAX_TIMER_MS), arm);
-      cancel = () => timer.cancel();
-    };
-    arm();
-    return () => cancel();
   }
 
   send(chunks: readonly Buffer[]): void {

@@ -162,6 +162,22 @@ describe('certificates that change while nodes run', () => {
     stays.destroy();
   });
 
+  it('a client whose certificate ends while it is connected is cut off within a second, and others stay', async () => {
+    const out = join(cluster.folder, 'short');
+    const lifeMs = 4000;
+    const ca = join(cluster.folder, 'ca');
+    const days = lifeMs / 86_400_000;
+    await issueCertificate({ ca, out, role: 'client', name: 'short', days, dns: [], ip: [], nowMs: Date.now() });
+    const endsMs = Date.parse(new X509Certificate(readFileSync(join(out, 'node.crt'))).validTo);
+    const [stays, goes] = [await client(await issue('client', 'long')), await client(out)];
+    assert.match(await get(goes), /404/);
+    const closedMs = await new Promise<number>((resolve) => goes.on('close', () => resolve(Date.now())));
+    assert.ok(closedMs >= endsMs && closedMs < endsMs + 1000, `${closedMs - endsMs} ms after its certificate`);
+    assert.match(await get(stays), /404/);
+    assert.match(cluster.log(root), /client refused: its certificate does not verify: it has expired/);
+    stays.destroy();
+  });
+
   it('a client listener shows its new certificate to the next client; SIGHUP reads at once', async () => {
     const app = await issue('client', 'app');
     const open = await client(app);
