@@ -8,6 +8,7 @@ import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
 import { sid } from '../base/types.js';
 import type { Identity } from '../pki/names.js';
+import { ClockWatch } from '../replication/clock-watch.js';
 import { Equality } from '../replication/equality.js';
 import type { Exchange } from '../replication/exchange.js';
 import { encodeFrame, type OriginBeat, type PathNode } from '../replication/frames.js';
@@ -19,6 +20,7 @@ import { ReplicationServer } from '../replication/server.js';
 import { joinTrees, type TreeNode } from '../replication/tree.js';
 import { inOrder, type UpstreamAddress } from '../replication/upstream-choice.js';
 import { type Connect, type LinkEvents, UpstreamFollower } from '../replication/upstream-follower.js';
+import { newestBeat } from '../replication/upstream-look.js';
 import type { UpstreamHost } from '../replication/upstream-session.js';
 import type { Proof } from '../store/proof.js';
 import type { FeedPosition } from '../store/types.js';
@@ -67,6 +69,8 @@ export class Replica {
   readonly equality: Equality;
   readonly recovery: Recovery;
   readonly progress: FeedProgress;
+  readonly clock: ClockWatch;
+  #newestBeatMs = 0;
   readonly #options: ReplicaOptions;
   #path: readonly PathNode[] = [];
   #rootAddress: string;
@@ -85,6 +89,12 @@ export class Replica {
     // A root proves what it has by itself; what another root proves is not for its followers.
     const onEqual = (proof: Proof): void => (config.role === 'root' ? undefined : this.#replication?.prove(proof));
     this.equality = new Equality({ runtime, log, onEqual });
+    this.clock = new ClockWatch(({ aheadMs, originMs, nowMs }) => {
+      const apart = `${Math.round(Math.abs(aheadMs) / 1000)} s`;
+      const times = { originClock: new Date(originMs).toISOString(), ownClock: new Date(nowMs).toISOString() };
+      const what = aheadMs < 0 ? `${apart} behind that of the origin` : `${apart} ahead, or all news is that late`;
+      log.warn(times, `the clock here is ${what} (compare the clocks): lag and expirations are wrong by that`);
+    });
     this.#scopes = new ScopePolicy(scopeRules(config));
     this.stores = new StoreHolder({ config, directory, disk, runtime, log, onFatal });
     this.progress = new FeedProgress({
@@ -203,6 +213,7 @@ export class Replica {
    */
   relink(): void {
     this.#upstream?.relink();
+    for (const peer of this.#peers) peer.relink();
     this.#replication?.relink();
   }
 
@@ -260,6 +271,7 @@ export class Replica {
   }
 
   #hear(beats: readonly OriginBeat[]): void {
+    this.#watchClock(newestBeat(beats));
     for (const beat of beats) this.heartbeats.hear(beat, this.stores.current?.position() ?? []);
     this.progress.heard();
   }
@@ -293,6 +305,13 @@ export class Replica {
     if (config.role !== 'root' || config.sid === undefined || config.peers.length === 0) return undefined;
     const { clockLimitMs } = config.replication;
     return { sid: sid(config.sid), nowMs: () => runtime.nowMs(), clockLimitMs };
+  }
+
+  #watchClock(originMs: number): void {
+    if (originMs <= this.#newestBeatMs) return;
+    this.#newestBeatMs = originMs;
+    const { runtime } = this.#options;
+    this.clock.hear(originMs, runtime.nowMs(), runtime.monotonicMs());
   }
 
   /** This node and all below it, as far as they have reported. */

@@ -4,7 +4,7 @@ import { messageOf, TokaidoError } from '../base/errors.js';
 import { readKey, readPublic } from './files.js';
 import { type Identity, identityOf } from './names.js';
 import { certificatesOf, pemBlocks } from './pem.js';
-import { type ChainFault, Trust } from './trust.js';
+import { type ChainFault, outOfDate, Trust } from './trust.js';
 
 /** Paths of a node's identity. */
 export interface IdentityFiles {
@@ -58,12 +58,22 @@ export function keyFor(certificate: X509Certificate, keyText: string, path: stri
   throw new TokaidoError('IDENTITY', `${path} is not the key of the certificate`, { hint: REISSUE });
 }
 
-function explain(fault: ChainFault, files: IdentityFiles, { validFrom, validTo }: X509Certificate): never {
+function explain(
+  fault: ChainFault,
+  files: IdentityFiles,
+  { chain, trust, nowMs }: { chain: readonly X509Certificate[]; trust: Trust; nowMs: number },
+): never {
+  const certificate = outOfDate(chain, trust, nowMs) ?? (chain[0] as X509Certificate);
+  const { validFrom, validTo } = certificate;
+  const which = certificate === chain[0] ? files.certificate : `a CA of ${files.certificate}`;
   switch (fault) {
     case 'expired':
-      return refuse(`${files.certificate} expired on ${validTo}`, REISSUE);
+      return refuse(`${which} expired on ${validTo}`, REISSUE);
     case 'not-yet-valid':
-      return refuse(`${files.certificate} is valid from ${validFrom} on`, 'compare the clock of this machine');
+      return refuse(
+        `${which} is valid from ${validFrom} on, and the clock here says ${new Date(nowMs).toISOString()}`,
+        'compare the clock of this machine',
+      );
     case 'revoked':
       return refuse(`${files.certificate} is revoked`, REISSUE);
     default:
@@ -84,7 +94,7 @@ export function loadNodeIdentity(files: IdentityFiles, nowMs: number): NodeIdent
   const trust = new Trust(certificatesOf(caPem, files.ca));
   const { pem: keyPem } = keyFor(certificate, keyText, files.key);
   const fault = trust.fault(chain, nowMs);
-  if (fault !== undefined) explain(fault, files, certificate);
+  if (fault !== undefined) explain(fault, files, { chain, trust, nowMs });
   const identity = identityOf(certificate.subjectAltName);
   if (identity === undefined) refuse(`${files.certificate} does not carry exactly one tokaido:// name`, REISSUE);
   for (const { subjectAltName } of trust.authorities) {

@@ -36,6 +36,18 @@ export function signerIn(
   });
 }
 
+/**
+ * The certificate whose dates are at fault: the leaf if it is that one, else a CA above it. For messages; `undefined` when
+ * all are in date.
+ */
+export function outOfDate(
+  chain: readonly X509Certificate[],
+  { authorities }: Trust,
+  nowMs: number,
+): X509Certificate | undefined {
+  return [...chain, ...authorities].find((certificate) => dateFault(certificate, nowMs) !== undefined);
+}
+
 export class Trust {
   /** CA certificates that end a chain. */
   readonly authorities: readonly X509Certificate[];

@@ -22,6 +22,7 @@ import type { NodeIdentity } from '../pki/identity.js';
 import type { Live } from '../pki/live.js';
 import type { Identity } from '../pki/names.js';
 import { checkPeer, type PeerFacts, type Refusal, type RefusalReason, type Verdict } from '../pki/policy.js';
+import { outOfDate } from '../pki/trust.js';
 import { JOIN_PROTOCOL } from './join-link.js';
 import type { Link, LinkHandlers } from './link.js';
 import { atEachExpiry, chainOf } from './peer-chain.js';
@@ -69,11 +70,11 @@ function judgeOf(
   return () => {
     const { identity, trust } = own.current;
     const nowMs = runtime.nowMs();
-    const [leaf] = chain;
+    const dated = outOfDate(chain, trust, nowMs) ?? chain[0];
     const validity =
-      leaf === undefined
+      dated === undefined
         ? {}
-        : { validity: { fromMs: Date.parse(leaf.validFrom), toMs: Date.parse(leaf.validTo), nowMs } };
+        : { validity: { fromMs: Date.parse(dated.validFrom), toMs: Date.parse(dated.validTo), nowMs } };
     const chainFault = trust.fault(chain, nowMs);
     return checkPeer({ ...facts, ...validity, chainFault }, identity, side, expectedName);
   };

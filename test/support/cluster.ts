@@ -71,10 +71,16 @@ export class Cluster {
     this.#nodeFlags = nodeFlags;
   }
 
-  /** `nodeFlags` are given to the Node.js of every process. */
-  static async create({ nodeFlags = [] }: { readonly nodeFlags?: readonly string[] } = {}): Promise<Cluster> {
+  /** `nodeFlags` are given to the Node.js of every process; the CA was made `caAgeMs` ago. */
+  static async create({
+    nodeFlags = [],
+    caAgeMs = 0,
+  }: {
+    readonly nodeFlags?: readonly string[];
+    readonly caAgeMs?: number;
+  } = {}): Promise<Cluster> {
     const folder = mkdtempSync(join(tmpdir(), 'tokaido-cluster-'));
-    await createCa({ folder: join(folder, 'ca'), name: 'test', days: 365, nowMs: Date.now() });
+    await createCa({ folder: join(folder, 'ca'), name: 'test', days: 365, nowMs: Date.now() - caAgeMs });
     return new Cluster(folder, nodeFlags);
   }
 

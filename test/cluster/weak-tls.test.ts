@@ -1,0 +1,103 @@
+/** What a scanner would look for at the TLS ports of a running node, asked with openssl: nothing weak is spoken. */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { stringify } from 'yaml';
+import { issueCertificate } from '../../src/pki/ca.js';
+import { Cluster, type ClusterNode } from '../support/cluster.js';
+import { openssl } from '../support/openssl.js';
+import { freePort } from '../support/postgres.js';
+
+const LIMIT_MS = 10_000;
+
+describe('the TLS ports of a node, as a scanner sees them', () => {
+  let cluster: Cluster;
+  let root: ClusterNode;
+  let clientPort: number;
+  let own: readonly string[];
+
+  /** What `openssl s_client` says after one handshake. */
+  async function scan(port: number, ...options: readonly string[]): Promise<{ open: boolean; text: string }> {
+    const parameters = ['s_client', '-connect', `127.0.0.1:${port}`, ...own, ...options];
+    const child = spawn('openssl', parameters, { timeout: LIMIT_MS, stdio: ['pipe', 'pipe', 'pipe'] });
+    let text = '';
+    child.stdout.on('data', (chunk) => (text += chunk));
+    child.stderr.on('data', (chunk) => (text += chunk));
+    child.stdin.on('error', () => undefined);
+    child.stdin.end('Q\n');
+    await once(child, 'close');
+    return { open: /New, TLSv|Cipher is (?!\(NONE\))/.test(text), text };
+  }
+
+  before(async () => {
+    cluster = await Cluster.create();
+    clientPort = await freePort();
+    const tls = { certificate: 'node.crt', key: 'node.key', clientCa: 'ca.crt' };
+    root = await cluster.add({ name: 'root', role: 'root' });
+    const listen = {
+      clients: [{ port: root.clientPort }, { port: clientPort, tls }],
+      replication: { port: root.replicationPort },
+      admin: { port: root.adminPort },
+    };
+    const config = { name: 'root', role: 'root', sid: 1, data: 'data', listen };
+    writeFileSync(join(root.folder, 'node.yaml'), stringify(config));
+    const out = join(cluster.folder, 'edge');
+    const ca = join(cluster.folder, 'ca');
+    await issueCertificate({ ca, out, role: 'edge', name: 'edge', days: 1, dns: [], ip: [], nowMs: Date.now() });
+    own = ['-cert', join(out, 'node.crt'), '-key', join(out, 'node.key'), '-CAfile', join(out, 'ca.crt')];
+    cluster.start(root);
+    await cluster.ready(root);
+  });
+  after(async () => await cluster.close());
+
+  it('between nodes: TLS 1.3 alone, with ephemeral keys, verified, no compression, no ticket', async () => {
+    const port = root.replicationPort;
+    const { open, text } = await scan(port, '-tls1_3', '-alpn', 'tokaido/1', '-verify_return_error');
+    assert.ok(open, text);
+    assert.match(text, /Verification: OK/);
+    assert.match(text, /(Server|Peer) Temp Key: (X25519|X25519MLKEM768|ECDH)|Negotiated TLS1\.3 group: X25519/);
+    assert.match(text, /Cipher is TLS_(AES_256_GCM_SHA384|CHACHA20_POLY1305_SHA256|AES_128_GCM_SHA256)/);
+    assert.doesNotMatch(text, /Compression: (?!NONE)/);
+    assert.doesNotMatch(text, /Post-Handshake New Session Ticket/);
+    for (const version of ['-tls1', '-tls1_1', '-tls1_2']) {
+      const old = await scan(port, version, '-cipher', 'ALL:COMPLEMENTOFALL:@SECLEVEL=0');
+      assert.ok(!old.open, `${version}\n${old.text}`);
+    }
+  });
+
+  it('for clients: no TLS before 1.2, and of 1.2 only ciphers with forward secrecy and authenticated encryption', async () => {
+    for (const version of ['-tls1', '-tls1_1']) {
+      const old = await scan(clientPort, version, '-cipher', 'ALL:COMPLEMENTOFALL:@SECLEVEL=0');
+      assert.ok(!old.open, `${version}\n${old.text}`);
+    }
+    const known = openssl(['ciphers', '-s', '-tls1_2', 'ALL:COMPLEMENTOFALL:@SECLEVEL=0'], cluster.folder);
+    const names = known
+      .trim()
+      .split(':')
+      .filter((name) => name !== '' && !name.startsWith('TLS_'));
+    assert.ok(names.length > 20, known);
+    const spoken: string[] = [];
+    for (const name of names) {
+      const { open } = await scan(clientPort, '-tls1_2', '-cipher', `${name}:@SECLEVEL=0`);
+      if (open) spoken.push(name);
+    }
+    assert.ok(spoken.length > 0);
+    for (const name of spoken) assert.match(name, /^ECDHE-ECDSA-(AES(128|256)-GCM-SHA(256|384)|CHACHA20-POLY1305)$/);
+  });
+
+  it('for clients: no signatures over SHA-1, no weak groups, no renegotiation, nothing resumed where a certificate counts', async () => {
+    const weak = await scan(clientPort, '-tls1_2', '-sigalgs', 'ECDSA+SHA1', '-cipher', 'ALL:@SECLEVEL=0');
+    assert.ok(!weak.open, weak.text);
+    for (const group of ['P-192', 'secp160r1', 'secp192k1']) {
+      const { open } = await scan(clientPort, '-tls1_2', '-groups', group, '-cipher', 'ALL:@SECLEVEL=0');
+      assert.ok(!open, group);
+    }
+    const { text } = await scan(clientPort, '-tls1_2', '-reconnect');
+    assert.doesNotMatch(text, /^Reused, /m);
+    assert.match(text, /Secure Renegotiation IS supported/);
+    assert.doesNotMatch(text, /Compression: (?!NONE)/);
+  });
+});
