@@ -6,6 +6,11 @@ import { action, print, printJson } from './output.js';
 
 const TIMEOUT_MS = 5_000;
 
+/** A CA that ends sooner is worth a word. */
+const CA_SOON_MS = 30 * 86_400_000;
+/** Clocks that are apart by less are not. */
+const APART_MS = 5_000;
+
 function duration(ms: number): string {
   const units: readonly (readonly [number, string])[] = [
     [86_400_000, 'd'],
@@ -25,11 +30,13 @@ function linkText({ name, address, state, sinceMs, lastError, loading }: StatusU
 
 function certificateText(certificate: NodeStatus['certificate']): string {
   if (certificate === undefined) return 'none: this node stands alone';
-  const { notAfter, expiresInMs, renewal } = certificate;
+  const { notAfter, expiresInMs, renewal, caNotAfter } = certificate;
   const state = expiresInMs > 0 ? duration(expiresInMs) : 'EXPIRED';
   const failed = renewal?.lastError === undefined ? '' : `; NOT RENEWED: ${renewal.lastError}`;
   const renews = renewal === undefined ? '' : `, renewed from ${renewal.due} on${failed}`;
-  return `until ${notAfter} (${state})${renews}`;
+  const caLeftMs = caNotAfter === undefined ? Number.POSITIVE_INFINITY : Date.parse(caNotAfter) - Date.now();
+  const ca = caLeftMs < CA_SOON_MS ? `; A CA THAT IT STANDS ON ENDS ${caNotAfter}` : '';
+  return `until ${notAfter} (${state})${renews}${ca}`;
 }
 
 function equalityText({ agoMs, equal, differences, putOff }: NonNullable<NodeStatus['equality']>): string {
@@ -55,6 +62,12 @@ export function renderStatus(status: NodeStatus): string {
     ],
     ['lag', status.lagMs === null ? 'unknown: no heartbeat from an origin yet' : duration(status.lagMs)],
   ];
+  const { clockAheadMs = 0 } = status;
+  if (Math.abs(clockAheadMs) >= APART_MS)
+    rows.push([
+      'clock',
+      `${duration(Math.abs(clockAheadMs))} ${clockAheadMs < 0 ? 'BEHIND' : 'AHEAD OF'} the origin's`,
+    ]);
   if (status.equality !== undefined) rows.push(['equality', equalityText(status.equality)]);
   if (status.recovering) rows.push(['recovery', 'asking followers for transactions lost when the machine went down']);
   for (const { name, index, records } of status.databases)

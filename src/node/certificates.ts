@@ -110,6 +110,12 @@ export class NodeCertificates {
     return { lists: lists.length, revoked: serials.size, nextUpdateMs };
   }
 
+  /** When the CAs that this node's certificate stands on end; `undefined` without one. */
+  caEndsMs(): number | undefined {
+    const identity = this.identity?.current;
+    return identity?.trust.endsMs(identity.chain);
+  }
+
   /** Reads every file again at once. */
   reload(): void {
     for (const files of this.#files) files.reload();

@@ -93,6 +93,18 @@ export function registerNodeMetrics(node: Node): void {
     const credentials = node.certificates.identity?.current;
     return credentials === undefined ? undefined : (credentials.notAfterMs - runtime.nowMs()) / 1000;
   });
+  metrics.gauge(
+    'ca_expiry_seconds',
+    "Time until the first of the CAs ends that this node's certificate stands on.",
+    () => {
+      const endsMs = node.certificates.caEndsMs();
+      return endsMs === undefined ? undefined : (endsMs - runtime.nowMs()) / 1000;
+    },
+  );
+  metrics.gauge('clock_ahead_seconds', "By how much the clock here is ahead of the origin's, or all news late.", () => {
+    const { clockAheadMs } = node;
+    return clockAheadMs === undefined ? undefined : clockAheadMs / 1000;
+  });
   metrics.counter('renewal_failures_total', 'Attempts to renew the certificate that failed.', () => {
     return node.enrollment.renewal()?.failures;
   });

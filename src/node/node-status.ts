@@ -32,6 +32,7 @@ export function nodeStatus(node: Node): NodeStatus {
       versionNs: String(versionNs),
     })),
     lagMs: self.role === 'root' ? 0 : (node.heartbeats.lagMs(nowMs) ?? null),
+    clockAheadMs: node.clockAheadMs,
     equality: equalityOf(node),
     databases: (store?.databases() ?? []).map(({ name, index }) => ({ name, index, records: store?.count(name) ?? 0 })),
     log:
@@ -67,6 +68,7 @@ export function nodeStatus(node: Node): NodeStatus {
             notAfter: new Date(credentials.notAfterMs).toISOString(),
             expiresInMs: credentials.notAfterMs - nowMs,
             fingerprint: credentials.fingerprint,
+            caNotAfter: timeOf(node.certificates.caEndsMs()),
             renewal: renewalStatus(node),
           },
     revocation: revocationStatus(node),
@@ -78,6 +80,10 @@ export function nodeStatus(node: Node): NodeStatus {
     }),
     feed: node.feed?.status(),
   };
+}
+
+function timeOf(ms: number | undefined): string | undefined {
+  return ms === undefined ? undefined : new Date(ms).toISOString();
 }
 
 function equalityOf({ equality, runtime }: Node): NodeStatus['equality'] {
@@ -94,8 +100,7 @@ function equalityOf({ equality, runtime }: Node): NodeStatus['equality'] {
 function revocationStatus({ certificates }: Node): NodeStatus['revocation'] {
   const { lists, revoked, nextUpdateMs } = certificates.revocation();
   if (lists === 0) return undefined;
-  const nextUpdate = nextUpdateMs === undefined ? undefined : new Date(nextUpdateMs).toISOString();
-  return { lists, revoked, nextUpdate };
+  return { lists, revoked, nextUpdate: timeOf(nextUpdateMs) };
 }
 
 function renewalStatus({ enrollment }: Node): NonNullable<NodeStatus['certificate']>['renewal'] {

@@ -44,6 +44,7 @@ import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 import { DataDirectory } from './data-directory.js';
 import { Encryption } from './encryption.js';
 import { Enrollment } from './enrollment.js';
+import { ExpiryWatch } from './expiry-watch.js';
 import type { FeedProgress } from './feed-progress.js';
 import { ImageKeeper } from './image-keeper.js';
 import { KtFollowers } from './kt-followers.js';
@@ -93,6 +94,7 @@ export class Node {
   #ktFollowers: KtFollowers | undefined;
   #publishedLists: PublishedLists | undefined;
   #publishedTrust: PublishedTrust | undefined;
+  #expiries: ExpiryWatch | undefined;
   readonly enrollment: Enrollment;
   readonly #images: ImageKeeper;
   readonly #backups: BackupCommands | undefined;
@@ -201,6 +203,8 @@ export class Node {
       log: this.#log,
     };
     this.#publishedLists = new PublishedLists(published);
+    const renews = this.enrollment.renewal() !== undefined;
+    this.#expiries = new ExpiryWatch({ ...published, renews });
     if (config.identity !== false)
       this.#publishedTrust = new PublishedTrust({ ...published, caFile: config.identity.ca });
     await this.#listenForFollowers();
@@ -492,6 +496,11 @@ export class Node {
     return this.#replica.heartbeats;
   }
 
+  /** By how much the clock here is ahead of the origin's, ms; `undefined` before it is known. */
+  get clockAheadMs(): number | undefined {
+    return this.#replica.clock.aheadMs;
+  }
+
   get recovery(): Recovery {
     return this.#replica.recovery;
   }
@@ -525,6 +534,7 @@ export class Node {
     this.#replica.beginStopping();
     this.#publishedLists?.close();
     this.#publishedTrust?.close();
+    this.#expiries?.close();
     this.enrollment.close();
     this.certificates.close();
     await this.#feed?.stop();

@@ -52,6 +52,8 @@ export interface NodeStatus {
   readonly position: readonly StatusOrigin[];
   /** Age of the data, ms; `null` before it is known. A root is never behind. */
   readonly lagMs: number | null;
+  /** By how much the clock here is ahead of the origin's, or all news late; `undefined` before it is known. */
+  readonly clockAheadMs: number | undefined;
   /** How this node compared with its upstream last, at the same position; absent before it did. */
   readonly equality:
     | {
@@ -92,6 +94,8 @@ export interface NodeStatus {
         readonly notAfter: string;
         readonly expiresInMs: number;
         readonly fingerprint: string;
+        /** When the first of the CAs ends that it stands on. */
+        readonly caNotAfter: string | undefined;
         /** Of a node that renews its certificate by itself. */
         readonly renewal:
           | { readonly due: string; readonly failures: number; readonly lastError: string | undefined }

@@ -98,6 +98,25 @@ export class Trust {
     return fault;
   }
 
+  /**
+   * When the CAs that vouch for `chain` end, ms since 1970: the earliest end on the path that lasts longest; `undefined`
+   * when no path leads to an authority.
+   */
+  endsMs([leaf, ...others]: readonly X509Certificate[]): number | undefined {
+    return leaf === undefined ? undefined : this.#endsMs(leaf, others, 0);
+  }
+
+  #endsMs(certificate: X509Certificate, others: readonly X509Certificate[], casBelow: number): number | undefined {
+    const ownMs = casBelow === 0 ? Number.POSITIVE_INFINITY : Date.parse(certificate.validTo);
+    if (this.authorities.some(({ fingerprint256 }) => fingerprint256 === certificate.fingerprint256)) return ownMs;
+    if (casBelow >= MAX_CAS) return undefined;
+    const above = [...this.authorities, ...others].flatMap((issuer) => {
+      const isIssuer = issuer !== certificate && isIssuedBy(certificate, issuer);
+      return isIssuer ? (this.#endsMs(issuer, others, casBelow + 1) ?? []) : [];
+    });
+    return above.length === 0 ? undefined : Math.min(ownMs, Math.max(...above));
+  }
+
   #isRevoked({ serialNumber }: X509Certificate, issuer: X509Certificate): boolean {
     return this.#listsOf(issuer).some(({ serials }) => serials.has(serialNumber));
   }
