@@ -10,6 +10,7 @@ import { registerFeed } from './feed.js';
 import { registerJoin } from './join.js';
 import { registerLog } from './log.js';
 import { registerPg } from './pg.js';
+import { registerPromote } from './promote.js';
 import { registerRecords } from './records.js';
 import { registerServe } from './serve.js';
 import { registerStatus } from './status.js';
@@ -47,6 +48,7 @@ export function createProgram(onExit?: (error: CommanderError) => never): Comman
   registerClientToken(program);
   registerAudit(program);
   registerEncryption(program);
+  registerPromote(program);
   registerPg(program);
   registerFeed(program);
   registerConfig(program);

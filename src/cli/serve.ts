@@ -1,6 +1,7 @@
 /** `tokaido serve`: runs a node until it is told to stop. */
 import { type Command, InvalidArgumentError } from 'commander';
 import { messageOf, TokaidoError } from '../base/errors.js';
+import type { NodeConfig } from '../node/config/schema.js';
 import { action } from './output.js';
 
 /** How long an orderly stop may take before the process ends anyway. */
@@ -141,13 +142,19 @@ Examples:
 
 SIGTERM and SIGINT stop it in good order; a second one at once. SIGHUP reads certificates, keys, CA certificates,
 revocation lists and tokens again at once (changed files are noticed without it, too), and takes the policies of a
-changed configuration: replication.scopes, and policy of client listeners.`,
+changed configuration: replication.scopes, and policy of client listeners. Where role or standby is another
+(tokaido promote), the node starts again as that, in the same process.`,
     )
     .action(
       action(async (flags: ServeFlags) => {
         await serve(flags);
       }),
     );
+}
+
+/** Whether a changed configuration leaves the node what it is in the cluster; the rest takes a restart of the process. */
+function isSamePart(now: NodeConfig, then: NodeConfig): boolean {
+  return now.role === then.role && now.standby === then.standby;
 }
 
 /** Runs a node until it is told to stop; `more` are settings that have no flag. Errors: `CONFIG`, `IDENTITY`, `STORAGE`, `NETWORK`. */
@@ -176,7 +183,8 @@ export async function serve(flags: ServeFlags, more: object = {}): Promise<never
   };
   process.on('uncaughtException', onFatal);
   process.on('unhandledRejection', onFatal);
-  const node = await startNode(config, { log, runtime: systemRuntime(), onFatal });
+  const options = { log, runtime: systemRuntime(), onFatal };
+  let node = await startNode(config, options);
   log.info(node.addresses(), 'serving');
   let stopping = false;
   const stop = (signal: string): void => {
@@ -200,7 +208,17 @@ export async function serve(flags: ServeFlags, more: object = {}): Promise<never
         log.error({ reason: messageOf(error) }, 'the configuration is not valid: policies stay as they were');
         return undefined;
       })
-      .then((changed) => node.reload(changed))
+      .then(async (changed) => {
+        if (changed === undefined || isSamePart(node.config, changed)) {
+          node.reload(changed);
+          return;
+        }
+        log.warn({ role: changed.role }, 'this node has another part in the cluster now: starting again as that');
+        await node.stop();
+        if (stopping) return;
+        node = await startNode(changed, options);
+        log.info(node.addresses(), 'serving');
+      })
       .catch(onFatal);
   });
   return await new Promise<never>(() => {

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { assert, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
+import { sid } from '../base/types.js';
 import { Commands } from '../commands/commands.js';
 import { MessageQueues } from '../commands/message-queues.js';
 import { Recaching } from '../commands/recaching.js';
@@ -58,6 +59,7 @@ import { Replica } from './replica.js';
 import type { NodeStatus } from './status.js';
 import type { StoreHolder } from './store-holder.js';
 import { loadTextDatabase } from './text-databases.js';
+import { UnseenWrites } from './unseen-writes.js';
 
 export interface NodeOptions {
   readonly log: Logger;
@@ -97,6 +99,7 @@ export class Node {
   #expiries: ExpiryWatch | undefined;
   readonly enrollment: Enrollment;
   readonly #images: ImageKeeper;
+  readonly #unseen: UnseenWrites;
   readonly #backups: BackupCommands | undefined;
   #stopping = false;
 
@@ -152,6 +155,7 @@ export class Node {
       log: this.#log,
       audit: this.audit,
     });
+    this.#unseen = new UnseenWrites({ folder: config.data, replaces: config.replaces.map(sid), log: this.#log });
     this.#images = new ImageKeeper({
       ...config.memory,
       runtime,
@@ -207,6 +211,9 @@ export class Node {
     this.#expiries = new ExpiryWatch({ ...published, renews });
     if (config.identity !== false)
       this.#publishedTrust = new PublishedTrust({ ...published, caFile: config.identity.ca });
+    const { current } = this.stores;
+    if (current !== undefined) this.#unseen.watch(current);
+    this.stores.onSwap((store) => this.#unseen.watch(store));
     await this.#listenForFollowers();
     this.#ktFollowers = await KtFollowers.open(this, this.#log);
     this.#replica.follow();
@@ -384,7 +391,7 @@ export class Node {
 
   async #loadTextDatabases(): Promise<void> {
     const store = this.stores.current;
-    if (store === undefined || this.config.role !== 'root') return;
+    if (store === undefined || this.config.role !== 'root' || this.config.standby) return;
     for (const spec of this.config.databases) {
       if (spec.textFile === undefined || this.#stopping) continue;
       try {
@@ -398,7 +405,7 @@ export class Node {
 
   #startFeed(): void {
     const store = this.stores.current;
-    if (store === undefined || this.#stopping) return;
+    if (store === undefined || this.#stopping || this.config.standby) return;
     this.#feed = this.#makeFeed();
     this.#feed?.start(store);
   }
@@ -533,6 +540,7 @@ export class Node {
     this.#stopping = true;
     this.#replica.beginStopping();
     this.#publishedLists?.close();
+    this.#unseen.close();
     this.#publishedTrust?.close();
     this.#expiries?.close();
     this.enrollment.close();

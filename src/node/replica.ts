@@ -78,6 +78,8 @@ export class Replica {
   #replication: ReplicationServer | undefined;
   #upstream: UpstreamFollower | undefined;
   #peers: readonly UpstreamFollower[] = [];
+  /** The root that says it has taken the place of this one. */
+  #replacedBy: string | undefined;
   #sweep: Timer | undefined;
   #stopping = false;
 
@@ -159,6 +161,7 @@ export class Replica {
       reached: () => this.progress.forFollowers(),
       scopeFor: (peer) => (peer.role === 'root' ? Scope.WHOLE : this.#scopes.for(peer)),
       exchange: this.#exchange(),
+      onReplaced: (by) => this.#onReplaced(by),
       path: () => [this.#self(), ...this.#path],
       rootAddress: () => this.#rootAddress,
       isRecovering: () => this.recovery.active,
@@ -178,10 +181,6 @@ export class Replica {
     const server = this.#replication;
     if (server === undefined)
       return turnAway(link, 'NOT_READY', 'this node has no data yet: it is being seeded itself');
-    if (peer.role === 'root' && !this.#isPeer(peer.name)) {
-      const { name } = this.#options.self;
-      return turnAway(link, 'PEER', `${name} does not exchange with ${peer.name}: name it under peers there, too`);
-    }
     const session = server.accept(peer, link);
     return {
       onData: (chunk) => session.onData(chunk),
@@ -194,6 +193,20 @@ export class Replica {
   /** Whether the configuration names this root among those to exchange with, or lets any be one of them. */
   #isPeer(name: string): boolean {
     return this.#options.config.peers.some((peer) => peer.name === undefined || peer.name === name);
+  }
+
+  /**
+   * A root that comes back after its place was taken must not go on as if nothing had happened: its readers would have
+   * one truth, those of the other root another. Where it names the other as its peer, somebody has decided.
+   */
+  #onReplaced(by: string): void {
+    const { config, log } = this.#options;
+    if (config.peers.length > 0 || this.#replacedBy === by) return;
+    this.#replacedBy = by;
+    log.error(
+      { by },
+      'another root has taken the place of this one: it takes no writes any more (docs/operate/recover.md)',
+    );
   }
 
   /** What a follower gets from here, for people. */
@@ -290,7 +303,9 @@ export class Replica {
         if (refusal !== undefined) throw refusal;
         return await this.stores.openSnapshot(contents, scope);
       },
-      onWelcome: () => undefined,
+      onWelcome: (welcome) => {
+        if (this.#options.config.standby) this.#rootAddress = welcome.rootAddress;
+      },
       onHeartbeat: ({ origins }) => this.#hear(origins.filter(({ sid: origin }) => origin !== exchange?.sid)),
       // Found and told; whose records are right is for somebody to decide.
       onProof: (store, proof) => {
@@ -302,9 +317,15 @@ export class Replica {
 
   #exchange(): Exchange | undefined {
     const { config, runtime } = this.#options;
-    if (config.role !== 'root' || config.sid === undefined || config.peers.length === 0) return undefined;
-    const { clockLimitMs } = config.replication;
-    return { sid: sid(config.sid), nowMs: () => runtime.nowMs(), clockLimitMs };
+    if (config.role !== 'root' || config.sid === undefined) return undefined;
+    if (config.peers.length === 0 && config.replaces.length === 0) return undefined;
+    return {
+      sid: sid(config.sid),
+      nowMs: () => runtime.nowMs(),
+      clockLimitMs: config.replication.clockLimitMs,
+      replaces: config.replaces.map(sid),
+      isPeer: (name) => this.#isPeer(name),
+    };
   }
 
   #watchClock(originMs: number): void {
@@ -351,12 +372,26 @@ export class Replica {
   /** Why this node takes no writes right now, or `undefined` when it does. */
   writeRefusal(): TokaidoError | undefined {
     if (this.#stopping) return new TokaidoError('NOT_READY', 'this node is stopping');
-    if (this.#options.config.role === 'root') return this.recovery.refusal() ?? this.stores.refusal();
+    if (this.#options.config.role === 'root')
+      return this.#rootRefusal() ?? this.recovery.refusal() ?? this.stores.refusal();
     const root = this.#path.at(-1);
     const where = root === undefined ? 'the root' : `the root ${root.name}`;
     const at = this.#rootAddress === '' ? '' : ` at ${this.#rootAddress}`;
     return new TokaidoError('READ_ONLY', `this node follows others and takes no writes: write to ${where}${at}`, {
       hint: `send writes to ${where}${at}`,
+    });
+  }
+
+  #rootRefusal(): TokaidoError | undefined {
+    const by = this.#replacedBy;
+    if (by !== undefined) {
+      const hint = `write to ${by}; what only this root has is merged once they name each other under peers (docs/operate/recover.md)`;
+      return new TokaidoError('READ_ONLY', `the root ${by} has taken the place of this one`, { hint });
+    }
+    if (!this.#options.config.standby) return undefined;
+    const at = this.#rootAddress === '' ? '' : ` at ${this.#rootAddress}`;
+    return new TokaidoError('READ_ONLY', `this root stands by and takes no writes: write to another root${at}`, {
+      hint: '`tokaido promote` makes it take writes',
     });
   }
 

@@ -8,6 +8,7 @@ import type { Sid } from '../base/types.js';
 import { transactionSpans } from '../log/transaction.js';
 import type { Hello } from './frames.js';
 import type { Refusal } from './greeting.js';
+import type { Peer } from './link.js';
 
 /** A root, as those see it that it exchanges with. */
 export interface Exchange {
@@ -15,6 +16,10 @@ export interface Exchange {
   nowMs(): number;
   /** How far another root's clock may be off, ms. */
   readonly clockLimitMs: number;
+  /** Roots whose place this one has taken. */
+  readonly replaces: readonly Sid[];
+  /** Whether this root of the cluster is one of those to exchange with. */
+  isPeer(name: string): boolean;
 }
 
 const MS = 1_000_000n;
@@ -30,7 +35,10 @@ export function isOnlyOf(payload: Buffer, sid: Sid): boolean {
  * What a batch of another root has that this one did not make. Errors: `REPLICATION` when a version lies so far in the
  * future that one of the two clocks must be wrong.
  */
-export function newsOf(payload: Buffer, { sid, nowMs, clockLimitMs }: Exchange): Buffer {
+export function newsOf(
+  payload: Buffer,
+  { sid, nowMs, clockLimitMs }: Pick<Exchange, 'sid' | 'nowMs' | 'clockLimitMs'>,
+): Buffer {
   const parts: Buffer[] = [];
   const now = nowMs();
   const latest = BigInt(Math.floor(now + clockLimitMs)) * MS;
@@ -49,14 +57,26 @@ export function newsOf(payload: Buffer, { sid, nowMs, clockLimitMs }: Exchange):
   return parts.length === 1 ? (parts[0] as Buffer) : Buffer.concat(parts);
 }
 
+/** Whether a root, which proved to be one, says that it has taken the place of this origin. */
+export function isReplacedBy({ origin }: Hello, { role }: Peer, { sid }: { readonly sid: Sid | undefined }): boolean {
+  return role === 'root' && sid !== undefined && origin?.replaces.includes(sid) === true;
+}
+
 /** Why this root, called `name`, does not exchange with the one that greets. */
 export function whyNoExchange(
   { self, origin }: Hello,
+  peer: Pick<Peer, 'name' | 'role'>,
   exchange: Exchange | undefined,
   name: string,
 ): Refusal | undefined {
-  if (origin === undefined) return undefined;
-  if (exchange === undefined) return { code: 'PEER', message: `${name} is not a root` };
+  if (origin === undefined && peer.role !== 'root') return undefined;
+  if (origin === undefined || peer.role !== 'root')
+    return {
+      code: 'PEER',
+      message: `${peer.name} has a certificate of role ${peer.role}, and greets as something else`,
+    };
+  if (exchange === undefined || !exchange.isPeer(peer.name))
+    return { code: 'PEER', message: `${name} does not exchange with ${peer.name}: name it under peers there, too` };
   if (origin.sid === exchange.sid)
     return {
       code: 'SID',

@@ -12,14 +12,14 @@
 import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import { type Epoch, type LocalNumber, localNumber, type Position, type Sid } from '../base/types.js';
-import { changesBetween, describePosition, START } from '../log/position.js';
+import { changesBetween, describePosition, originOf, START } from '../log/position.js';
 import type { Found } from '../log/update-log.js';
 import type { LocalStore } from '../store/store.js';
 import type { AuditSource } from './audit-source.js';
-import { type Exchange, isOnlyOf, whyNoExchange } from './exchange.js';
+import { type Exchange, isOnlyOf, isReplacedBy, whyNoExchange } from './exchange.js';
 import { FollowerAudit } from './follower-audit.js';
+import { FollowerQuestions } from './follower-questions.js';
 import {
-  type Ask,
   type AuditFrame,
   encodeFrame,
   type Frame,
@@ -29,7 +29,7 @@ import {
   type PathNode,
   PROTOCOL_VERSION,
 } from './frames.js';
-import { aheadOfOrigin, findFor, whyBehind, whyNot } from './greeting.js';
+import { aheadOf, aheadOfOrigin, findFor, whyBehind, whyNot } from './greeting.js';
 import type { Peer, PeerLink } from './link.js';
 import type { Scope } from './scope.js';
 import { type SnapshotPace, SnapshotSender } from './snapshot-sender.js';
@@ -52,6 +52,8 @@ export interface SessionHost {
   readonly log: Logger;
   /** How this node exchanges with other roots, if it is one that does. */
   readonly exchange: Exchange | undefined;
+  /** A root says that it has replaced this one. */
+  onReplaced(by: string): void;
   /** From this node to the root. */
   path(): readonly PathNode[];
   rootAddress(): string;
@@ -83,9 +85,6 @@ export interface SessionHost {
   monotonicMs(): number;
 }
 
-/** Questions of one follower that may be open. */
-const MAX_ASKED = 4;
-
 export type FollowerState = 'greeting' | 'recalling' | 'waiting' | 'copying' | 'following' | 'ended';
 
 export class FollowerSession {
@@ -97,7 +96,6 @@ export class FollowerSession {
   readonly #log: Logger;
   readonly #decoder = new FrameDecoder();
   #state: FollowerState = 'greeting';
-  #asked = 0;
   #hello: Hello | undefined;
   #next: LocalNumber = localNumber(0);
   #snapshot: SnapshotSender | undefined;
@@ -106,6 +104,9 @@ export class FollowerSession {
   /** Waits until the follower was sent everything before `next`, and nothing else. */
   #proof: { readonly next: LocalNumber; readonly frame: Buffer } | undefined;
   readonly #audit: FollowerAudit;
+  readonly #questions: FollowerQuestions;
+  /** Origins that were asked for already. */
+  readonly #recalled = new Set<Sid>();
   #tree: readonly TreeNode[] = [];
   #treeMs = 0;
   #applied: Position = START;
@@ -117,6 +118,13 @@ export class FollowerSession {
     this.#link = link;
     this.#host = host;
     this.#log = host.log.child({ follower: peer.name, address: peer.address });
+    this.#questions = new FollowerQuestions({
+      answer: async (request) => await host.ask(peer, request),
+      send: (answer) => {
+        if (this.#state !== 'ended') this.#send(answer);
+      },
+      log: this.#log,
+    });
     this.#audit = new FollowerAudit({
       store: host.store,
       nowMs: () => host.nowMs(),
@@ -210,7 +218,8 @@ export class FollowerSession {
         this.pump();
         return;
       case 'ask':
-        this.#onAsk(frame);
+        if (this.#state === 'greeting') throw new TokaidoError('REPLICATION', 'ASK before HELLO');
+        this.#questions.ask(frame);
         return;
       case 'auditEnd':
         this.#audit.close();
@@ -240,7 +249,8 @@ export class FollowerSession {
   #onHello(hello: Hello): void {
     if (this.#state !== 'greeting') throw new TokaidoError('REPLICATION', 'a second HELLO on one link');
     const name = this.#host.path()[0]?.name ?? 'this node';
-    const refusal = whyNot(hello, this.scope, this.#host) ?? whyNoExchange(hello, this.#host.exchange, name);
+    const refusal = whyNot(hello, this.scope, this.#host) ?? whyNoExchange(hello, this.peer, this.#host.exchange, name);
+    if (isReplacedBy(hello, this.peer, this.#host.store)) this.#host.onReplaced(this.peer.name);
     if (refusal !== undefined) {
       this.#log.warn({ code: refusal.code, reason: refusal.message }, 'follower refused');
       this.#refuse(refusal.code, refusal.message);
@@ -259,7 +269,7 @@ export class FollowerSession {
     const ahead = aheadOfOrigin(this.#host.store, hello.position);
     if (ahead === undefined) {
       this.#host.accountedFor(this);
-      this.#welcome(hello);
+      this.#welcomeWithAll(hello);
     } else if (this.#host.isRecovering() && !this.#hasWhole(hello)) {
       // What it has of a transaction may be less than the whole. Others may have that: this one asks again later.
       this.#refuse('NOT_READY', 'this root takes back what it lost from followers that have everything');
@@ -272,6 +282,22 @@ export class FollowerSession {
     }
   }
 
+  /** First comes back what a root that this one replaced had told this follower, and perhaps nobody else. */
+  #welcomeWithAll(hello: Hello): void {
+    const { store, exchange } = this.#host;
+    const rest = (exchange?.replaces ?? []).filter((sid) => !this.#recalled.has(sid));
+    const [lacking] = this.#hasWhole(hello) ? aheadOf(hello.position, store.position(), rest) : [];
+    if (lacking === undefined) {
+      this.#welcome(hello);
+      return;
+    }
+    this.#recalled.add(lacking.sid);
+    this.#state = 'recalling';
+    this.#log.warn({ follower: describePosition([lacking]) }, 'taking what only this follower has of a replaced root');
+    const start = { ...lacking, sequence: 0 as never, versionNs: 0n as never };
+    this.#send({ type: 'recall', after: originOf(store.position(), lacking.sid) ?? start });
+  }
+
   /** Only who may see everything, and has it, can give anything back. */
   #hasWhole({ scopeId }: Hello): boolean {
     return this.scope.isWhole && scopeId === this.scope.id;
@@ -282,7 +308,7 @@ export class FollowerSession {
     this.#outnumber(hello.position).then(
       () => {
         this.#host.accountedFor(this);
-        this.#welcome(hello);
+        this.#welcomeWithAll(hello);
       },
       (error: unknown) => this.#refuse('EPOCH', `cannot begin a new epoch: ${messageOf(error)}`),
     );
@@ -295,24 +321,6 @@ export class FollowerSession {
       if (ahead === undefined) return;
       await this.#host.tailLost(ahead.epoch);
     }
-  }
-
-  /** Answered by whoever knows, which may take its time; replication goes on meanwhile. */
-  #onAsk({ id, request }: Ask): void {
-    if (this.#state === 'greeting') throw new TokaidoError('REPLICATION', 'ASK before HELLO');
-    if (this.#asked >= MAX_ASKED) throw new TokaidoError('REPLICATION', `more than ${MAX_ASKED} questions at a time`);
-    this.#asked++;
-    // A copy: the frame's bytes are gone with the next one.
-    this.#host.ask(this.peer, Buffer.from(request)).then(
-      (answer) => {
-        this.#asked--;
-        if (this.#state !== 'ended') this.#send({ type: 'answer', id, answer });
-      },
-      (error: unknown) => {
-        this.#asked--;
-        this.#log.debug({ reason: messageOf(error) }, 'a question of a follower was not answered');
-      },
-    );
   }
 
   #onRecalledBatch(payload: Buffer): void {
@@ -340,7 +348,7 @@ export class FollowerSession {
   }
 
   #find(hello: Hello): Found {
-    return findFor(hello, this.scope, this.#host.store);
+    return findFor(hello, this.scope, this.#host);
   }
 
   #refuseIfBehind(hello: Hello, found: Found): boolean {

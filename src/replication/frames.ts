@@ -47,6 +47,8 @@ export const MAX_HANDSHAKE_BYTES = 64 * 1024;
 /** Largest payload afterwards; a transaction is at most half of it. */
 export const MAX_FRAME_BYTES = 128 * 1024 * 1024;
 const MAX_DATABASES = 65_535;
+/** Most roots whose place another one has taken. */
+export const MAX_REPLACED = 64;
 /** Most ranges of keys that one frame names. */
 export const MAX_RANGES = 256;
 
@@ -81,6 +83,15 @@ export interface PathNode {
   readonly name: string;
 }
 
+/** A root that follows another, to exchange with it. */
+export interface HelloOrigin {
+  readonly sid: Sid;
+  /** What its clock says, ms since 1970. */
+  readonly timeMs: number;
+  /** Server ids of roots whose place it has taken. */
+  readonly replaces: readonly Sid[];
+}
+
 /** First frame of a follower. */
 export interface Hello {
   readonly type: 'hello';
@@ -94,8 +105,8 @@ export interface Hello {
   readonly position: Position;
   /** Id of the scope whose data the follower has. */
   readonly scopeId: string;
-  /** Of a root that exchanges with this one: its server id, and what its clock says, ms since 1970. */
-  readonly origin?: { readonly sid: Sid; readonly timeMs: number } | undefined;
+  /** Of a root that exchanges with this one. */
+  readonly origin?: HelloOrigin | undefined;
 }
 
 /** Answer of an upstream that accepts. */
@@ -289,6 +300,16 @@ export type Frame =
   | Report
   | Relink;
 
+function encodeHelloOrigin(writer: ByteWriter, { sid, timeMs, replaces }: HelloOrigin): void {
+  writer.varint(sid).u48(timeMs).varint(replaces.length);
+  for (const replaced of replaces) writer.varint(replaced);
+}
+
+function readHelloOrigin(reader: ByteReader): HelloOrigin {
+  const [sid, timeMs] = [readSid(reader), reader.u48()];
+  return { sid, timeMs, replaces: list(reader, MAX_REPLACED, () => readSid(reader)) };
+}
+
 function encodePayload(writer: ByteWriter, frame: Frame): void {
   switch (frame.type) {
     case 'hello':
@@ -300,7 +321,7 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
         .u8((frame.seeded ? SEEDED : 0) | (frame.isLook ? LOOK : 0) | (frame.origin === undefined ? 0 : ORIGIN));
       encodePosition(writer, frame.position);
       id(writer, frame.scopeId);
-      if (frame.origin !== undefined) writer.varint(frame.origin.sid).u48(frame.origin.timeMs);
+      if (frame.origin !== undefined) encodeHelloOrigin(writer, frame.origin);
       return;
     case 'welcome':
       writer.u8(frame.version);
@@ -414,7 +435,7 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const [seeded, isLook] = [(flags & SEEDED) !== 0, (flags & LOOK) !== 0];
       const position = decodePosition(reader);
       const scopeId = reader.bytes(SCOPE_ID_BYTES).toString('hex');
-      const origin = (flags & ORIGIN) === 0 ? undefined : { sid: readSid(reader), timeMs: reader.u48() };
+      const origin = (flags & ORIGIN) === 0 ? undefined : readHelloOrigin(reader);
       const hello = { version, clusterId, self, seeded, isLook, position, scopeId };
       return ended(reader, { type: 'hello', ...hello, ...(origin === undefined ? {} : { origin }) });
     }

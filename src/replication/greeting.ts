@@ -2,7 +2,7 @@
  * What an upstream makes of a HELLO: whether it may have this follower at all, whether the follower knows more than it
  * does, and where the follower goes on. Pure: `follower-session.ts` acts on it.
  */
-import type { OriginPosition, Position } from '../base/types.js';
+import type { OriginPosition, Position, Sid } from '../base/types.js';
 import { describePosition, originOf } from '../log/position.js';
 import type { Found } from '../log/update-log.js';
 import type { LocalStore } from '../store/store.js';
@@ -60,9 +60,24 @@ export function aheadOfOrigin(store: LocalStore, position: Position): OriginPosi
   return has.sequence > (store.ownPosition()?.sequence ?? 0) ? has : undefined;
 }
 
-/** Where the follower goes on. */
-export function findFor({ seeded, position, scopeId }: Hello, scope: Scope, store: LocalStore): Found {
-  return seeded && scopeId === scope.id ? store.log.find(position, store.position()) : { kind: 'too-old' };
+/** What of these origins `position` has and `other` has not. */
+export function aheadOf(position: Position, other: Position, origins: readonly Sid[]): OriginPosition[] {
+  return position.filter(({ sid, epoch, sequence }) => {
+    const has = originOf(other, sid);
+    const isAhead = has === undefined || has.epoch < epoch || (has.epoch === epoch && has.sequence < sequence);
+    return isAhead && origins.includes(sid);
+  });
+}
+
+/** Where the follower goes on. What it has of a replaced root and could not give back, nobody else may ever have. */
+export function findFor(
+  { seeded, position, scopeId, origin }: Hello,
+  scope: Scope,
+  { store, exchange }: Behind,
+): Found {
+  if (!seeded || scopeId !== scope.id) return { kind: 'too-old' };
+  const isAlone = origin === undefined && aheadOf(position, store.position(), exchange?.replaces ?? []).length > 0;
+  return isAlone ? { kind: 'too-old' } : store.log.find(position, store.position());
 }
 
 /**
@@ -75,7 +90,7 @@ export function whyBehind(hello: Hello, found: Found, { store, exchange }: Behin
   if (found.kind === 'from' || hello.origin !== undefined) return undefined;
   const position = store.position();
   const ahead = hello.position.find(({ sid, epoch, sequence }) => {
-    if (sid === store.sid) return false;
+    if (sid === store.sid || exchange?.replaces.includes(sid) === true) return false;
     const has = originOf(position, sid);
     if (has === undefined) return store.sid === undefined || exchange !== undefined;
     return has.epoch < epoch || (has.epoch === epoch && has.sequence < sequence);

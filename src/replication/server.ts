@@ -47,6 +47,8 @@ export interface ReplicationServerOptions {
   path(): readonly PathNode[];
   rootAddress(): string;
   isRecovering(): boolean;
+  /** A root says that it has replaced this one. */
+  readonly onReplaced?: (by: string) => void;
   /** A connected follower (by instance) has nothing that this origin lacks. */
   onAccountedFor(instanceId: string): void;
   /** The answer to what a follower asks, if anybody may ask. */
@@ -174,6 +176,7 @@ export class ReplicationServer {
         monotonicMs: () => this.#options.runtime.monotonicMs(),
       },
       exchange,
+      onReplaced: this.#options.onReplaced ?? (() => undefined),
       path,
       rootAddress,
       isRecovering,

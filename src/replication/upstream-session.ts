@@ -523,6 +523,8 @@ export function helloOf({
     seeded: own !== undefined,
     position: own?.position() ?? [],
     scopeId: own === undefined ? Scope.WHOLE.id : Scope.decode(own.scope).id,
-    ...(exchange === undefined ? {} : { origin: { sid: exchange.sid, timeMs: exchange.nowMs() } }),
+    ...(exchange === undefined
+      ? {}
+      : { origin: { sid: exchange.sid, timeMs: exchange.nowMs(), replaces: exchange.replaces } }),
   };
 }

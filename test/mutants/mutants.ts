@@ -71,7 +71,7 @@ export const MUTANTS: readonly Mutant[] = [
   mutant(
     'expiry-of-older-record',
     'a record is collected at the expiration time it had before it was overwritten',
-    ['store/draft.js', '!record.isTombstone && record.xtMs === xtMs', '!record.isTombstone'],
+    ['store/draft.js', 'record?.isTombstone === false && record.xtMs === xtMs', 'record?.isTombstone === false'],
     ['store/draft.js', 'if (before === undefined || before.xtMs === NEVER_EXPIRES)\n            return;', 'return;'],
   ),
   mutant('clear-clears-all', 'a clear of a prefix clears the database', [

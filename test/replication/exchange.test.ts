@@ -8,7 +8,14 @@ import { CLUSTER } from '../support/replication-pair.js';
 import { encode, set, transaction } from '../support/store-model.js';
 
 const NOW_MS = 1_700_000_000_000;
-const exchange = { sid: sid(1), nowMs: () => NOW_MS, clockLimitMs: 5000 };
+const exchange = {
+  sid: sid(1),
+  nowMs: () => NOW_MS,
+  clockLimitMs: 5000,
+  replaces: [],
+  isPeer: (name: string) => name === 'root-2',
+};
+const peer = { name: 'root-2', role: 'root' };
 const SECOND_NS = 1_000_000_000;
 const NOW_NS = NOW_MS * 1_000_000;
 
@@ -34,7 +41,7 @@ describe('roots that exchange', () => {
   });
 
   it('say in their HELLO which origin they are and what their clock says', () => {
-    const origin = { sid: sid(2), timeMs: NOW_MS };
+    const origin = { sid: sid(2), timeMs: NOW_MS, replaces: [sid(1), sid(7)] };
     const [there] = [...new FrameDecoder().push(encodeFrame(hello(origin)))];
     assert.deepEqual((there as Hello).origin, origin);
     const [without] = [...new FrameDecoder().push(encodeFrame(hello(undefined)))];
@@ -43,7 +50,7 @@ describe('roots that exchange', () => {
 
   it('refuse each other when one of two clocks is off by more than the limit, with the figure', () => {
     const why = (timeMs: number): string | undefined =>
-      whyNoExchange(hello({ sid: sid(2), timeMs }), exchange, 'root-1')?.message;
+      whyNoExchange(hello({ sid: sid(2), timeMs, replaces: [] }), peer, exchange, 'root-1')?.message;
     assert.equal(why(NOW_MS + 5000), undefined);
     assert.equal(why(NOW_MS - 5000), undefined);
     assert.equal(
@@ -59,9 +66,18 @@ describe('roots that exchange', () => {
     assert.throws(() => newsOf(at(NOW_NS + 60 * SECOND_NS), exchange), /origin 2 is 60\.0 s ahead of the clock here/);
   });
 
-  it('need a server id each', () => {
-    const why = whyNoExchange(hello({ sid: sid(1), timeMs: NOW_MS }), exchange, 'root-1');
-    assert.equal(why?.code, 'SID');
-    assert.equal(whyNoExchange(hello({ sid: sid(2), timeMs: NOW_MS }), undefined, 'relay')?.code, 'PEER');
+  it('need a server id each, a certificate of role root, and to be named by each other', () => {
+    const why = (of: number, { name = 'root-2', role = 'root' } = {}): string | undefined =>
+      whyNoExchange(hello({ sid: sid(of), timeMs: NOW_MS, replaces: [] }), { name, role }, exchange, 'root-1')?.code;
+    assert.equal(why(2), undefined);
+    assert.equal(why(1), 'SID');
+    assert.equal(why(2, { role: 'relay' }), 'PEER');
+    assert.equal(why(2, { name: 'root-3' }), 'PEER');
+    assert.equal(
+      whyNoExchange(hello({ sid: sid(2), timeMs: NOW_MS, replaces: [] }), peer, undefined, 'a')?.code,
+      'PEER',
+    );
+    assert.equal(whyNoExchange(hello(undefined), peer, exchange, 'root-1')?.code, 'PEER');
+    assert.equal(whyNoExchange(hello(undefined), { name: 'edge', role: 'edge' }, exchange, 'root-1'), undefined);
   });
 });

@@ -330,7 +330,11 @@ function* checkPolicy(
     };
 }
 
-function* checkPeers({ role, peers, identity, listen }: NodeConfig): Generator<Problem> {
+function* checkPeers({ role, peers, identity, listen, standby, replaces, sid }: NodeConfig): Generator<Problem> {
+  if (standby && peers.length === 0) yield { keys: ['standby'], message: 'a root that stands by needs peers' };
+  if (replaces.length > 0 && role !== 'root') yield { keys: ['replaces'], message: 'only a root replaces roots' };
+  if (replaces.some((replaced) => replaced === sid))
+    yield { keys: ['replaces'], message: 'a root that replaces others has a sid of its own' };
   if (peers.length === 0) return;
   const keys = ['peers'];
   if (role !== 'root') yield { keys, message: 'only roots have peers: a relay or edge has upstreams' };

@@ -385,6 +385,17 @@ export const schema = z.strictObject({
     .describe(
       'The other roots of the cluster, which take writes too: each names all others, and has a sid of its own. Root only.',
     ),
+  replaces: z
+    .array(z.number().int().min(1).max(65_535))
+    .max(64)
+    .default([])
+    .describe(
+      'Server ids of roots whose place this root has taken (`tokaido promote`): what followers have of them and this root has not, it takes back.',
+    ),
+  standby: z
+    .boolean()
+    .default(false)
+    .describe('A root that exchanges with its peers and takes no writes itself, until `tokaido promote`.'),
   durability: z
     .enum(['flushed', 'committed'])
     .optional()
