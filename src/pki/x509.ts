@@ -1,7 +1,7 @@
 /**
  * Certificates and revocation lists as bytes: what RFC 5280 asks for, and of that only what ours carry. Reading and
  * verifying certificates is OpenSSL's; these are written here because every kind of signer (a key in a file, behind a
- * passphrase, in somebody's token) then needs to do one thing only, to sign bytes.
+ * passphrase, in somebody's token) then needs to do one thing only, to sign bytes (docs/decisions/x509-encoding.md).
  */
 import { createHash, type KeyObject, type X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
@@ -60,8 +60,11 @@ function extension(id: string, value: Buffer, critical = false): Buffer {
 
 function addressBytes(address: string): Buffer {
   if (isIP(address) === 4) return Buffer.from(address.split('.').map(Number));
-  if (isIP(address) !== 6) throw new TokaidoError('CONFIG', `${address} is not an IP address`);
-  const [head = '', tail] = address.split('::');
+  // A zone names an interface of one machine: it has no place in a certificate.
+  if (isIP(address) !== 6 || address.includes('%')) throw new TokaidoError('CONFIG', `${address} is not an IP address`);
+  // The one form of it: hexadecimal, also where it was written with an IPv4 tail.
+  const { hostname } = new URL(`http://[${address}]`);
+  const [head = '', tail] = hostname.slice(1, -1).split('::');
   const words = (part: string | undefined): string[] => (part === undefined || part === '' ? [] : part.split(':'));
   const [before, after] = [words(head), words(tail)];
   const zeros = Array.from({ length: 8 - before.length - after.length }, () => '0');
