@@ -21,11 +21,11 @@ const AROUND_KILL_MS = 1_000;
 const STARTS_AT_A_TIME = 4;
 
 /**
- * Thirty processes that run for half a minute would each compile the same functions with the optimiser, on threads that
- * take a third of a two-core machine from the work itself. A node alone on its machine pays that once; here all make do
+ * Thirty edges that run for half a minute would each compile the same functions with the optimiser, on threads that take
+ * a third of a two-core machine from the work itself. A node alone on its machine pays that once; here the edges make do
  * with the baseline compiler and collect garbage on their own thread.
  */
-const NODE_FLAGS = ['--no-opt', '--single-threaded-gc', '--no-memory-reducer'];
+const EDGE_FLAGS = ['--no-opt', '--single-threaded-gc', '--no-memory-reducer'];
 /** Postgres, root and relays have machines of their own in real life; here they at least do not queue behind 30 edges. */
 const EDGE_NICENESS = 5;
 /** Sightings timed per second, over all edges: each costs a few questions to an edge, on the same two cores. */
@@ -159,7 +159,7 @@ class Demo {
     this.#clients.push(first);
     await first.query(SCHEMA);
     this.#say(`making a CA and ${1 + relays + edges} certificates`);
-    const cluster = await Cluster.create({ nodeFlags: NODE_FLAGS });
+    const cluster = await Cluster.create();
     this.#cluster = cluster;
     this.#goOn();
     const config = { databases: DATABASES };
@@ -188,6 +188,7 @@ class Demo {
           name: `edge-${String(i).padStart(2, '0')}`,
           role: 'edge',
           upstreams,
+          nodeFlags: EDGE_FLAGS,
           niceness: EDGE_NICENESS,
           config: followerConfig,
         }),
@@ -221,7 +222,6 @@ class Demo {
     this.#edges.forEach((edge, index) => {
       this.#probes.push(new EdgeProbe(edge.clientPort, index % this.#sampled, this.#newest, onSample));
     });
-    for (const probe of this.#probes) probe.start();
     this.#workload = new Workload(this.#clients.slice(1), rate, seed, (changes) => this.#committed(changes));
     this.#say(`writing ${rate} row changes per second for ${seconds} s, and reading at every edge`);
     this.#startedMs = performance.now();

@@ -30,6 +30,7 @@ export interface ClusterNode {
   /** Where followers that are Kyoto Tycoon servers connect; 0 for no such listener. */
   readonly kyotoTycoonPort: number;
   readonly niceness: number;
+  readonly nodeFlags: readonly string[];
   /** How often it was started. */
   starts: number;
   process: ChildProcess | undefined;
@@ -43,6 +44,8 @@ export interface AddNode {
   readonly upstreams?: readonly ClusterNode[];
   /** Of the process, 0 (normal) to 19 (whoever else wants to run goes first). */
   readonly niceness?: number;
+  /** Of its Node.js; those of the cluster when absent. */
+  readonly nodeFlags?: readonly string[];
   /** Settings of memcached listeners, one each. */
   readonly memcached?: readonly object[];
   /** Whether it serves followers that are Kyoto Tycoon servers, on this machine. */
@@ -71,7 +74,7 @@ export class Cluster {
     this.#nodeFlags = nodeFlags;
   }
 
-  /** `nodeFlags` are given to the Node.js of every process; the CA was made `caAgeMs` ago. */
+  /** `nodeFlags` are given to the Node.js of every process that has none of its own; the CA was made `caAgeMs` ago. */
   static async create({
     nodeFlags = [],
     caAgeMs = 0,
@@ -91,6 +94,7 @@ export class Cluster {
       role,
       upstreams = [],
       niceness = 0,
+      nodeFlags = this.#nodeFlags,
       memcached = [],
       kyotoTycoon = false,
       config = {},
@@ -120,6 +124,7 @@ export class Cluster {
       memcachedPorts,
       kyotoTycoonPort,
       niceness,
+      nodeFlags,
       starts: 0,
       process: undefined,
       supervised: false,
@@ -156,7 +161,7 @@ export class Cluster {
     const log = openSync(join(node.folder, 'node.log'), 'a');
     const child = spawn(
       process.execPath,
-      [...this.#nodeFlags, cliPath(), 'serve', '--config', join(node.folder, 'node.yaml')],
+      [...node.nodeFlags, cliPath(), 'serve', '--config', join(node.folder, 'node.yaml')],
       {
         stdio: ['ignore', 'ignore', log],
         env: { ...process.env, ...this.#env.get(node.name), ...env },
