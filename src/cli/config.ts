@@ -23,7 +23,14 @@ export function registerConfig(program: Command): void {
         const shown =
           postgres === undefined
             ? loaded
-            : { ...loaded, postgres: { ...postgres, connection: hidePassword(postgres.connection) } };
+            : {
+                ...loaded,
+                postgres: {
+                  ...postgres,
+                  connection: hidePassword(postgres.connection),
+                  standbys: postgres.standbys.map(hidePassword),
+                },
+              };
         if (flags.json) printJson(shown);
         else print(`${file} is valid; with all defaults it is:\n\n${stringify(shown).trimEnd()}`);
       }),

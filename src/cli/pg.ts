@@ -18,11 +18,11 @@ const LISTED = 20;
 async function withPostgres<T>(
   file: string,
   use: (
-    sql: Awaited<ReturnType<typeof import('../feeds/postgres/connection.js').connectSql>>,
+    sql: Awaited<ReturnType<typeof import('../feeds/postgres/connection.js').connectPrimary>>['sql'],
     config: NonNullable<import('../node/config/schema.js').NodeConfig['postgres']>,
   ) => Promise<T>,
 ): Promise<T> {
-  const [{ loadConfig }, { connectSql }, { checkMappings }] = await Promise.all([
+  const [{ loadConfig }, { connectPrimary }, { checkMappings }] = await Promise.all([
     import('../node/config/load.js'),
     import('../feeds/postgres/connection.js'),
     import('../feeds/postgres/mapping.js'),
@@ -30,7 +30,7 @@ async function withPostgres<T>(
   const { postgres } = await loadConfig(file);
   if (postgres === undefined) throw new TokaidoError('CONFIG', `${file} has no postgres section`);
   checkMappings(postgres.tables);
-  const sql = await connectSql(postgres, 'tokaido pg');
+  const { sql } = await connectPrimary(postgres, 'tokaido pg');
   try {
     return await use(sql, postgres);
   } finally {

@@ -152,12 +152,46 @@ describe('the Postgres feed says what is wrong', () => {
 
   it('a slot for standbys is made where Postgres knows such, and refused by name where it does not', async () => {
     bench = await FeedBench.open(postgres, { schema: KV, tables: [MAPPING] });
+    const { rows: version } = await bench.sql.query<{ v: string }>(`SELECT current_setting('server_version_num') AS v`);
+    if (Number(version[0]?.v) < 170_000) {
+      bench.start({ failover: true });
+      assert.match(await bench.failure(/keeps no slots on standbys: 17 or later does/), /remove postgres\.failover/);
+      assert.equal((await bench.sql.query('SELECT 1 FROM pg_replication_slots')).rowCount, 0);
+      return;
+    }
+    const isKept = async (): Promise<unknown> => {
+      const { rows } = await bench.sql.query<{ failover: boolean }>(
+        'SELECT failover FROM pg_replication_slots WHERE slot_name = $1',
+        [bench.slot],
+      );
+      return rows[0]?.failover;
+    };
+    bench.start();
+    await bench.synced();
+    assert.equal(await isKept(), false);
+    await bench.stopFeed();
+    // The slot that is there is made one.
     bench.start({ failover: true });
     await bench.synced();
-    const { rows } = await bench.sql.query('SELECT failover FROM pg_replication_slots WHERE slot_name = $1', [
-      bench.slot,
-    ]);
-    assert.deepEqual(rows, [{ failover: true }]);
+    assert.equal(await isKept(), true);
+    assert.ok(!bench.logged.some((line) => /copying everything again/.test(line)));
+    await bench.stopFeed();
+    await bench.dropSlot();
+    bench.start({ failover: true });
+    await bench.synced();
+    assert.equal(await isKept(), true);
+  });
+
+  it('a standby is no source', async () => {
+    bench = await FeedBench.open(postgres, { schema: KV, tables: [MAPPING] });
+    const standby = await postgres.standby(`${bench.slot}_standby`);
+    try {
+      bench.start({ connection: bench.url.replace(`:${postgres.port}/`, `:${standby.port}/`) });
+      assert.match(await bench.failure(/is a standby/), /name the primary in postgres\.connection/);
+    } finally {
+      await standby.stop();
+      await bench.sql.query('SELECT pg_drop_replication_slot($1)', [`${bench.slot}_standby`]);
+    }
   });
 
   it('a server that is not there, and a database that is not', async () => {

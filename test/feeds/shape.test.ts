@@ -205,14 +205,14 @@ for (const { name, options } of editions()) {
       await equals(`SELECT 'kv/' || k, jsonb_build_object('k', k, 'v', v)::text FROM kv`);
     });
 
-    it('column lists and row filters of the publication hold for the copy and the stream', async () => {
+    it('column lists and row filters of the publication hold for the copy and the stream', async (context) => {
       const schema = `CREATE TABLE kv (k text PRIMARY KEY, v text, n integer, secret text); ALTER TABLE kv REPLICA IDENTITY FULL;
         ALTER TABLE kv REPLICA IDENTITY DEFAULT; INSERT INTO kv SELECT 'k' || i, 'v' || i, i, 'hidden' FROM generate_series(1, 20) i`;
       const { rows } = await (async () => {
         bench = await FeedBench.open(postgres, { schema, tables: [JSON_ROWS] });
         return await bench.sql.query<{ v: string }>(`SELECT current_setting('server_version_num') AS v`);
       })();
-      assert.ok(Number(rows[0]?.v) >= 150_000, 'editions before 15 have neither');
+      if (Number(rows[0]?.v) < 150_000) return context.skip('Postgres has both from 15 on');
       await bench.sql.query(`CREATE PUBLICATION ${bench.slot} FOR TABLE kv (k, v, n) WHERE (k < 'k5')`);
       bench.start();
       await bench.synced();

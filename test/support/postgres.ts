@@ -34,7 +34,7 @@ export interface PostgresOptions {
   readonly settings?: readonly string[];
   /** Port to use instead of a free one. */
   readonly port?: number;
-  /** Folder that has `bin/postgres`, instead of the embedded one. */
+  /** Folder that has `bin/postgres`, instead of the embedded one, or of `TOKAIDO_TEST_POSTGRES` from the environment. */
   readonly installation?: string;
 }
 
@@ -125,9 +125,16 @@ function embedded(folder: string, isRoot: boolean): string {
     cpSync(native, copy, { recursive: true, verbatimSymlinks: true });
     native = copy;
   }
-  makeLinks(native);
   if (isRoot) chmodSync(native, 0o755);
   return native;
+}
+
+/** Gives a folder and what is in it to a user, alone. */
+function giveTo(folder: string, uid: number): void {
+  for (const entry of readdirSync(folder, { recursive: true, withFileTypes: true }))
+    chownSync(join(entry.parentPath ?? entry.path, entry.name), uid, uid);
+  chownSync(folder, uid, uid);
+  chmodSync(folder, 0o700);
 }
 
 export class TestPostgres {
@@ -158,7 +165,8 @@ export class TestPostgres {
     const isRoot = process.getuid?.() === 0;
     const user = isRoot ? { uid: NOBODY, gid: NOBODY } : {};
     if (isRoot) chmodSync(folder, 0o711);
-    const native = installation ?? embedded(folder, isRoot);
+    const native = installation ?? process.env.TOKAIDO_TEST_POSTGRES ?? embedded(folder, isRoot);
+    makeLinks(native);
     const data = join(folder, 'data');
     mkdirSync(data, { mode: 0o700 });
     if (isRoot) chownSync(data, NOBODY, NOBODY);
@@ -171,6 +179,60 @@ export class TestPostgres {
       throw error;
     }
     return postgres;
+  }
+
+  /**
+   * A standby that follows this server from a copy of its files, by a physical slot `name`; `settings` are its own. It is
+   * ready when this resolves, and as old as it then is.
+   */
+  async standby(name: string, settings: readonly string[] = []): Promise<TestPostgres> {
+    const folder = mkdtempSync(join(tmpdir(), 'tokaido-postgres-'));
+    if (this.#user.uid !== undefined) chmodSync(folder, 0o711);
+    const follow = `host=127.0.0.1 port=${this.port} user=postgres password=secret dbname=postgres`;
+    const own = ['hot_standby=on', `primary_conninfo=${follow}`, `primary_slot_name=${name}`, ...settings];
+    const port = await freePort();
+    const standby = new TestPostgres(folder, port, this.#native, [...this.#settings, ...own], this.#user);
+    const sql = await this.connect();
+    try {
+      await sql.query(`SELECT pg_create_physical_replication_slot('${name}', true)`);
+      // Renamed in Postgres 15.
+      const { rows: version } = await sql.query<{ is: boolean }>(
+        `SELECT current_setting('server_version_num')::int >= 150000 AS is`,
+      );
+      const isNew = version[0]?.is === true;
+      await sql.query(
+        isNew ? `SELECT pg_backup_start('standby', true)` : `SELECT pg_start_backup('standby', true, false)`,
+      );
+      cpSync(join(this.folder, 'data'), join(folder, 'data'), {
+        recursive: true,
+        verbatimSymlinks: true,
+        filter: (path) => !/postmaster\.pid$|pg_replslot.+/.test(path),
+      });
+      const stop = isNew ? 'pg_backup_stop(false)' : 'pg_stop_backup(false)';
+      const { rows } = await sql.query<{ labelfile: string }>(`SELECT labelfile FROM ${stop}`);
+      writeFileSync(join(folder, 'data', 'backup_label'), rows[0]?.labelfile ?? '');
+      writeFileSync(join(folder, 'data', 'standby.signal'), '');
+      if (this.#user.uid !== undefined) giveTo(join(folder, 'data'), this.#user.uid);
+      await standby.#launch();
+      return standby;
+    } catch (error) {
+      await standby.stop();
+      throw error;
+    } finally {
+      await sql.end();
+    }
+  }
+
+  /** kill -9 of the postmaster; its children notice and end. It is started again by nobody. */
+  async kill(): Promise<void> {
+    await this.#end('SIGKILL');
+  }
+
+  /** Makes a primary of a standby. */
+  async promote(): Promise<void> {
+    const sql = await this.connect();
+    await sql.query('SELECT pg_promote(true, 60)');
+    await sql.end();
   }
 
   get url(): string {

@@ -11,7 +11,15 @@ import { TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
 import type { Store } from '../../store/types.js';
-import { applicationName, connectSql, cut, endSql, ReplicationConnection } from './connection.js';
+import {
+  applicationName,
+  connectPrimary,
+  type connectSql,
+  cut,
+  describeTarget,
+  endSql,
+  ReplicationConnection,
+} from './connection.js';
 import { type CopyProgress, prepareCopy, type TableCopy } from './copy.js';
 import type { PostgresFeedConfig } from './feed.js';
 import type { MappingCounters, MissingRow } from './mapping.js';
@@ -20,7 +28,7 @@ import { CopyFirst, Overtaken } from './overtaken.js';
 import { encodeStatus, formatLsn, type Lsn } from './pgoutput.js';
 import { checkServer, ensurePublication, findRows, loadTypes, quoteIdentifier } from './setup.js';
 import type { SlotWatch } from './slot-watch.js';
-import { createSlot, dropSlot, findSlot, type Moment, releaseSlot, type SlotState } from './slots.js';
+import { createSlot, dropSlot, findSlot, keepOnStandbys, type Moment, releaseSlot, type SlotState } from './slots.js';
 import { FeedStream, RowsMissing, type StreamCounters } from './stream.js';
 import { CopiedTables, describeTables, FEED_NAME, type PublishedTable, TablesChanged } from './tables.js';
 import type { TypeCatalog } from './values.js';
@@ -78,7 +86,8 @@ interface Copying {
 }
 
 export class Attempt {
-  readonly #options: AttemptOptions;
+  /** With the address of the primary, once it is known. */
+  #options: AttemptOptions;
   readonly #name: string;
   readonly #whole: CopiedTables;
   readonly #connections = new Set<ReplicationConnection>();
@@ -98,6 +107,11 @@ export class Attempt {
     return this.#stream?.positions;
   }
 
+  /** Where its primary is. */
+  get source(): string {
+    return describeTarget(this.#options.config);
+  }
+
   /** See `FeedStream.reached`; `undefined` before the stream. */
   get reached(): Lsn | undefined {
     return this.#stream?.reached;
@@ -110,9 +124,11 @@ export class Attempt {
 
   /** Runs until something fails, or until `stop`. Errors: why. */
   async run(): Promise<void> {
-    const { config, runtime } = this.#options;
+    const { config, runtime, notes } = this.#options;
     this.#options.onState('connecting');
-    const sql = await connectSql(config, applicationName(`sql of ${this.#name}`));
+    const name = applicationName(`sql of ${this.#name}`);
+    const { sql, connection } = await connectPrimary(config, name, notes.timeline);
+    this.#options = { ...this.#options, config: { ...config, connection } };
     this.#sql = sql;
     try {
       if (!this.#stopped) await this.#feed(sql);
@@ -183,6 +199,7 @@ export class Attempt {
     if (position === undefined || position === NOTHING || copyAll) return undefined;
     const reason = await notes.whyNot(replication, origin, found, position);
     if (reason === undefined) {
+      if (config.failover && found?.isKept === false) await keepOnStandbys(replication, slot);
       await notes.note(origin);
       return position;
     }

@@ -9,6 +9,8 @@ import type { Runtime } from '../../base/runtime.js';
 export interface ConnectionConfig {
   /** URL; its password is replaced by the one in `passwordFile` when that is given. */
   readonly connection: string;
+  /** URLs of servers that may become the primary. */
+  readonly standbys?: readonly string[] | undefined;
   readonly passwordFile?: string | undefined;
   /** Program and its arguments; what it prints is the password. Run for every connection: passwords may change. */
   readonly passwordCommand?: readonly string[] | undefined;
@@ -108,6 +110,68 @@ export async function connectSql(config: ConnectionConfig, name: string): Promis
 /** Loaded when it is first needed: most nodes have no Postgres, and it takes 80 ms and 6 MB. */
 async function library(): Promise<typeof pg> {
   return (await import('pg')).default;
+}
+
+/** The server that takes writes, among all that there may be. */
+export interface Primary {
+  readonly sql: pg.Client;
+  /** Its URL. */
+  readonly connection: string;
+}
+
+/**
+ * Connects to all addresses at once, and keeps the first that is a primary. A former primary that came back is none: where
+ * there are standbys, its timeline has to be `leastTimeline` at least. Errors: `FEED`, with what each address said.
+ */
+export async function connectPrimary(config: ConnectionConfig, name: string, leastTimeline = 0): Promise<Primary> {
+  const { connection, standbys = [] } = config;
+  const least = standbys.length === 0 ? 0 : leastTimeline;
+  const attempts = [connection, ...standbys].map(async (url): Promise<Primary> => {
+    const one = { ...config, connection: url };
+    const sql = await connectSql(one, name);
+    try {
+      await checkPrimary(sql, describeTarget(one), least);
+    } catch (error) {
+      cut(sql);
+      throw error;
+    }
+    return { sql, connection: url };
+  });
+  let first: Primary;
+  try {
+    first = await Promise.any(attempts);
+  } catch (error) {
+    const errors = error instanceof AggregateError ? (error.errors as Error[]) : [error as Error];
+    if (errors.length === 1) throw errors[0];
+    throw new TokaidoError('FEED', `no address leads to a primary: ${errors.map(messageOf).join('; ')}`, {
+      hint: 'promote a standby; the feed tries again by itself',
+    });
+  }
+  for (const attempt of attempts) {
+    attempt.then(
+      (other) => other !== first && cut(other.sql),
+      () => undefined,
+    );
+  }
+  return first;
+}
+
+/** Errors: `FEED` for a standby, and for a primary of an older history. */
+async function checkPrimary(sql: pg.Client, target: string, leastTimeline: number): Promise<void> {
+  const { rows } = await sql.query<{ standby: string; timeline: string | null }>(
+    `SELECT pg_is_in_recovery() AS standby,
+            CASE WHEN NOT pg_is_in_recovery() THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END AS timeline`,
+  );
+  const { standby, timeline } = rows[0] ?? {};
+  if (standby === 't') {
+    throw new TokaidoError('FEED', `Postgres at ${target} is a standby`, {
+      hint: 'name the primary in postgres.connection; postgres.standbys are servers that may become it',
+    });
+  }
+  if (Number.parseInt(timeline ?? '', 16) >= leastTimeline) return;
+  throw new TokaidoError('FEED', `Postgres at ${target} is a former primary: another was promoted since`, {
+    hint: 'rebuild it as a standby of the new one',
+  });
 }
 
 async function connect(config: ConnectionConfig, client: pg.Client): Promise<pg.Client> {

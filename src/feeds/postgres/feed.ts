@@ -213,7 +213,7 @@ export class PostgresFeed implements Feed {
     this.#lastError = messageOf(error);
     const hint = error instanceof TokaidoError ? error.hint : undefined;
     this.#log.warn(
-      { reason: this.#lastError, hint, source: describeTarget(this.#options.config) },
+      { reason: this.#lastError, hint, source: this.#attempt?.source },
       'the feed lost its source: trying again',
     );
     // Before it made the slot stream, the publication was there: it is younger than changes that would have to come.
@@ -249,7 +249,7 @@ export class PostgresFeed implements Feed {
     return {
       kind: 'postgres',
       state: this.#state,
-      source: describeTarget(config),
+      source: this.#attempt?.source ?? describeTarget(config),
       slot: config.slot,
       receivedLsn: formatLsn(received),
       committedLsn: formatLsn(committed),

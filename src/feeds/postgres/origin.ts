@@ -55,6 +55,11 @@ export class OriginNotes {
     this.#store = store;
   }
 
+  /** The timeline that the position belongs to; 0 when nothing was noted yet. */
+  get timeline(): number {
+    return Number(this.#store.feedPosition(TIMELINE) ?? 0n);
+  }
+
   /** Up to here the slot may have been confirmed, beyond the position of the last change. */
   get confirmable(): Lsn {
     return this.#store.feedPosition(RESERVED) ?? 0n;
@@ -89,9 +94,10 @@ export class OriginNotes {
     if (position > origin.lsn) return 'Postgres is behind what was applied from it (restored?)';
     const system = this.#store.feedPosition(SYSTEM);
     if (system !== undefined && system !== origin.system) return 'this is another Postgres than before';
-    const timeline = Number(this.#store.feedPosition(TIMELINE) ?? origin.timeline);
+    const timeline = this.timeline || origin.timeline;
     if (timeline !== origin.timeline) {
-      const end = await endOfTimeline(replication, timeline, origin.timeline);
+      // The history of an older timeline knows nothing of younger ones.
+      const end = timeline > origin.timeline ? undefined : await endOfTimeline(replication, timeline, origin.timeline);
       if (end === undefined || end < position)
         return `Postgres went on at ${end === undefined ? 'an unknown position' : formatLsn(end)} without what was applied from it`;
       // What a copy reads is newer than the position of the stream, and may be lost with the old history.

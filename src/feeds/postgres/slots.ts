@@ -13,13 +13,15 @@ export interface SlotState {
   readonly activeName: string | undefined;
   /** Postgres gave up the WAL it needs. */
   readonly lost: boolean;
+  /** Standbys keep a copy of it; `undefined` where they cannot. */
+  readonly isKept: boolean | undefined;
 }
 
 /** `undefined` when there is no such slot. Errors: `FEED` when it is not ours to use. */
 export async function findSlot(sql: pg.Client, slot: string): Promise<SlotState | undefined> {
   const { rows } = await sql.query<Record<string, string | null>>(
     `SELECT s.plugin, s.database = current_database() AS here, s.confirmed_flush_lsn AS confirmed, s.wal_status AS status,
-            s.active_pid AS pid, a.application_name AS name
+            s.active_pid AS pid, a.application_name AS name, to_jsonb(s) ->> 'failover' AS kept
      FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = $1`,
     [slot],
   );
@@ -35,6 +37,7 @@ export async function findSlot(sql: pg.Client, slot: string): Promise<SlotState 
     activePid: row.pid == null ? undefined : Number(row.pid),
     activeName: row.name ?? undefined,
     lost: row.status === 'lost',
+    isKept: row.kept == null ? undefined : row.kept === 'true',
   };
 }
 
@@ -46,6 +49,11 @@ export async function releaseSlot(
 ): Promise<void> {
   if (activePid === undefined || activeName !== applicationName) return;
   await sql.query('SELECT pg_terminate_backend($1)', [activePid]);
+}
+
+/** Has standbys keep a slot that was made without that. */
+export async function keepOnStandbys(replication: ReplicationConnection, slot: string): Promise<void> {
+  await replication.command(`ALTER_REPLICATION_SLOT ${quoteIdentifier(slot)} (FAILOVER true)`);
 }
 
 export async function dropSlot(sql: pg.Client, slot: string): Promise<void> {

@@ -198,15 +198,18 @@ const tableMapping = z.strictObject({
     .describe('Array column named in the key: the row has a record for each element. Needs REPLICA IDENTITY FULL.'),
 });
 
+const postgresUrl = z
+  .string()
+  // The text itself may hold a password: it is not repeated.
+  .refine((text) => /^postgres(ql)?:$/.test(protocolOf(text)), 'must be a URL such as postgresql://user@host/database');
+
 const postgres = z.strictObject({
-  connection: z
-    .string()
-    // The text itself may hold a password: it is not repeated.
-    .refine(
-      (text) => /^postgres(ql)?:$/.test(protocolOf(text)),
-      'must be a URL such as postgresql://user@host/database',
-    )
-    .describe('Connection URL. Prefer passwordFile to a password in it.'),
+  connection: postgresUrl.describe('Connection URL. Prefer passwordFile to a password in it.'),
+  standbys: z
+    .array(postgresUrl)
+    .max(16)
+    .default([])
+    .describe('URLs of its standbys: after a fail-over the feed goes on at whichever became the primary.'),
   passwordFile: z.string().optional().describe('File with the password, readable by its owner only.'),
   passwordCommand: z
     .array(z.string())
