@@ -41,7 +41,7 @@ describe('fail-over of Postgres', { skip: version < 170_000 && 'Postgres keeps s
   });
 
   const feed = async (): Promise<PostgresFeedStatus> => (await cluster.status(root)).feed as PostgresFeedStatus;
-  const valueOf = async (key: string): Promise<string | undefined> => (await client.get(key))?.value.toString();
+  const textOf = async (key: string): Promise<string | undefined> => (await client.get(key))?.value.toString();
 
   /** A primary with rows, a standby, and a root that has the rows. */
   async function pair(
@@ -120,16 +120,16 @@ describe('fail-over of Postgres', { skip: version < 170_000 && 'Postgres keeps s
         committed = next;
       }
     })();
-    await until('writes go through', async () => Number(await valueOf('k1')) > 300);
+    await until('writes go through', async () => Number(await textOf('k1')) > 300);
     await primary.kill();
     await writing;
-    const seen = Number(await valueOf('k1'));
+    const seen = Number(await textOf('k1'));
     await standby.promote();
     const there = await standby.connect();
     await there.query(`INSERT INTO kv VALUES ('after', 'the fail-over')`);
     const { rows } = await there.query<{ v: string }>(`SELECT v FROM kv WHERE k = 'k1'`);
     await there.end();
-    await until('the root follows the new primary', async () => (await valueOf('after')) !== undefined);
+    await until('the root follows the new primary', async () => (await textOf('after')) !== undefined);
     await equals(standby);
     assert.equal(copiedAgain(), false, cluster.log(root));
     assert.ok(Number(rows[0]?.v) >= seen, 'nothing that readers had seen was lost');
@@ -158,10 +158,7 @@ describe('fail-over of Postgres', { skip: version < 170_000 && 'Postgres keeps s
     await standby.promote();
     await there.query(`UPDATE kv SET v = '2' WHERE k = 'k1'; DELETE FROM kv WHERE k = 'k2'`);
     await there.end();
-    await until(
-      'the root has seen it',
-      async () => (await valueOf('k1')) === '2' && (await valueOf('k2')) === undefined,
-    );
+    await until('the root has seen it', async () => (await textOf('k1')) === '2' && (await textOf('k2')) === undefined);
     await equals(standby);
     assert.match(cluster.log(root), /the replication slot is gone: copying everything again/);
   });
@@ -178,10 +175,10 @@ describe('fail-over of Postgres', { skip: version < 170_000 && 'Postgres keeps s
       );
     });
     await sql.query(`INSERT INTO kv VALUES ('lost', 'x')`);
-    await until('the root has it', async () => (await valueOf('lost')) === 'x');
+    await until('the root has it', async () => (await textOf('lost')) === 'x');
     await primary.kill();
     await standby.promote();
-    await until('the root has given it up', async () => (await valueOf('lost')) === undefined);
+    await until('the root has given it up', async () => (await textOf('lost')) === undefined);
     await equals(standby);
     assert.match(cluster.log(root), /(is behind|without) what was applied from it.*: copying everything again/);
   });
