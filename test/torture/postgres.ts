@@ -361,6 +361,8 @@ export const postgres: Torture = {
   },
 };
 
+/** 4 MB each time: more than 1 GB in ten minutes, and little load. */
+const ROUND_MS = 2000;
 /** WAL written behind the slot's back that may wait for the next heartbeat, bytes. */
 const MOST_BEHIND = 64 * 2 ** 20;
 
@@ -401,7 +403,7 @@ export const postgresIdle: Torture = {
           report.failure(`the slot is ${now} bytes behind after ${writtenBytes} bytes of other WAL`);
         }
         report.progress(`${writtenBytes} bytes`);
-        await sleep(50);
+        await sleep(ROUND_MS);
       } while (goesOn());
       // Nobody writes any more: everything is confirmed, heartbeats apart.
       const deadline = performance.now() + 15_000;

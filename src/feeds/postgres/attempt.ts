@@ -335,6 +335,7 @@ export class Attempt {
       tables: tables.map((table) => ({
         table,
         since: this.#whole.copiedAt(table.mapping),
+        wholeAt: beside?.tables.includes(table) ? beside.copy.lsn : this.#whole.wholeAt(table.mapping),
         isCopying: beside?.tables.includes(table) === true,
       })),
       overtaken,

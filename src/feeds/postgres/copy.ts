@@ -3,12 +3,13 @@
  * connections share the work: a table is cut into ranges of pages, each connection takes the next range. How many pages
  * from the first are written is noted behind their rows; a table whose last range is written is marked as whole.
  *
- * So a copy that was interrupted goes on where it was, but at a later moment: the old snapshot is gone. Rows that were
- * copied then are brought up to date by the stream, which applies every change since the first moment (tables.ts keeps
- * it). A row that moved from a page that was not copied to one that was has been changed, and comes with the stream, too.
- * Only a rewrite of the whole table moves rows that did not change: it makes another file, and the copy begins anew.
- * Where there were records before the copy, those without a row are found by the keys of all rows, so the keys of pages
- * that were copied already are read once more.
+ * So a copy that was interrupted goes on where it was, but at a later moment: the old snapshot is gone. The stream brings
+ * every change since the first moment (tables.ts keeps it), deletes above all. A row that moved from a page that was not
+ * copied to one that was has been changed since; the stream may not have all of it (large values that stayed are not
+ * sent), so rows of those pages that are younger than the first moment are read, too: Postgres looks at all of them, and
+ * sends few. Only a rewrite of the whole table moves rows that did not change: it makes another file, and the copy begins
+ * anew. Where there were records before the copy, those without a row are found by the keys of all rows, so the keys of
+ * pages that were copied already are read once more.
  *
  * A snapshot shows rows as of its moment, but not files: rewriting a table (ALTER, TRUNCATE) empties it for older
  * snapshots. So the tables are locked against that first (ACCESS SHARE, what any SELECT takes), and the copy gives up
@@ -34,6 +35,8 @@ const MAX_OUTSTANDING = 4;
 const ORPHAN_PAGE = 1000;
 /** Pages (8 KiB) of one range, all partitions together: what an interruption may cost each connection. */
 const RANGE_PAGES = 64;
+/** Beyond so many transactions since a copy began, its rows cannot be told by their age: the numbers are used again. */
+const MAX_XIDS = 2n ** 30n;
 /** Ranges of one table; those of a larger table have more pages. */
 const MAX_RANGES = 16_384;
 
@@ -144,7 +147,8 @@ export function selectFrom({ mapping, columns, isPartitioned }: PublishedTable, 
 /** Of partitions: the pages of the largest, the rows of all, and how many there are. */
 const SIZE = `
   SELECT pg_relation_filenode($1::oid) AS file, coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint AS rows,
-         coalesce(max(pg_relation_size(c.oid)), 0) / current_setting('block_size')::int AS pages, count(*) AS files
+         coalesce(max(pg_relation_size(c.oid)), 0) / current_setting('block_size')::int AS pages, count(*) AS files,
+         pg_snapshot_xmin(pg_current_snapshot()) AS least, pg_snapshot_xmax(pg_current_snapshot()) AS next
   FROM pg_class c
   WHERE c.relkind = 'r' AND (c.oid = $1::oid OR c.oid IN (SELECT relid FROM pg_partition_tree($1::oid)))`;
 
@@ -153,6 +157,9 @@ interface SizeRow {
   readonly rows: string;
   readonly pages: string;
   readonly files: string;
+  /** Transactions before `least` are over, as the snapshot sees it; `next` and later ones did not begin. */
+  readonly least: string;
+  readonly next: string;
 }
 
 /** Decides for each table where its copy begins, or goes on, and notes it. */
@@ -165,14 +172,21 @@ async function planWork(sql: pg.Client, options: CopyOptions): Promise<Work[]> {
     const prefix = literalPrefix(mapping.key);
     const [size] = (await sql.query<SizeRow>(SIZE, [table.oid])).rows as [SizeRow];
     const [pages, files] = [Number(size.pages), Number(size.files)];
-    const begun = whole.begun(table, size.file);
+    const known = whole.begun(table, size.file);
+    const begun = known !== undefined && BigInt(size.next) - known.sinceXid < MAX_XIDS ? known : undefined;
     const isOverRecords = begun?.isOverRecords ?? store.keys(bound.database, prefix, undefined, 1).length > 0;
-    if (begun === undefined) await whole.begin(table, size.file, lsn, isOverRecords);
+    if (begun === undefined)
+      await whole.begin(table, size.file, lsn, { pages: 0, sinceXid: BigInt(size.least), isOverRecords });
     const from = begun?.pages ?? 0;
-    if (from > 0) log.info({ table: mapping.table, page: from, pages }, 'going on with a copy that was interrupted');
     const rangePages = Math.ceil(Math.max(RANGE_PAGES / Math.max(1, files), pages / MAX_RANGES));
-    const ranges = pageRanges(from, pages, rangePages).map((range) => rangeOf(table, range, false));
-    if (isOverRecords && from > 0) ranges.unshift(rangeOf(table, { from: 0, to: from, endPage: from }, true));
+    const ranges = pageRanges(from, pages, rangePages).map((range) => rangeOf(table, range));
+    if (begun !== undefined && from > 0) {
+      log.info({ table: mapping.table, page: from, pages }, 'going on with a copy that was interrupted');
+      const copied = { from: 0, to: from, endPage: from };
+      const isYoung = `age(xmin) <= age(xid '${BigInt.asUintN(32, begun.sinceXid)}')`;
+      ranges.unshift(rangeOf(table, copied, isYoung));
+      if (isOverRecords) ranges.unshift({ ...rangeOf(table, copied, undefined, columnsOfKeys(mapping)), isOld: true });
+    }
     progress.expectedRows += Math.round(Number(size.rows) * (1 - Math.min(1, from / Math.max(1, pages))));
     const seen = isOverRecords ? new Set<string>() : undefined;
     works.push({ table, bound, prefix, seen, ranges, taken: 0, done: 0, isNoting: false, rows: 0 });
@@ -197,15 +211,22 @@ export function pageRanges(from: number, pages: number, rangePages: number): Pag
   return ranges;
 }
 
-function rangeOf(table: PublishedTable, { from, to, endPage }: PageRange, isOld: boolean): Range {
+/** `condition` leaves out rows, `only` leaves out columns. */
+function rangeOf(
+  table: PublishedTable,
+  { from, to, endPage }: PageRange,
+  condition?: string,
+  only?: readonly string[],
+): Range {
   const conditions = [
     from === 0 ? undefined : `ctid >= '(${from},0)'`,
     to === undefined ? undefined : `ctid < '(${to},0)'`,
     table.filter === undefined ? undefined : `(${table.filter})`,
-  ].filter((condition) => condition !== undefined);
-  const select = selectFrom(table, isOld ? columnsOfKeys(table.mapping) : undefined);
+    condition,
+  ].filter((text) => text !== undefined);
+  const select = selectFrom(table, only);
   const query = conditions.length === 0 ? select : `${select} WHERE ${conditions.join(' AND ')}`;
-  return { query, endPage, isOld, isDone: false };
+  return { query, endPage, isOld: false, isDone: false };
 }
 
 export class TableCopy {
@@ -326,10 +347,10 @@ export class TableCopy {
   }
 
   async #finish({ table, bound, prefix, seen, rows }: Work): Promise<void> {
-    const { log, whole, progress } = this.#options;
+    const { log, whole, lsn, progress } = this.#options;
     const orphans = seen === undefined ? 0 : await this.#removeOrphans(bound.database, prefix, seen);
     if (this.#stopped) return;
-    await whole.setWhole(table);
+    await whole.setWhole(table, lsn);
     progress.tablesDone++;
     log.info({ table: table.mapping.table, rows, orphans }, 'table copied');
   }

@@ -72,7 +72,7 @@ export async function sampleRows(
   types: TypeCatalog,
   limit: number,
 ): Promise<Sample[]> {
-  const bound = new BoundMapping(table.mapping, table.columns, types, { nullKeys: 0, missingValues: 0 });
+  const bound = new BoundMapping(table.mapping, table.columns, types, { nullKeys: 0 });
   const where = table.filter === undefined ? '' : ` WHERE (${table.filter})`;
   const { rows } = await sql.query({
     text: `${selectFrom(table)}${where} LIMIT ${limit}`,

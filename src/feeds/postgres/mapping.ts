@@ -109,8 +109,6 @@ export type RowChange = (transaction: StoreTransaction, missing: MissingRow[], f
 export interface MappingCounters {
   /** Rows whose key has a NULL: they have no key, so they are absent. */
   nullKeys: number;
-  /** Changes that did not carry a large value and met no record to take it from: it was asked for. */
-  missingValues: number;
 }
 
 /** A record as a row has it. */
@@ -247,25 +245,31 @@ export class BoundMapping {
       for (const key of gone) transaction.remove(this.database, key);
       for (const key of keys) {
         const known = stored === undefined ? this.#ask(key, after, before, missing, found) : stored;
+        if (known === undefined) continue;
         if (known === null) transaction.remove(this.database, key);
         else transaction.set(this.database, key, known, xtMs);
       }
     };
   }
 
-  /** The value of a row that was asked for; `null` until it was, and when the row is gone. */
-  #ask(key: Buffer, after: Tuple, before: Tuple | undefined, missing: MissingRow[], found: FoundRows): Buffer | null {
+  /** The value of a row that was asked for; `undefined` until it was, `null` when the row is gone. */
+  #ask(
+    key: Buffer,
+    after: Tuple,
+    before: Tuple | undefined,
+    missing: MissingRow[],
+    found: FoundRows,
+  ): Buffer | null | undefined {
     const { table } = this.#mapping;
     const id = `${table} ${key.toString('latin1')}`;
     const row = found.use(id);
     if (row === undefined) {
-      this.#counters.missingValues++;
       const where = keyColumns(this.#mapping.key).map((name) => {
         const value = this.#value(after, name) ?? (before === undefined ? undefined : this.#value(before, name));
         return [name, value ?? ''] as const;
       });
       missing.push({ table, id, columns: this.#columns.map(({ name }) => name), where });
-      return null;
+      return undefined;
     }
     const value = row === null ? null : this.#valueOf(row, undefined);
     return typeof value === 'function' ? null : value;

@@ -70,6 +70,8 @@ export interface StreamOptions {
 export interface CopiedTable {
   readonly table: PublishedTable;
   readonly since: Lsn;
+  /** The copy has, or will have, every row of this later moment: what a change before it lacks comes, or came, with it. */
+  readonly wholeAt: Lsn;
   /** The copy is still under way. */
   readonly isCopying: boolean;
 }
@@ -99,6 +101,8 @@ export interface StreamCounters {
   transactions: number;
   changes: number;
   cutTransactions: number;
+  /** Changes that did not carry a large value and met no record to take it from: it was asked for. */
+  missingValues: number;
   /** Transactions that waited on the disk. */
   spilledTransactions: number;
   /** Slots dropped because they kept too much WAL. */
@@ -334,10 +338,14 @@ export class FeedStream {
     return new BoundMapping(table.mapping, columns, types, counters);
   }
 
-  #noted({ isCopying }: Target, change: RowChange): RowChange {
+  #noted({ isCopying, wholeAt }: Target, change: RowChange): RowChange {
     const { overtaken } = this.#options;
-    if (!isCopying || overtaken === undefined) return change;
-    return (transaction, missing, found) => change(overtaken.watch(transaction), missing, found);
+    const isEarly = this.#commitLsn < wholeAt;
+    if (!isEarly && (!isCopying || overtaken === undefined)) return change;
+    return (transaction, missing, found) => {
+      const target = isCopying && overtaken !== undefined ? overtaken.watch(transaction) : transaction;
+      change(target, isEarly ? [] : missing, found);
+    };
   }
 
   /** Whether one more change would be too much for one transaction of the store. */
@@ -389,6 +397,7 @@ export class FeedStream {
       try {
         const missing: MissingRow[] = [];
         for (const change of changes) change(transaction, missing, found);
+        this.#options.counters.missingValues += missing.length;
         if (missing.length > 0) throw new RowsMissing(missing);
       } catch (error) {
         // At once: the transactions behind this one may be in the same commit.

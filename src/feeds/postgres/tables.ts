@@ -31,9 +31,11 @@ export interface PublishedTable {
 const NOT_COPIED = 0n;
 const NAME = 'postgres table';
 const AT = 'postgres copied';
-/** What the copy under way is of, and how many pages of it are written. */
+const WHOLE_AT = 'postgres whole';
+/** What the copy under way is of, how many pages of it are written, and the first transaction that it may lack. */
 const BEGUN = 'postgres begun';
 const PAGES = 'postgres pages';
+const XID = 'postgres xid';
 /** Name of the feed in the store. */
 export const FEED_NAME = 'postgres';
 const COPYING = copyingNote(FEED_NAME, '');
@@ -161,6 +163,8 @@ export function isCopying(store: Store): boolean {
 export interface BegunCopy {
   /** So many pages of the table, from its first, are written. */
   readonly pages: number;
+  /** Whatever transactions before this one did was seen when it began. */
+  readonly sinceXid: bigint;
   /** There were records already when it began: some may have no row. */
   readonly isOverRecords: boolean;
 }
@@ -185,6 +189,11 @@ export class CopiedTables {
     return this.#store.feedPosition(this.#nameOf(mapping, AT)) ?? 0n;
   }
 
+  /** Every row that there was at this moment is in the store, or was when the copy ended; 0 when nobody knows. */
+  wholeAt(mapping: TableMapping): Lsn {
+    return this.#store.feedPosition(this.#nameOf(mapping, WHOLE_AT)) ?? 0n;
+  }
+
   isWhole({ mapping, fingerprint }: PublishedTable): boolean {
     return this.#store.feedPosition(this.#nameOf(mapping)) === fingerprint;
   }
@@ -196,19 +205,23 @@ export class CopiedTables {
   begun(table: PublishedTable, file: string | null): BegunCopy | undefined {
     const known = this.#store.feedPosition(this.#nameOf(table.mapping, BEGUN));
     const pages = Number(this.#store.feedPosition(this.#nameOf(table.mapping, PAGES)) ?? 0n);
+    const sinceXid = this.#store.feedPosition(this.#nameOf(table.mapping, XID)) ?? 0n;
     for (const isOverRecords of [false, true]) {
-      if (known === identityOf(table, file, isOverRecords)) return { pages, isOverRecords };
+      if (known === identityOf(table, file, isOverRecords)) return { pages, sinceXid, isOverRecords };
     }
     return undefined;
   }
 
   /** A copy of the table begins, as of a moment. Resolves once nothing that it writes can be on the disk without that. */
-  async begin(table: PublishedTable, file: string | null, lsn: Lsn, isOverRecords: boolean): Promise<void> {
+  async begin(table: PublishedTable, file: string | null, lsn: Lsn, begun: BegunCopy): Promise<void> {
     const { mapping } = table;
+    const { pages, sinceXid, isOverRecords } = begun;
     // In this order: what is half copied counts neither as whole nor as a copy of another moment.
     await this.forget([mapping]);
     await this.#store.mark({ feed: this.#nameOf(mapping, AT), position: lsn }).committed;
-    await this.notePages(mapping, 0);
+    await this.#store.mark({ feed: this.#nameOf(mapping, WHOLE_AT), position: 0n }).committed;
+    await this.#store.mark({ feed: this.#nameOf(mapping, XID), position: sinceXid }).committed;
+    await this.notePages(mapping, pages);
     const identity = identityOf(table, file, isOverRecords);
     await this.#store.mark({ feed: this.#nameOf(mapping, BEGUN), position: identity }).committed;
   }
@@ -218,8 +231,9 @@ export class CopiedTables {
     await this.#store.mark({ feed: this.#nameOf(mapping, PAGES), position: BigInt(pages) }).committed;
   }
 
-  /** The table is in the store, whole, as `fingerprint` describes it. */
-  async setWhole({ mapping, fingerprint }: PublishedTable): Promise<void> {
+  /** The table is in the store, whole, as of a moment and as `fingerprint` describes it. */
+  async setWhole({ mapping, fingerprint }: PublishedTable, lsn: Lsn): Promise<void> {
+    await this.#store.mark({ feed: this.#nameOf(mapping, WHOLE_AT), position: lsn }).committed;
     await this.#store.mark({ feed: this.#nameOf(mapping), position: fingerprint }).flushed;
     await this.#store.mark({ feed: this.#nameOf(mapping, BEGUN), position: NOT_COPIED }).committed;
   }

@@ -59,7 +59,7 @@ interface Expected {
 export async function verifyTable(options: VerifyOptions): Promise<VerifyReport> {
   const { sql, client, publication, mapping } = options;
   const { table } = await findTable(sql, publication, mapping);
-  const bound = new BoundMapping(mapping, table.columns, await loadTypes(sql), { nullKeys: 0, missingValues: 0 });
+  const bound = new BoundMapping(mapping, table.columns, await loadTypes(sql), { nullKeys: 0 });
   const number = await databaseNumber(client, mapping.database);
   const query = `${selectFrom(table)}${table.filter === undefined ? '' : ` WHERE (${table.filter})`}`;
   const columns = keyColumns(mapping.key);
