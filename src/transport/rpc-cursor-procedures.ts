@@ -2,7 +2,7 @@
 import { TokaidoError } from '../base/errors.js';
 import type { Cursor, Entry } from '../commands/cursors.js';
 import { matchPrefix, matchRegex, matchSimilar, type Search } from '../commands/matching.js';
-import { readCount } from '../protocol/kt-rpc/numbers.js';
+import { readInteger } from '../protocol/kt-rpc/numbers.js';
 import type { Row } from '../protocol/tsv.js';
 import { countOf, databaseOf, expiryOf, maxOf, required, textOf } from './rpc-arguments.js';
 import { type Call, NOTHING, type Procedure, type Rows, recordRows, row } from './rpc-procedure.js';
@@ -11,9 +11,9 @@ import { type Call, NOTHING, type Procedure, type Rows, recordRows, row } from '
 const STEP_ROWS = 1000;
 
 /** `CUR`, or `undefined` when it is no number. */
-function cursorId({ input }: Call): number | undefined {
+function cursorId({ input }: Call): bigint | undefined {
   const text = textOf(input, 'CUR');
-  return text !== undefined && /^\d/.test(text) ? readCount(text) : undefined;
+  return text !== undefined && /^\d/.test(text) ? readInteger(text) : undefined;
 }
 
 /** Errors: `MALFORMED` in the reference's words when there is no number, or no database for a new one. */

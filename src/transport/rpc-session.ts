@@ -45,7 +45,7 @@ export interface RpcHost {
 /** One connection's cursors and wait. */
 export class RpcSession {
   readonly host: RpcHost;
-  readonly #cursors = new Map<number, Cursor>();
+  readonly #cursors = new Map<bigint, Cursor>();
   #wait: Wait | undefined;
   #feedWait: FeedWait | undefined;
   /** The client says no more. */
@@ -60,7 +60,7 @@ export class RpcSession {
   readonly isOpen = (): boolean => !this.#closed;
 
   /** The cursor of this number, made when it is new; it stays on the database it was made for. Errors: `OVERLOADED`. */
-  cursor(id: number, database: () => Database): Cursor {
+  cursor(id: bigint, database: () => Database): Cursor {
     const known = this.#cursors.get(id);
     if (known !== undefined) return known;
     if (this.#cursors.size >= MAX_CURSORS) {
@@ -75,7 +75,7 @@ export class RpcSession {
   }
 
   /** Returns whether there was one. */
-  deleteCursor(id: number): boolean {
+  deleteCursor(id: bigint): boolean {
     return this.#cursors.delete(id);
   }
 
