@@ -64,7 +64,8 @@ export class StoreHolder {
       flushesCommits: store.flush === 'commits',
       onBroken: this.#options.onFatal,
     });
-    return new TieredEngine(disk);
+    // Nothing in memory, nothing in between: every read and write would go through it.
+    return this.#options.config.databases.some(({ storage }) => storage === 'memory') ? new TieredEngine(disk) : disk;
   }
 
   /**

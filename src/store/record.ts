@@ -103,7 +103,13 @@ export class StoredRecord implements RecordView {
 
   /** Whether what is stored wins over a change with this stamp. Equal stamps are one transaction: the change goes on. */
   isNewerThan(stamp: Buffer): boolean {
-    return this.raw.compare(stamp, 0, STAMP_BYTES, VERSION_AT, VERSION_AT + STAMP_BYTES) > 0;
+    const { raw } = this;
+    // Not `compare`: checking five arguments takes longer than the few bytes up to the first that differs.
+    for (let at = 0; at < STAMP_BYTES; at++) {
+      const difference = (raw[VERSION_AT + at] as number) - (stamp[at] as number);
+      if (difference !== 0) return difference > 0;
+    }
+    return false;
   }
 
   isLive(nowMs: () => number): boolean {

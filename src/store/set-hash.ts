@@ -13,6 +13,7 @@
  * forged by a birthday attack even with one that is. Whoever could do that may write to the database anyway; links are
  * authenticated by other means.
  */
+import { ByteWriter } from '../base/bytes.js';
 import { Murmur } from './murmur.js';
 import type { StoredRecord } from './record.js';
 
@@ -34,9 +35,13 @@ export function hashText(hash: SetHash): string {
 }
 
 export function encodeHash(hash: SetHash): Buffer {
-  const bytes = Buffer.allocUnsafe(SET_HASH_BYTES);
-  for (let lane = 0; lane < LANES; lane++) bytes.writeInt32BE(hash[lane] as number, lane * 4);
-  return bytes;
+  const writer = new ByteWriter(SET_HASH_BYTES);
+  writeHash(writer, hash);
+  return writer.take();
+}
+
+export function writeHash(writer: ByteWriter, hash: SetHash): void {
+  for (let lane = 0; lane < LANES; lane++) writer.u32((hash[lane] as number) >>> 0);
 }
 
 export function decodeHash(bytes: Buffer): SetHash {

@@ -17,7 +17,7 @@ import {
 import { decodePosition, encodePosition, START } from '../log/position.js';
 import { type FeedPosition, readSid } from '../log/transaction.js';
 import type { Storage } from './database-spec.js';
-import { decodeHash, encodeHash, SET_HASH_BYTES, type SetHash } from './set-hash.js';
+import { decodeHash, SET_HASH_BYTES, type SetHash, writeHash } from './set-hash.js';
 
 const FORMAT = 2;
 /** By the number that stands for it in the row. */
@@ -110,7 +110,8 @@ export function encodeState(state: StoreState): Buffer {
   writer.varint(state.next).varint(state.logBytes).varint(state.epoch).u64(state.lastVersionNs);
   writer.varint(state.databases.length);
   for (const { id, name, storage, records, hash } of state.databases) {
-    writer.varint(id).text(name).u8(STORAGES.indexOf(storage)).varint(records).bytes(encodeHash(hash));
+    writer.varint(id).text(name).u8(STORAGES.indexOf(storage)).varint(records);
+    writeHash(writer, hash);
   }
   writer.varint(state.feeds.length);
   for (const feed of state.feeds) writer.text(feed.feed).u64(feed.position);
