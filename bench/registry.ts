@@ -5,11 +5,13 @@ import { NODE_ROWS } from './rows/node.js';
 import { POSTGRES_ROWS } from './rows/postgres.js';
 import { REPLICATION_ROWS } from './rows/replication.js';
 import { STALL_ROWS } from './rows/stall.js';
+import { TLS_ROWS } from './rows/tls.js';
 
 export const ROWS: readonly Row[] = [
   ...CLIENT_ROWS,
   ...STALL_ROWS,
   ...REPLICATION_ROWS,
+  ...TLS_ROWS,
   ...NODE_ROWS,
   ...POSTGRES_ROWS,
 ];
