@@ -79,6 +79,10 @@ export class ClientPolicies {
       ...listen.clients.map((listener) => ({ at: listenerAt('clients', listener), ...listener })),
       ...listen.memcached.map((listener) => ({ at: listenerAt('memcached', listener), ...listener })),
     ];
+    for (const { at, policy } of listeners) {
+      const isNew = policy !== undefined && !this.#rules.some((known) => known.at === at);
+      if (isNew) this.#options.log.error({ listener: at }, 'a listener that began without a policy gets none: RESTART');
+    }
     for (const { live, at } of this.#rules) {
       const rules = listeners.find((listener) => listener.at === at)?.policy;
       if (rules !== undefined) live.set(new AccessPolicy(accessRules(rules)));

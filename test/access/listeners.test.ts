@@ -321,6 +321,11 @@ describe('a changed policy', () => {
     // A configuration that is not valid changes nothing.
     await adopt('role: nothing');
     assert.equal(await status('GET', '/one/app/a', { as: 'app' }), 403);
+    // A listener that is open to everybody does not get narrower without anybody noticing that it did not.
+    const guarded = text.replace(`- port: ${ports.plain}\n`, `- port: ${ports.plain}\n      policy: []\n`);
+    assert.notEqual(guarded, text);
+    await adopt(guarded);
+    assert.match(node.log, new RegExp(`clients 127.0.0.1:${ports.plain}.*began without a policy gets none: RESTART`));
     await adopt(text);
     assert.equal(await status('GET', '/one/app/a', { as: 'app' }), 200);
     mixed.socket.destroy();
