@@ -25,7 +25,7 @@ import { BoundMapping, columnsOfKeys, FoundRows, literalPrefix, type MappingCoun
 import type { Overtaken } from './overtaken.js';
 import type { Lsn, Tuple } from './pgoutput.js';
 import { quoteIdentifier, quoteTable } from './setup.js';
-import type { CopiedTables, PublishedTable } from './tables.js';
+import type { BegunCopy, CopiedTables, PublishedTable } from './tables.js';
 import type { TypeCatalog } from './values.js';
 
 /** Rows of one slice, and so of one transaction of the store. */
@@ -35,6 +35,8 @@ const MAX_OUTSTANDING = 4;
 const ORPHAN_PAGE = 1000;
 /** Pages (8 KiB) of one range, all partitions together: what an interruption may cost each connection. */
 const RANGE_PAGES = 64;
+/** So many times longer are ranges that are read again: few of their rows are sent. */
+const PAGES_AGAIN = 64;
 /** Beyond so many transactions since a copy began, its rows cannot be told by their age: the numbers are used again. */
 const MAX_XIDS = 2n ** 30n;
 /** Ranges of one table; those of a larger table have more pages. */
@@ -182,16 +184,31 @@ async function planWork(sql: pg.Client, options: CopyOptions): Promise<Work[]> {
     const ranges = pageRanges(from, pages, rangePages).map((range) => rangeOf(table, range));
     if (begun !== undefined && from > 0) {
       log.info({ table: mapping.table, page: from, pages }, 'going on with a copy that was interrupted');
-      const copied = { from: 0, to: from, endPage: from };
-      const isYoung = `age(xmin) <= age(xid '${BigInt.asUintN(32, begun.sinceXid)}')`;
-      ranges.unshift(rangeOf(table, copied, isYoung));
-      if (isOverRecords) ranges.unshift({ ...rangeOf(table, copied, undefined, columnsOfKeys(mapping)), isOld: true });
+      // Behind the others, so that these do not hold up the note of how far the table is.
+      ranges.push(...againRanges(table, begun, rangePages * PAGES_AGAIN, Math.max(from, pages)));
     }
     progress.expectedRows += Math.round(Number(size.rows) * (1 - Math.min(1, from / Math.max(1, pages))));
     const seen = isOverRecords ? new Set<string>() : undefined;
     works.push({ table, bound, prefix, seen, ranges, taken: 0, done: 0, isNoting: false, rows: 0 });
   }
   return works;
+}
+
+/** What is read again of pages that are written: rows that changed since, and all keys where orphans are looked for. */
+function againRanges(
+  table: PublishedTable,
+  { pages, sinceXid, isOverRecords }: BegunCopy,
+  rangePages: number,
+  endPage: number,
+): Range[] {
+  const isYoung = `age(xmin) <= age(xid '${BigInt.asUintN(32, sinceXid)}')`;
+  const ranges: Range[] = [];
+  for (let from = 0; from < pages; from += rangePages) {
+    const range = { from, to: Math.min(pages, from + rangePages), endPage };
+    ranges.push(rangeOf(table, range, isYoung));
+    if (isOverRecords) ranges.push({ ...rangeOf(table, range, undefined, columnsOfKeys(table.mapping)), isOld: true });
+  }
+  return ranges;
 }
 
 /** Pages from `from` up to `to`, or to the end however far it is. */
