@@ -67,11 +67,19 @@ function rowKey(first: number, chunk: number): Buffer {
   return key;
 }
 
-function encodeBatch(batch: LogBatch): Buffer {
-  const writer = new ByteWriter(64 + batch.payload.length);
-  writer.u8(FORMAT).u16(0).u32(batch.count).u48(batch.timeMs).u32(batch.payload.length).u32(crc32(batch.payload));
-  encodePosition(writer, batch.before);
-  return writer.bytes(batch.payload).take();
+/** The rows of a batch: views of its payload, but for the first one, which begins with the header. */
+function* encodeRows({ count, timeMs, before, payload }: LogBatch): Iterable<Buffer> {
+  const writer = new ByteWriter(CHUNK_BYTES);
+  writer.u8(FORMAT).u16(0).u32(count).u48(timeMs).u32(payload.length).u32(crc32(payload));
+  encodePosition(writer, before);
+  assert(writer.length <= CHUNK_BYTES, 'the header of a batch fits its first row');
+  const chunks = Math.ceil((writer.length + payload.length) / CHUNK_BYTES);
+  assert(chunks <= MAX_CHUNKS, 'a batch fits its rows');
+  let at = CHUNK_BYTES - writer.length;
+  const head = writer.bytes(payload.subarray(0, at)).take();
+  head.writeUInt16BE(chunks, 1);
+  yield head;
+  for (; at < payload.length; at += CHUNK_BYTES) yield payload.subarray(at, at + CHUNK_BYTES);
 }
 
 function decodeHeader(first: number, row: Buffer): BatchHeader {
@@ -128,14 +136,8 @@ export class UpdateLog {
   /** Writes one batch. The caller reports the commit with `committed` afterwards. */
   append(writer: Writer, batch: LogBatch): void {
     assert(batch.first === this.#next, 'local numbers have no gaps');
-    const bytes = encodeBatch(batch);
-    const chunks = Math.ceil(bytes.length / CHUNK_BYTES);
-    assert(chunks <= MAX_CHUNKS, 'a batch fits its rows');
-    bytes.writeUInt16BE(chunks, 1);
-    for (let chunk = 0; chunk < chunks; chunk++) {
-      const row = bytes.subarray(chunk * CHUNK_BYTES, (chunk + 1) * CHUNK_BYTES);
-      writer.put(this.#map, rowKey(batch.first, chunk), row);
-    }
+    let chunk = 0;
+    for (const row of encodeRows(batch)) writer.put(this.#map, rowKey(batch.first, chunk++), row);
   }
 
   /** The commit that appended up to `next` became visible. */
