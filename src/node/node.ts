@@ -369,7 +369,12 @@ export class Node {
     const backups = this.#backups;
     return {
       updateLog: () => this.#ktFollowers?.log(),
-      ...(kyotoTycoon === undefined ? {} : { follow: (change) => this.#followKyotoTycoon(change) }),
+      ...(kyotoTycoon === undefined
+        ? {}
+        : {
+            follow: (change) => this.#followKyotoTycoon(change),
+            following: () => (this.#feed instanceof KyotoTycoonFeed ? this.#feed.following : undefined),
+          }),
       ...(backups === undefined
         ? {}
         : {

@@ -71,6 +71,7 @@ function report(host: RpcHost): Rows {
       counts.reduce((all, count) => all + count, 0),
     ),
     row('db_total_size', sizeBytes),
+    ...followingRows(host),
     row('serv_conn_count', host.connections()),
     row('serv_current_time', (host.nowMs() / 1000).toFixed(6)),
     row('serv_proc_id', process.pid),
@@ -83,6 +84,20 @@ function report(host: RpcHost): Rows {
     row('sys_mem_total', totalmem()),
     row('sys_ru_stime', (systemCPUTime / 1e6).toFixed(6)),
     row('sys_ru_utime', (userCPUTime / 1e6).toFixed(6)),
+  ];
+}
+
+function followingRows({ services, nowMs }: RpcHost): Rows {
+  const following = services.following?.();
+  if (following === undefined) return [];
+  const { host, port, timestampNs, intervalMs } = following;
+  const delayMs = Math.max(0, nowMs() - Number(timestampNs / 1_000_000n));
+  return [
+    row('repl_delay', (delayMs / 1000).toFixed(6)),
+    row('repl_interval', intervalMs.toFixed(6)),
+    row('repl_master_host', host),
+    row('repl_master_port', port),
+    row('repl_timestamp', timestampNs),
   ];
 }
 
@@ -103,7 +118,7 @@ async function synchronize({ input, host: { commands, services } }: Call): Promi
 /** Port of a Kyoto Tycoon server that none is given for. */
 const KT_PORT = 1978;
 
-/** `host` (none: follow nobody), `port`, `ts` (ns, or `now`). Which server is followed is forgotten at a restart. */
+/** `host` (none: follow nobody), `port`, `ts` (ns, or `now`), `iv` (ms for each change). Which server is followed is forgotten at a restart. */
 function tuneReplication({ input, host: { commands, services }, nowMs }: Call): Rows {
   commands.checkAdmin();
   const { follow } = services;
@@ -114,7 +129,12 @@ function tuneReplication({ input, host: { commands, services }, nowMs }: Call): 
   const port = given >= 1 ? given : KT_PORT;
   if (port > 65_535) throw new TokaidoError('MALFORMED', `there is no port ${port}`);
   const upstream = host === '' ? undefined : { host, port };
-  follow({ upstream, timestampNs: input.has('ts') ? timestampOf(text('ts'), nowMs) : undefined });
+  const intervalMs = Number.parseFloat(text('iv'));
+  follow({
+    upstream,
+    timestampNs: input.has('ts') ? timestampOf(text('ts'), nowMs) : undefined,
+    intervalMs: intervalMs >= 0 ? Math.min(intervalMs, LONGEST_INTERVAL_MS) : undefined,
+  });
   return NOTHING;
 }
 
@@ -126,6 +146,7 @@ function timestampOf(text: string, nowMs: number): bigint {
 }
 
 const LARGEST_STAMP = 2n ** 63n - 1n;
+const LONGEST_INTERVAL_MS = 3_600_000;
 
 function refusal(code: 'NOT_IMPLEMENTED' | 'MALFORMED', message: string): Procedure {
   return {

@@ -17,6 +17,17 @@ export interface KtUpstreamChange {
   readonly upstream: { readonly host: string; readonly port: number } | undefined;
   /** Where to go on, ns; `undefined`: at the change that is here already. */
   readonly timestampNs: bigint | undefined;
+  /** Rest for each change, ms; `undefined`: as before. */
+  readonly intervalMs: number | undefined;
+}
+
+/** The server that is followed: what `report` tells. */
+export interface KtUpstreamReport {
+  readonly host: string;
+  readonly port: number;
+  /** Of the last change that is here, ns. */
+  readonly timestampNs: bigint;
+  readonly intervalMs: number;
 }
 
 /** What remote procedures ask of the node behind the listener; what it does not have is absent. */
@@ -27,6 +38,8 @@ export interface NodeServices {
   runCommand?(database: Database, command: string): Promise<boolean>;
   /** Has the Kyoto Tycoon feed follow another server. Errors: `NOT_IMPLEMENTED`, `NOT_READY`. */
   follow?(change: KtUpstreamChange): void;
+  /** Whom it follows. */
+  following?(): KtUpstreamReport | undefined;
 }
 
 /** What all connections of a listener share. */

@@ -82,6 +82,7 @@ describe("Kyoto Tycoon's replication between two of ours", () => {
         databases: ['default', 'other'],
         copy: false,
         silenceMs: 5_000,
+        intervalMs: 0,
         keyBytes: 1024,
         maxTransactionBytes: 2 ** 20,
         maxTransactionChanges: 100,
@@ -188,20 +189,51 @@ describe("Kyoto Tycoon's replication between two of ours", () => {
     await write(first, 'of the first');
     await eventually('it follows the first', () => has('of the first'));
 
-    feed.follow({ upstream: { host: '127.0.0.1', port: two.listener.port }, timestampNs });
+    feed.follow({ upstream: { host: '127.0.0.1', port: two.listener.port }, timestampNs, intervalMs: undefined });
     await eventually('it follows the second', () => has('of the second'));
     assert.equal(has('too old'), false);
     assert.equal(feed.status().source, `127.0.0.1:${two.listener.port}`);
     await write(first, 'of nobody');
 
-    feed.follow({ upstream: undefined, timestampNs: undefined });
+    feed.follow({ upstream: undefined, timestampNs: undefined, intervalMs: undefined });
     await eventually('it follows nobody', () => two.server.followers().length === 0);
     await write(second, 'meanwhile');
     assert.deepEqual([feed.status().source, feed.status().failures], ['nobody', 0]);
 
-    feed.follow({ upstream: { host: '127.0.0.1', port: two.listener.port }, timestampNs: undefined });
+    const again = { host: '127.0.0.1', port: two.listener.port };
+    feed.follow({ upstream: again, timestampNs: undefined, intervalMs: undefined });
     await eventually('it goes on where it was', () => has('meanwhile'));
     assert.equal(has('of nobody'), false);
+  });
+
+  it('rests for each change as long as it is told, and no longer', async () => {
+    const [upstream, follower] = [store(1), store(2)];
+    const { listener } = await serve(upstream);
+    const feed = follow(follower, listener.port, 2);
+    const server = { host: '127.0.0.1', port: listener.port };
+    const arrivalMs = async (first: string, changes: number): Promise<number> => {
+      await upstream.write((transaction) => {
+        for (let i = 0; i < changes; i++) transaction.set('default', text(`${first}${i}`), text('1'), 0);
+      }).committed;
+      await eventually('the changes are there', () => follower.get('default', text(`${first}0`)) !== undefined);
+      const startMs = performance.now();
+      await upstream.write((transaction) => transaction.set('default', text(`${first} last`), text('1'), 0)).committed;
+      await eventually('so is the last', () => follower.get('default', text(`${first} last`)) !== undefined);
+      return performance.now() - startMs;
+    };
+    await arrivalMs('before', 1);
+
+    feed.follow({ upstream: server, timestampNs: undefined, intervalMs: 100 });
+    await eventually('it follows again', () => feed.status().state === 'streaming');
+    const restedMs = await arrivalMs('resting', 10);
+    assert.equal(feed.following?.intervalMs, 100);
+    assert.ok(restedMs > 700, `ten changes are a rest of a second, not ${restedMs} ms`);
+
+    feed.follow({ upstream: server, timestampNs: undefined, intervalMs: 0 });
+    await eventually('it follows without rest', () => feed.status().state === 'streaming');
+    const freeMs = await arrivalMs('free', 10);
+    assert.ok(freeMs < restedMs, `${freeMs} ms without rest, ${restedMs} with it`);
+    assert.equal(feed.status().failures, 0);
   });
 
   /** A follower by hand. */

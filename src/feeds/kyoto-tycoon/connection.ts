@@ -25,9 +25,12 @@ export interface KtConnectionOptions {
   onEvents(events: readonly KtEvent[]): void;
 }
 
+/** Why nothing is read for now. */
+export type PauseReason = 'pressure' | 'rest';
+
 export class KtConnection {
   readonly #socket: Socket;
-  readonly #paused: { is: boolean } = { is: false };
+  readonly #paused = new Set<PauseReason>();
   /** Rejects when the connection is over, with the reason. */
   readonly ended: Promise<never>;
   #fail: (error: unknown) => void = () => undefined;
@@ -44,7 +47,7 @@ export class KtConnection {
     const decoder = new KtStreamDecoder(messageBytes);
     let heardMs = runtime.monotonicMs();
     const watch = runtime.every(Math.max(100, silenceMs / 4), () => {
-      if (this.#paused.is) heardMs = runtime.monotonicMs();
+      if (this.#paused.size > 0) heardMs = runtime.monotonicMs();
       if (runtime.monotonicMs() - heardMs > silenceMs)
         this.end(new TokaidoError('FEED', `${host}:${port} said nothing for ${silenceMs} ms`));
     });
@@ -66,10 +69,12 @@ export class KtConnection {
     });
   }
 
-  /** Stops and starts reading: the server waits meanwhile. */
-  pause(isPaused: boolean): void {
-    if (this.#paused.is === isPaused) return;
-    this.#paused.is = isPaused;
+  /** Stops reading, and starts again when no reason is left: the server waits meanwhile. */
+  pause(reason: PauseReason, isPaused: boolean): void {
+    const wasPaused = this.#paused.size > 0;
+    if (isPaused) this.#paused.add(reason);
+    else this.#paused.delete(reason);
+    if (wasPaused === this.#paused.size > 0) return;
     if (isPaused) this.#socket.pause();
     else this.#socket.resume();
   }

@@ -21,10 +21,18 @@ import type { Store } from '../../store/types.js';
 import type { Feed } from '../feed.js';
 import { KtApplier, type KtApplyLimits } from './applier.js';
 import { KtConnection } from './connection.js';
+import { Rest } from './rest.js';
 
 export interface KtAddress {
   readonly host: string;
   readonly port: number;
+}
+
+/** A server that is followed. */
+export interface KtFollowing extends KtAddress {
+  /** Of the last change committed here, ns. */
+  readonly timestampNs: bigint;
+  readonly intervalMs: number;
 }
 
 /** Another server to follow. */
@@ -33,6 +41,8 @@ export interface KtUpstreamChange {
   readonly upstream: KtAddress | undefined;
   /** Time stamp to go on from, ns; `undefined`: that of the last change applied here. */
   readonly timestampNs: bigint | undefined;
+  /** See `KyotoTycoonFeedConfig`; `undefined`: as before. */
+  readonly intervalMs: number | undefined;
 }
 
 export interface KyotoTycoonFeedConfig extends KtApplyLimits {
@@ -44,6 +54,8 @@ export interface KyotoTycoonFeedConfig extends KtApplyLimits {
   readonly copy: boolean;
   /** A server that says nothing for this long is given up, ms. */
   readonly silenceMs: number;
+  /** Rest for each change taken, ms: slows the feed down on purpose. */
+  readonly intervalMs: number;
 }
 
 export interface KyotoTycoonFeedOptions {
@@ -92,6 +104,7 @@ export class KyotoTycoonFeed implements Feed {
   readonly #log: Logger;
   /** Whom it follows; nobody when absent. */
   #upstream: KtAddress | undefined;
+  #intervalMs: number;
   /** Whom it is to follow from the next attempt on. */
   #change: KtUpstreamChange | undefined;
   readonly #counters = { changes: 0, skipped: 0 };
@@ -110,6 +123,7 @@ export class KyotoTycoonFeed implements Feed {
   constructor(options: KyotoTycoonFeedOptions) {
     this.#options = options;
     this.#upstream = options.config.upstream;
+    this.#intervalMs = options.config.intervalMs;
     this.#log = options.log.child({ feed: KT_FEED });
   }
 
@@ -173,13 +187,14 @@ export class KyotoTycoonFeed implements Feed {
   async #adopt(store: Store): Promise<void> {
     const change = this.#change;
     if (change === undefined) return;
-    const { upstream, timestampNs } = change;
+    const { upstream, timestampNs, intervalMs } = change;
     if (timestampNs !== undefined) {
       // From the beginning of the server's log; without a position everything would be copied.
       const position = timestampNs === NOTHING ? 1n : timestampNs;
       await store.mark(at(position)).committed;
     }
     this.#upstream = upstream;
+    this.#intervalMs = intervalMs ?? this.#intervalMs;
     if (this.#change === change) this.#change = undefined;
   }
 
@@ -325,8 +340,13 @@ export class KyotoTycoonFeed implements Feed {
       limits: config,
       counters: this.#counters,
       log: this.#log,
-      onPressure: (tooMuch) => connection.pause(tooMuch),
+      onPressure: (tooMuch) => connection.pause('pressure', tooMuch),
       onFail: (error) => connection.end(error),
+    });
+    const rest = new Rest({
+      runtime,
+      intervalMs: this.#intervalMs,
+      onRest: (isResting) => connection.pause('rest', isResting),
     });
     const connection = this.#connect(position, (events) => {
       for (const event of events) {
@@ -337,11 +357,13 @@ export class KyotoTycoonFeed implements Feed {
         if (event.kind === 'tick' && event.wantsAnswer) this.#atTip(applier, runtime.monotonicMs());
       }
       applier.flush();
+      rest.took(events.reduce((changes, { kind }) => changes + Number(kind === 'update'), 0));
     });
     this.#connection = connection;
     try {
       await connection.ended;
     } finally {
+      rest.end();
       applier.abandon();
       this.#connection = undefined;
     }
@@ -357,6 +379,14 @@ export class KyotoTycoonFeed implements Feed {
     applier.whenApplied(() => {
       this.#caughtUpMs = heardMs;
     });
+  }
+
+  /** Whom this root follows, as a Kyoto Tycoon server reports it; `undefined`: nobody. */
+  get following(): KtFollowing | undefined {
+    const upstream = this.#change === undefined ? this.#upstream : this.#change.upstream;
+    if (upstream === undefined) return undefined;
+    const timestampNs = this.#store?.feedPosition(KT_FEED) ?? NOTHING;
+    return { ...upstream, timestampNs, intervalMs: this.#change?.intervalMs ?? this.#intervalMs };
   }
 
   status(): KyotoTycoonFeedStatus {

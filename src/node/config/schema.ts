@@ -299,6 +299,12 @@ const kyotoTycoon = z.strictObject({
       'Let clients say by tune_replication which server is followed, from where on, until the next start. They can have this root connect to any address then.',
     ),
   silenceMs: duration('30s').describe('A server that says nothing for this long is given up.'),
+  intervalMs: z
+    .number()
+    .min(0)
+    .max(3_600_000)
+    .default(0)
+    .describe('Rest for each change taken, ms, fractions allowed: slows a follower down on purpose (-riv).'),
   maxTransactionBytes: size('8MiB').describe('Changes are gathered into transactions of at most this size.'),
   maxTransactionChanges: count(2000).describe('Likewise, in changes.'),
   maxUnappliedBytes: size('32MiB').describe('Bytes received and not yet committed before the server is made to wait.'),
