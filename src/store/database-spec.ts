@@ -16,6 +16,8 @@ export interface DatabaseSpec {
   readonly storage: Storage;
   /** Whether clients may count on key order and walk backwards. Ours always are in order; the reference's are not. */
   readonly ordered: boolean;
+  /** Kyoto Cabinet's number of the kind, which clients are told. */
+  readonly typeCode: number;
   /** The least recently used records go when there are more. */
   readonly maxRecords: number | undefined;
   /** Likewise, when keys and values take more bytes. */
@@ -32,56 +34,61 @@ export interface DatabaseSpec {
   readonly withoutEffect: readonly string[];
 }
 
-interface Kind extends Pick<DatabaseSpec, 'storage' | 'ordered'> {
+interface Kind extends Pick<DatabaseSpec, 'storage' | 'ordered' | 'typeCode'> {
   readonly isText?: true;
 }
 
-const MEMORY: Kind = { storage: 'memory', ordered: false };
-const MEMORY_ORDERED: Kind = { storage: 'memory', ordered: true };
-const DISK: Kind = { storage: 'disk', ordered: false };
-const DISK_ORDERED: Kind = { storage: 'disk', ordered: true };
-const TEXT: Kind = { ...DISK_ORDERED, isText: true };
+const PHASH: Kind = { storage: 'memory', ordered: false, typeCode: 0x10 };
+const PTREE: Kind = { storage: 'memory', ordered: true, typeCode: 0x11 };
+const STASH: Kind = { storage: 'memory', ordered: false, typeCode: 0x18 };
+const CACHE: Kind = { storage: 'memory', ordered: false, typeCode: 0x20 };
+const GRASS: Kind = { storage: 'memory', ordered: true, typeCode: 0x21 };
+const HASH: Kind = { storage: 'disk', ordered: false, typeCode: 0x30 };
+const TREE: Kind = { storage: 'disk', ordered: true, typeCode: 0x31 };
+const DIRECTORY: Kind = { storage: 'disk', ordered: false, typeCode: 0x40 };
+const FOREST: Kind = { storage: 'disk', ordered: true, typeCode: 0x41 };
+const TEXT: Kind = { storage: 'disk', ordered: true, typeCode: 0x50, isText: true };
 
 /** File names that stand for a kind by themselves. */
 const SIGNS: Readonly<Record<string, Kind>> = {
-  '-': MEMORY,
-  '+': MEMORY_ORDERED,
-  ':': MEMORY,
-  '*': MEMORY,
-  '%': MEMORY_ORDERED,
+  '-': PHASH,
+  '+': PTREE,
+  ':': STASH,
+  '*': CACHE,
+  '%': GRASS,
 };
 
 /** Suffixes of file names, and values of the option `type`. */
 const KINDS: Readonly<Record<string, Kind>> = {
-  kcph: MEMORY,
-  phdb: MEMORY,
-  phash: MEMORY,
-  kcpt: MEMORY_ORDERED,
-  ptdb: MEMORY_ORDERED,
-  ptree: MEMORY_ORDERED,
-  kcs: MEMORY,
-  sdb: MEMORY,
-  stash: MEMORY,
-  kcc: MEMORY,
-  cdb: MEMORY,
-  cache: MEMORY,
-  kcg: MEMORY_ORDERED,
-  gdb: MEMORY_ORDERED,
-  grass: MEMORY_ORDERED,
-  kch: DISK,
-  hdb: DISK,
-  hash: DISK,
-  kct: DISK_ORDERED,
-  tdb: DISK_ORDERED,
-  tree: DISK_ORDERED,
-  kcd: DISK,
-  ddb: DISK,
-  dir: DISK,
-  directory: DISK,
-  kcf: DISK_ORDERED,
-  fdb: DISK_ORDERED,
-  for: DISK_ORDERED,
-  forest: DISK_ORDERED,
+  kcph: PHASH,
+  phdb: PHASH,
+  phash: PHASH,
+  kcpt: PTREE,
+  ptdb: PTREE,
+  ptree: PTREE,
+  kcs: STASH,
+  sdb: STASH,
+  stash: STASH,
+  kcc: CACHE,
+  cdb: CACHE,
+  cache: CACHE,
+  kcg: GRASS,
+  gdb: GRASS,
+  grass: GRASS,
+  kch: HASH,
+  hdb: HASH,
+  hash: HASH,
+  kct: TREE,
+  tdb: TREE,
+  tree: TREE,
+  kcd: DIRECTORY,
+  ddb: DIRECTORY,
+  dir: DIRECTORY,
+  directory: DIRECTORY,
+  kcf: FOREST,
+  fdb: FOREST,
+  for: FOREST,
+  forest: FOREST,
   kcx: TEXT,
   xdb: TEXT,
   txt: TEXT,
@@ -105,7 +112,7 @@ function kindOf(file: string, type: string | undefined, expression: string): Kin
     });
   }
   if (bySign !== undefined) return bySign;
-  if (NAME.test(file)) return DISK_ORDERED;
+  if (NAME.test(file)) return TREE;
   throw new TokaidoError('CONFIG', `database ${JSON.stringify(expression)} has no name that could be used`, {
     hint: 'give 1 to 128 of A-Z a-z 0-9 _ . - or one of the signs : * % + -',
   });

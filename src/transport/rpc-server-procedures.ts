@@ -5,7 +5,6 @@ import { VERSION } from '../base/version.js';
 import type { Commands } from '../commands/commands.js';
 import type { HttpReply } from '../protocol/http.js';
 import { rpcReply } from '../protocol/tsv.js';
-import type { DatabaseSpec } from '../store/database-spec.js';
 import type { Database } from '../store/types.js';
 import { countOf, databaseOf } from './rpc-arguments.js';
 import { type Call, NOTHING, type Procedure, type Rows, row } from './rpc-procedure.js';
@@ -13,12 +12,6 @@ import type { RpcHost } from './rpc-session.js';
 
 /** Rounds of housekeeping of a vacuum without a number of steps: enough for a million records. */
 const VACUUM_ROUNDS = 1000;
-
-/** Kyoto Cabinet's number of the kind of database that comes closest. */
-function kindOf({ storage, ordered }: DatabaseSpec): number {
-  if (storage === 'memory') return ordered ? 0x21 : 0x18;
-  return ordered ? 0x31 : 0x30;
-}
 
 /** What a database says of itself, in the reference's words. */
 export function statusRows(database: Database, commands: Commands): Rows {
@@ -31,10 +24,10 @@ export function statusRows(database: Database, commands: Commands): Rows {
     row('ktcapsiz', spec.maxBytes ?? -1),
     row('ktopts', spec.persistent ? 2 : 0),
     row('path', name),
-    row('realtype', kindOf(spec)),
+    row('realtype', spec.typeCode),
     // All databases share one data file.
     row('size', commands.sizeBytes()),
-    row('type', kindOf(spec)),
+    row('type', spec.typeCode),
   ];
 }
 

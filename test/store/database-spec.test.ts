@@ -28,6 +28,14 @@ describe('a database expression', () => {
     it(`${expression} is ${expected}`, () => assert.equal(kind(expression), expected));
   }
 
+  it('has the number that Kyoto Cabinet gives its kind, which status tells', () => {
+    const codes = [
+      ...['-', '+', ':', '*', '%', 'a.kch', 'a.kct', 'a.kcd', 'a.kcf', 'a.kcx'],
+      ...['default', 'a.kct#type=cache'],
+    ].map((expression) => parseDatabase(expression).typeCode);
+    assert.deepEqual(codes, [0x10, 0x11, 0x18, 0x20, 0x21, 0x30, 0x31, 0x40, 0x41, 0x50, 0x31, 0x20]);
+  });
+
   it('is known by the last part of its path, without its options', () => {
     assert.equal(parseDatabase('/var/lib/kt/casket.kct#opts=c').name, 'casket.kct');
   });
