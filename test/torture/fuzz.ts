@@ -116,6 +116,7 @@ class Fuzzer {
   readonly #frames: readonly Buffer[];
   readonly #peer: ConnectionOptions;
   readonly #hello: Buffer;
+  readonly #onlyMemcached: boolean;
   /** Inputs after which a connection is of no more use, until there is one to end. */
   readonly #kept: Buffer[] = [];
   /** What each lane is sending: the suspects when the process dies. */
@@ -131,7 +132,9 @@ class Fuzzer {
     hello: Buffer,
     dice: Dice,
     report: Report,
+    onlyMemcached: boolean,
   ) {
+    this.#onlyMemcached = onlyMemcached;
     this.#node = node;
     this.#peer = peer;
     this.#hello = hello;
@@ -197,6 +200,7 @@ class Fuzzer {
   }
 
   #plan(dice: Dice): Plan {
+    if (this.#onlyMemcached) return this.#memcachedPlan(dice);
     const kind = dice.roll();
     if (kind < 0.7) return this.#clientPlan(dice);
     if (kind < 0.86) return this.#memcachedPlan(dice);
@@ -308,7 +312,7 @@ function logLevels(log: string): { readonly fatal: number; readonly unexpected: 
   return { fatal: count(/"level":60/g), unexpected: count(/a request failed unexpectedly/g) };
 }
 
-async function run({ seconds, seed, report, signal }: TortureOptions): Promise<TortureResult> {
+async function run({ seconds, seed, report, signal }: TortureOptions, onlyMemcached: boolean): Promise<TortureResult> {
   const cluster = await Cluster.create({ nodeFlags: TIGHT_HEAP });
   try {
     const root = await cluster.add({
@@ -334,7 +338,7 @@ async function run({ seconds, seed, report, signal }: TortureOptions): Promise<T
     const { clusterId } = await cluster.status(root);
     const socketsBefore = openSockets(pid);
     const peer = peerOptions(stranger.folder);
-    const fuzzer = new Fuzzer(root, clusterId, peer, await clientHello(peer), new Dice(seed), report);
+    const fuzzer = new Fuzzer(root, clusterId, peer, await clientHello(peer), new Dice(seed), report, onlyMemcached);
     const honest = new HonestClient(root);
     const goesOn = clock({ seconds, signal });
     const startMs = performance.now();
@@ -385,5 +389,12 @@ export const fuzz: Torture = {
   name: 'fuzz',
   about:
     'Broken input on every port of a running server: alive, right for honest clients, memory and sockets as before.',
-  run,
+  run: async (options) => await run(options, false),
+};
+
+/** One protocol of many gets few of the inputs; a million of its own takes minutes so. */
+export const fuzzMemcached: Torture = {
+  name: 'fuzz-memcached',
+  about: 'The same on the memcached ports alone, with flags and with queues.',
+  run: async (options) => await run(options, true),
 };
