@@ -48,6 +48,7 @@ export function honestFrames(clusterId: string): Buffer[] {
     { type: 'recalled' },
     { type: 'ask', id: 1, request: Buffer.from('{}') },
     { type: 'answer', id: 1, answer: Buffer.from('{}') },
+    { type: 'relink' },
   ];
   return frames.map(encodeFrame);
 }
