@@ -12,6 +12,7 @@ import { registerLog } from './log.js';
 import { registerPg } from './pg.js';
 import { registerPromote } from './promote.js';
 import { registerRecords } from './records.js';
+import { registerRestore } from './restore.js';
 import { registerServe } from './serve.js';
 import { registerStatus } from './status.js';
 import { registerToken } from './token.js';
@@ -49,6 +50,7 @@ export function createProgram(onExit?: (error: CommanderError) => never): Comman
   registerAudit(program);
   registerEncryption(program);
   registerPromote(program);
+  registerRestore(program);
   registerPg(program);
   registerFeed(program);
   registerConfig(program);

@@ -72,7 +72,11 @@ export const MUTANTS: readonly Mutant[] = [
     'expiry-of-older-record',
     'a record is collected at the expiration time it had before it was overwritten',
     ['store/draft.js', 'record?.isTombstone === false && record.xtMs === xtMs', 'record?.isTombstone === false'],
-    ['store/draft.js', 'if (before === undefined || before.xtMs === NEVER_EXPIRES)\n            return;', 'return;'],
+    [
+      'store/draft.js',
+      'if (xtMs !== NEVER_EXPIRES)\n            this.#writer.remove(',
+      'if (false)\n            this.#writer.remove(',
+    ],
   ),
   mutant('clear-clears-all', 'a clear of a prefix clears the database', [
     'store/draft.js',
@@ -94,10 +98,30 @@ export const MUTANTS: readonly Mutant[] = [
     'if (!isSamePosition(store.position(), proof.position))',
     'if (store.position().length === 0)',
   ]),
+  mutant('seeded-backwards', 'a node sends its snapshot to a follower that knows more than it does', [
+    'replication/greeting.js',
+    "if (found.kind === 'from' || hello.origin !== undefined)",
+    "if (found.kind !== '')",
+  ]),
+  mutant('own-writes-not-carried', 'a root that another one seeds forgets what only it had', [
+    'store/carry-over.js',
+    'if (!over.has(header.sid))',
+    'if (!over.has(header.sid) && header.sid !== from.sid)',
+  ]),
+  mutant('seeded-at-its-own-cost', 'a root takes any snapshot of another one, and swaps', [
+    'node/store-holder.js',
+    'if (this.#isRoot)\n                    await this.#join(engine);',
+    'if (false)\n                    await this.#join(engine);',
+  ]),
+  mutant('peer-news-lost', 'a root leaves out what another root handed on of a third, too', [
+    'replication/exchange.js',
+    'if (header.sid === sid)',
+    'if (header.sid === sid || header.sid === 1)',
+  ]),
   mutant('hash-misses-removal', 'the set hash of a database keeps what was removed', [
     'store/draft.js',
-    '#bury(databaseId, key, before, stamp) {\n        this.#hash(databaseId, -1, key, before);',
-    '#bury(databaseId, key, before, stamp) {',
+    'this.#hash(database, -1, key, before, xtMs);',
+    'if (false)\n            this.#hash(database, -1, key, before, xtMs);',
   ]),
   mutant('epoch-reused', 'an epoch is numbered in before it is on the disk', [
     'store/store.js',
