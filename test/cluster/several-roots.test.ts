@@ -1,5 +1,7 @@
 /** Two roots that take writes at the same time, with edges on each: partitions, kills, and equal in the end. */
 import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { BadNetwork, FAIR } from '../support/bad-network.js';
 import { tokaido } from '../support/cli.js';
@@ -187,5 +189,19 @@ describe('two roots that exchange', () => {
     await becomeEqual();
     assert.ok(acknowledged.size > 20);
     for (const key of acknowledged) assert.equal(await read(all[3] as ClusterNode, key), key);
+  });
+
+  it('give a root that lost its disk everything, once it has a server id that no root ever had', async () => {
+    const two = roots[1] as ClusterNode;
+    await cluster.stop(two);
+    cluster.wipe(two);
+    const path = join(two.folder, 'node.yaml');
+    writeFileSync(path, readFileSync(path, 'utf8').replace('sid: 2', 'sid: 3'));
+    cluster.start(two);
+    await cluster.ready(two);
+    await write(two, 'PUT', 'as-three', 'new');
+    await becomeEqual();
+    assert.equal(await read(two, 'only-0-one'), await read(roots[0] as ClusterNode, 'only-0-one'));
+    assert.equal(await read(all[2] as ClusterNode, 'as-three'), 'new');
   });
 });

@@ -113,7 +113,7 @@ export const MUTANTS: readonly Mutant[] = [
     'if (this.#isRoot)\n                    await this.#join(engine);',
     'if (false)\n                    await this.#join(engine);',
   ]),
-  mutant('peer-news-lost', 'a root leaves out what another root handed on of a third, too', [
+  mutant('peer-news-lost', 'a root leaves out what the first one makes', [
     'replication/exchange.js',
     'if (header.sid === sid)',
     'if (header.sid === sid || header.sid === 1)',
