@@ -10,7 +10,7 @@ import { type LocalNumber, type Sid, sid } from '../base/types.js';
 import type { Engine } from '../engine/engine.js';
 import { TieredEngine } from '../engine/tiered.js';
 import type { SnapshotTarget } from '../replication/upstream-session.js';
-import { carryOver, whyNotCarried } from '../store/carry-over.js';
+import { CarryOver, whyNotCarried } from '../store/carry-over.js';
 import type { MemoryImage } from '../store/restore.js';
 import { type SnapshotContents, SnapshotLoader } from '../store/snapshot.js';
 import { LocalStore } from '../store/store.js';
@@ -193,10 +193,11 @@ export class StoreHolder {
       this.#swap(to);
       return;
     }
-    let transactions = await carryOver(from, to);
+    const carry = new CarryOver(from, to);
+    let transactions = await carry.run();
     await from.pause();
     try {
-      transactions += await carryOver(from, to);
+      transactions += await carry.run();
       await to.flush();
       this.#swap(to);
     } catch (error) {

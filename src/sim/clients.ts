@@ -24,6 +24,8 @@ interface Ack {
 
 export class Ledger {
   readonly #numbers = new Map<string, Known>();
+  /** Every number that a write had. */
+  readonly #all = new Map<string, readonly string[]>();
   readonly #acks: Ack[] = [];
   readonly #refused = new Set<string>();
 
@@ -37,7 +39,9 @@ export class Ledger {
       if (change.kind !== 'set' || !change.key.toString().startsWith(TOKEN_KEY)) continue;
       const token = change.value.toString();
       const twin = this.#numbers.get(token);
-      if (twin !== undefined) throw new Violation(2, `one write became ${twin.number} and ${known.number}`);
+      if (twin !== undefined && !isNumberedAnew(twin, known))
+        throw new Violation(2, `one write became ${twin.number} and ${known.number}`);
+      this.#all.set(token, [...(this.#all.get(token) ?? []), known.number]);
       if (this.#refused.has(token)) throw new Violation(1, `write ${token} was refused and became ${known.number}`);
       this.#numbers.set(token, known);
     }
@@ -70,10 +74,19 @@ export class Ledger {
     const numbers = new Set(chain.map(({ number }) => number));
     for (const { token, durability, isExcused } of this.#acks) {
       const known = this.#numbers.get(token) as Known;
-      if (isExcused || numbers.has(known.number)) continue;
+      if (isExcused || this.#all.get(token)?.some((number) => numbers.has(number)) === true) continue;
       throw new Violation(5, `write ${token} (${known.number}) was acknowledged as ${durability} and is lost`);
     }
   }
+}
+
+/** A root that yields to another one numbers what it made anew, in a later epoch and with the version it had. */
+function isNumberedAnew(before: Known, { origin }: Known): boolean {
+  return (
+    origin.sid === before.origin.sid &&
+    origin.epoch > before.origin.epoch &&
+    origin.versionNs >= before.origin.versionNs
+  );
 }
 
 export interface ClientOptions {

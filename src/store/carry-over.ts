@@ -2,61 +2,122 @@
  * A root that loads a snapshot of another root keeps what only it has: its own transactions, and those it has of others,
  * which the snapshot lacks. They are taken from its log, with their numbers and versions, and applied to the new store,
  * where their versions decide as always. So a root never loses what it accepted by being seeded.
+ *
+ * Two roots that both lost their tails, while each kept the other's, have histories that neither can join: each knows
+ * transactions of the other that are over. One of them then yields, the one with the higher server id: it takes back what
+ * it had lost, and numbers what it made since anew, in an epoch of its own behind it. Versions stay.
  */
 import { TokaidoError } from '../base/errors.js';
-import { epoch, type LocalNumber, localNumber, type Position, type Sid } from '../base/types.js';
+import { epoch, type LocalNumber, localNumber, type OriginPosition, type Position, type Sid } from '../base/types.js';
 import { describePosition, originOf } from '../log/position.js';
-import { transactionSpans } from '../log/transaction.js';
-import type { Found } from '../log/update-log.js';
+import { decodeTransaction, type TransactionHeader, transactionSpans } from '../log/transaction.js';
 import type { LocalStore } from './store.js';
 
-/** Origins whose numbering has gone on in a later epoch there: what is here of the old one is over. */
-function overOf(position: Position, there: Position): ReadonlySet<Sid> {
-  const over = position.filter(({ sid, epoch: here }) => (originOf(there, sid)?.epoch ?? here) > here);
-  return new Set(over.map(({ sid }) => sid));
+/** What is to be done for a snapshot at some position. */
+type Plan =
+  | {
+      readonly kind: 'carry';
+      readonly first: LocalNumber;
+      /** Origins whose numbering has gone on in a later epoch there: what is here of the old one is over. */
+      readonly over: ReadonlySet<Sid>;
+      /** How far the snapshot knows this origin, where its own numbers have to be given out anew behind that. */
+      readonly behind: OriginPosition | undefined;
+    }
+  | { readonly kind: 'refuse'; readonly why: string };
+
+function plan(store: LocalStore, there: Position): Plan {
+  const position = store.position();
+  const sids = position
+    .filter(({ sid, epoch: here }) => (originOf(there, sid)?.epoch ?? here) > here)
+    .map(({ sid }) => sid);
+  const over = new Set(sids);
+  const { sid } = store;
+  if (sid !== undefined && over.has(sid))
+    return refusal(store, there, 'it knows of an epoch of this root that this root does not');
+  const current = position.filter((origin) => !over.has(origin.sid));
+  const found = store.log.find(there, current);
+  if (found.kind === 'from') return { kind: 'carry', first: found.first, over, behind: undefined };
+  if (found.kind === 'too-old') return refusal(store, there, 'the log here does not reach back to what it lacks');
+  const own = sid === undefined ? undefined : originOf(there, sid);
+  const others = store.log.find(
+    there,
+    current.filter((origin) => origin.sid !== sid),
+  );
+  const yields = own !== undefined && sids.some((other) => other < own.sid);
+  if (!yields || others.kind !== 'from' || !reachesBack(store, own))
+    return refusal(store, there, 'it has transactions that this root has lost or never had');
+  return { kind: 'carry', first: store.log.first, over, behind: own };
 }
 
-function find(store: LocalStore, there: Position): Found {
-  const over = overOf(store.position(), there);
-  const { sid } = store;
-  const own = sid === undefined ? undefined : originOf(there, sid);
-  // The other root knows of an epoch of this one that this one does not: that is settled when it connects here.
-  if (own !== undefined && over.has(own.sid)) return { kind: 'diverged', origin: own };
-  return store.log.find(
-    there,
-    store.position().filter((origin) => !over.has(origin.sid)),
-  );
+function refusal(store: LocalStore, there: Position, why: string): Plan {
+  const [here, other] = [describePosition(store.position()), describePosition(there)];
+  const what = `a snapshot at ${other} cannot be joined to the data at ${here}`;
+  return { kind: 'refuse', why: `${what}: ${why}; the other root has to take ours first` };
+}
+
+/** Whether the log has everything that this origin numbered in later epochs than `own`. */
+function reachesBack({ log }: LocalStore, own: OriginPosition): boolean {
+  const before = log.first < log.next ? log.batchAt(log.first)?.before : undefined;
+  return before !== undefined && (originOf(before, own.sid)?.epoch ?? 0) <= own.epoch;
 }
 
 /** Why a snapshot at `there` would cost this store something; `undefined` when it would not. */
 export function whyNotCarried(store: LocalStore, there: Position): string | undefined {
-  const found = find(store, there);
-  if (found.kind === 'from') return undefined;
-  const [here, other] = [describePosition(store.position()), describePosition(there)];
-  const why =
-    found.kind === 'too-old'
-      ? 'the log here does not reach back to what it lacks'
-      : 'it has transactions that this root has lost or never had';
-  return `a snapshot at ${other} cannot be joined to the data at ${here}: ${why}; the other root has to take ours first`;
+  const found = plan(store, there);
+  return found.kind === 'refuse' ? found.why : undefined;
 }
 
-/** Applies to `to` everything that it lacks and `from` has in its log. Errors: `REPLICATION` when it cannot be had. */
-export async function carryOver(from: LocalStore, to: LocalStore): Promise<number> {
-  const found = find(from, to.position());
-  if (found.kind !== 'from') throw new TokaidoError('REPLICATION', whyNotCarried(from, to.position()) ?? found.kind);
-  const over = overOf(from.position(), to.position());
-  let carried = 0;
-  for (let at: LocalNumber = found.first; ; ) {
-    if (at < from.log.first) throw new TokaidoError('REPLICATION', 'the log was cut while it was carried over');
-    const batch = from.log.batchAt(at);
-    if (batch === undefined) break;
-    const kept: Buffer[] = [];
-    for (const { header, start, end } of transactionSpans(batch.payload)) {
-      if (!over.has(header.sid)) kept.push(batch.payload.subarray(start, end));
-    }
-    if (kept.length > 0) carried += await to.apply(Buffer.concat(kept)).committed;
-    at = localNumber(batch.first + batch.count);
+/** Brings to `to` everything that it lacks and `from` has. */
+export class CarryOver {
+  readonly #from: LocalStore;
+  readonly #to: LocalStore;
+  readonly #plan: Extract<Plan, { kind: 'carry' }>;
+  #at: LocalNumber;
+
+  /** `to` is as it was loaded. Errors: `REPLICATION` when something would be lost. */
+  constructor(from: LocalStore, to: LocalStore) {
+    const found = plan(from, to.position());
+    if (found.kind === 'refuse') throw new TokaidoError('REPLICATION', found.why);
+    this.#from = from;
+    this.#to = to;
+    this.#plan = found;
+    this.#at = found.first;
   }
-  await to.keepEpoch(epoch(from.lastEpoch));
-  return carried;
+
+  /** Up to the end of the log as it is now; again, to go on from there. Returns the number of transactions. */
+  async run(): Promise<number> {
+    const { log, lastEpoch } = this.#from;
+    await this.#to.keepEpoch(lastEpoch);
+    let carried = 0;
+    for (;;) {
+      if (this.#at < log.first) throw new TokaidoError('REPLICATION', 'the log was cut while it was carried over');
+      const batch = log.batchAt(this.#at);
+      if (batch === undefined) return carried;
+      const kept: Buffer[] = [];
+      for (const { header, start, end } of transactionSpans(batch.payload)) {
+        const bytes = batch.payload.subarray(start, end);
+        if (this.#isNumberedAnew(header)) carried += await this.#numberAnew(bytes);
+        else if (!this.#isOver(header)) kept.push(bytes);
+      }
+      if (kept.length > 0) carried += await this.#to.apply(Buffer.concat(kept)).committed;
+      this.#at = localNumber(batch.first + batch.count);
+    }
+  }
+
+  #isOver({ sid }: TransactionHeader): boolean {
+    return this.#plan.over.has(sid) || sid === this.#plan.behind?.sid;
+  }
+
+  #isNumberedAnew({ sid, epoch: in_, sequence }: TransactionHeader): boolean {
+    const { behind } = this.#plan;
+    if (behind === undefined || sid !== behind.sid) return false;
+    return in_ > behind.epoch || (in_ === behind.epoch && sequence > behind.sequence);
+  }
+
+  async #numberAnew(bytes: Buffer): Promise<number> {
+    const next = epoch(Math.max(this.#from.lastEpoch, this.#from.epoch) + 1);
+    await this.#to.keepEpoch(next);
+    await this.#to.numberAnew(decodeTransaction(bytes), next).committed;
+    return 1;
+  }
 }

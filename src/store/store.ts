@@ -39,6 +39,7 @@ import { Proving } from './proving.js';
 import { StoredRecord } from './record.js';
 import { RESERVED_DATABASE } from './reserved.js';
 import { type MemoryImage, restoreMemory } from './restore.js';
+import { Room } from './room.js';
 import { RecordHasher } from './set-hash.js';
 import { decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
 import type { Database, LiveEntry, RecordView, Store, StoreTransaction, Written } from './types.js';
@@ -83,8 +84,6 @@ interface Job {
 /** The sizes of one round of housekeeping: small, because a commit holds the event loop. */
 const SWEEP_ROWS = 1000;
 const SWEEP_BATCHES = 64;
-/** How long an answer to "is the file full" holds, ms: the exact one takes a call per map. */
-const FULL_FOR_MS = 1000;
 /** Records that one commit takes out of a cache, at most. */
 const EVICTED_AT_ONCE = 10_000;
 
@@ -108,12 +107,13 @@ export class LocalStore implements Store {
   #caches: readonly DatabaseMaps[] = [];
   #evicting = false;
   /** Whether the data has reached its limit, as far as this commit asked. */
-  #full = { is: false, untilMs: Number.NEGATIVE_INFINITY, asked: false };
+  readonly #room: Room;
 
   constructor(options: StoreOptions) {
     this.#options = options;
     this.#engine = options.engine;
     const { engine } = options;
+    this.#room = new Room(engine, options);
     const catalog = new Catalog({ engine, specs: options.databases, maxDatabases: options.maxDatabases });
     this.#catalog = catalog;
     this.#maps = {
@@ -296,7 +296,7 @@ export class LocalStore implements Store {
       throw new TokaidoError('READ_ONLY', 'this node has no server id of its own and takes no writes');
     // What the cluster needs to stay safe finds room even where clients may only remove.
     const isOwn = databases.length > 0;
-    const run = (draft: Draft): T => this.#runLocal(draft, sid, build, feed, !isOwn && this.#isFull());
+    const run = (draft: Draft): T => this.#runLocal(draft, sid, build, feed, !isOwn && this.#room.isFull());
     return this.#queue.add<T>({ databases, run });
   }
 
@@ -316,19 +316,6 @@ export class LocalStore implements Store {
     const result = build(local, versionNs);
     if (local.changes.length > 0) this.#logLocal(draft, { sid, versionNs, feed, changes: local.changes });
     return result;
-  }
-
-  /** Measured at most once per commit. Room that removed data left in the file does not count: removing helps. */
-  #isFull(): boolean {
-    if (this.#full.asked) return this.#full.is;
-    const { maxSizeBytes = Number.POSITIVE_INFINITY, runtime } = this.#options;
-    const nowMs = runtime.monotonicMs();
-    if (this.#engine.sizeBytes() < maxSizeBytes) {
-      this.#full = { is: false, untilMs: nowMs, asked: true };
-    } else if (nowMs >= this.#full.untilMs) {
-      this.#full = { is: this.#engine.usedBytes() >= maxSizeBytes, untilMs: nowMs + FULL_FOR_MS, asked: true };
-    }
-    return this.#full.is;
   }
 
   mark(feed: FeedPosition): Written<void> {
@@ -465,7 +452,7 @@ export class LocalStore implements Store {
   /** Runs jobs from the queue's head inside one engine transaction. The queue calls this, one at a time. */
   async #commit(next: QueueHead<Job>): Promise<{ flushed: Promise<void> }> {
     this.#openDatabases(next.peek()?.databases ?? []);
-    this.#full.asked = false;
+    this.#room.forget();
     const nowMs = this.#options.runtime.nowMs();
     let between: (() => void) | undefined;
     const { result, flushed } = await this.#engine.write((writer) => {
@@ -564,6 +551,17 @@ export class LocalStore implements Store {
 
   resume(): void {
     this.#queue.resume();
+  }
+
+  /** Logs what this origin had numbered otherwise, in `epoch`; its version stays, unless the one before it is higher. */
+  numberAnew({ feed, changes, sid, versionNs }: Transaction, epoch: Epoch): Written<void> {
+    const run = (draft: Draft): void => {
+      if (draft.epoch < epoch) draft.setEpoch(epoch);
+      const last = draft.lastOf(sid)?.versionNs ?? versionNs;
+      const next = last < versionNs ? versionNs : ((last + 1n) as VersionNs);
+      this.#logLocal(draft, { sid, versionNs: next, feed, changes });
+    };
+    return this.#queue.add<void>({ databases: changes.map(({ database }) => database), run });
   }
 
   /** Another store of this origin had begun this epoch: it is not begun again here. */

@@ -105,8 +105,8 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant('own-writes-not-carried', 'a root that another one seeds forgets what only it had', [
     'store/carry-over.js',
-    'if (!over.has(header.sid))',
-    'if (!over.has(header.sid) && header.sid !== from.sid)',
+    'else if (!this.#isOver(header))',
+    'else if (!this.#isOver(header) && header.sid !== this.#from.sid)',
   ]),
   mutant('seeded-at-its-own-cost', 'a root takes any snapshot of another one, and swaps', [
     'node/store-holder.js',

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { describePosition } from '../../src/log/position.js';
-import { carryOver, whyNotCarried } from '../../src/store/carry-over.js';
+import { CarryOver, whyNotCarried } from '../../src/store/carry-over.js';
 import type { LocalStore } from '../../src/store/store.js';
 import { contents } from '../support/replication-pair.js';
 import { bytes, encode, remove, StoreBench, set, transaction } from '../support/store-model.js';
@@ -14,6 +14,7 @@ describe('what a root keeps beside a snapshot of another root', () => {
   });
   afterEach(async () => await bench.close());
 
+  const carryOver = async (from: LocalStore, to: LocalStore): Promise<number> => await new CarryOver(from, to).run();
   const at = (store: LocalStore): string => describePosition(store.position());
 
   async function storeOf(own: number, ...transactions: readonly ReturnType<typeof transaction>[]): Promise<LocalStore> {
@@ -57,6 +58,23 @@ describe('what a root keeps beside a snapshot of another root', () => {
     await ours.trimLog({ bytes: 0, ageMs: 0 });
     assert.match(whyNotCarried(ours, []) ?? '', /does not reach back/);
     await assert.rejects(carryOver(ours, bench.store(1)), { code: 'REPLICATION' });
+  });
+
+  it('is numbered anew when both lost what the other kept, by the one with the higher server id (invariant 2)', async () => {
+    const early = [transaction(1, 1, 10, [set('a', '1')]), transaction(2, 1, 11, [set('b', '2')])];
+    const [lostOfOne, lostOfTwo] = [
+      transaction(1, 2, 20, [set('c', 'lost')]),
+      transaction(2, 2, 21, [set('d', 'lost')]),
+    ];
+    const one = await storeOf(1, ...early, lostOfTwo, transaction(1, 2, 30, [set('e', 'one since')], 2));
+    const two = await storeOf(2, ...early, lostOfOne, transaction(2, 2, 31, [set('d', 'two since')], 2));
+    assert.match(whyNotCarried(one, two.position()) ?? '', /has lost or never had/);
+    assert.equal(whyNotCarried(two, one.position()), undefined);
+    const loaded = await storeOf(2, ...early, lostOfTwo, transaction(1, 2, 30, [set('e', 'one since')], 2));
+    assert.equal(await carryOver(two, loaded), 1);
+    assert.equal(at(loaded), '1@2:2 2@3:3');
+    assert.equal(loaded.epoch, 3);
+    assert.deepEqual(contents(loaded), { a: '1', b: '2', d: 'two since', e: 'one since' });
   });
 
   it('is whole: writes wait for a moment, and none is lost', async () => {
