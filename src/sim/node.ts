@@ -259,7 +259,10 @@ export class SimulatedNode {
     const { replica, store } = this;
     if (replica === undefined || store === undefined) return;
     const [difference] = replica.equality.last?.differences ?? [];
-    if (difference !== undefined) {
+    const { clocksAreRight, hasOneRoot } = this.#world;
+    // Two roots whose clocks differ collect what expires at two times, and a snapshot does not say how far its source was:
+    // who moves from the tree of one to that of the other may miss a record that is only about to expire there.
+    if (difference !== undefined && (hasOneRoot || clocksAreRight)) {
       throw new Violation(11, `${this.name} finds that its database ${difference.database} is not its upstream's`);
     }
     const lagMs = replica.heartbeats.lagMs(this.machine.nowMs);

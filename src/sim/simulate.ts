@@ -131,6 +131,8 @@ class Simulation {
     for (const { name, state } of root.replica?.replication?.followers() ?? []) {
       if (['greeting', 'recalling', 'ended'].includes(state)) continue;
       const follower = this.#nodes.find((node) => node.name === name);
+      // Another root may have it from a third since it connected.
+      if (follower?.config.role === 'root') continue;
       const lost = follower?.store?.position().find((last) => {
         return last.sid === root.config.sid && last.epoch === epoch && !has.has(numberOf(last));
       });
