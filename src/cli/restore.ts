@@ -44,18 +44,16 @@ Example:
 
 async function restore(flags: RestoreFlags): Promise<void> {
   const until = untilFrom(flags);
-  const [{ loadConfig }, { recoverTo }, { systemRuntime }, { jsonLogger }, { describePosition }] = await Promise.all([
+  const [{ loadConfig }, { recoverTo }, { systemRuntime }, { jsonLogger }] = await Promise.all([
     import('../node/config/load.js'),
     import('../node/point-in-time.js'),
     import('../node/runtime.js'),
     import('../node/logger.js'),
-    import('../log/position.js'),
   ]);
   const config = await loadConfig(flags.config);
   const { backup, log } = flags;
   const done = await recoverTo({ config, backup, log, until, runtime: systemRuntime(), logger: jsonLogger('warn') });
-  const { transactions, leftOut, lost } = done;
-  const position = describePosition(done.position);
+  const { position, transactions, leftOut, lost } = done;
   if (flags.json) printJson({ data: config.data, position, transactions, leftOut, lost });
   else {
     print(`${config.data} is at ${position}: ${transactions} transactions of the log, ${leftOut} left out`);

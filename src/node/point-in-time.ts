@@ -10,7 +10,7 @@ import { basename, join } from 'node:path';
 import { TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
-import { type LocalNumber, localNumber, type Position, type Sid } from '../base/types.js';
+import { type LocalNumber, localNumber, type Sid } from '../base/types.js';
 import type { Engine } from '../engine/engine.js';
 import { describePosition } from '../log/position.js';
 import { type TransactionHeader, transactionSpans } from '../log/transaction.js';
@@ -43,7 +43,8 @@ export interface PointInTime {
 }
 
 export interface Recovered {
-  readonly position: Position;
+  /** As in status and `log list`. */
+  readonly position: string;
   readonly transactions: number;
   /** Transactions of the log that were left out. */
   readonly leftOut: number;
@@ -88,7 +89,7 @@ export async function recoverTo(options: PointInTime): Promise<Recovered> {
     const lost = await store.restore(undefined);
     const replayed = await replay(store, engine, options.until);
     await store.flush();
-    return { ...replayed, position: store.position(), lost };
+    return { ...replayed, position: describePosition(store.position()), lost };
   } finally {
     await holder.close();
     await engine.close();
