@@ -54,7 +54,7 @@ interface BatchHeader extends Omit<LogBatch, 'payload'> {
   readonly chunks: number;
   readonly payloadBytes: number;
   readonly checksum: number;
-  /** Where the payload begins in the first row. */
+  /** Where the payload begins in the rows, one after the other. */
   readonly payloadAt: number;
 }
 
@@ -67,19 +67,42 @@ function rowKey(first: number, chunk: number): Buffer {
   return key;
 }
 
-/** The rows of a batch: views of its payload, but for the first one, which begins with the header. */
+/** Before the position in a header: format, chunks, count, time, bytes, checksum. */
+const FIXED_HEADER_BYTES = 21;
+/** Of a position in a header: how many origins, and each of them. */
+const MAX_COUNT_BYTES = 2;
+const MAX_ORIGIN_BYTES = 3 + 8 + 8 + 8;
+
+/**
+ * The rows of a batch: views of its payload, but for the first one, which begins with the header. The position of a
+ * network that has had a hundred origins and more is longer than a row: then all is laid out and cut.
+ */
 function* encodeRows({ count, timeMs, before, payload }: LogBatch): Iterable<Buffer> {
   const writer = new ByteWriter(CHUNK_BYTES);
   writer.u8(FORMAT).u16(0).u32(count).u48(timeMs).u32(payload.length).u32(crc32(payload));
   encodePosition(writer, before);
-  assert(writer.length <= CHUNK_BYTES, 'the header of a batch fits its first row');
   const chunks = Math.ceil((writer.length + payload.length) / CHUNK_BYTES);
   assert(chunks <= MAX_CHUNKS, 'a batch fits its rows');
-  let at = CHUNK_BYTES - writer.length;
-  const head = writer.bytes(payload.subarray(0, at)).take();
+  const room = Math.max(0, CHUNK_BYTES - writer.length);
+  const head = writer.bytes(payload.subarray(0, room)).take();
   head.writeUInt16BE(chunks, 1);
-  yield head;
-  for (; at < payload.length; at += CHUNK_BYTES) yield payload.subarray(at, at + CHUNK_BYTES);
+  const rest = payload.subarray(room);
+  if (head.length <= CHUNK_BYTES) {
+    yield head;
+    yield* cut(rest);
+  } else {
+    yield* cut(Buffer.concat([head, rest]));
+  }
+}
+
+function* cut(bytes: Buffer): Iterable<Buffer> {
+  for (let at = 0; at < bytes.length; at += CHUNK_BYTES) yield bytes.subarray(at, at + CHUNK_BYTES);
+}
+
+/** The most bytes that a header beginning with `row` can have. */
+function headerBytes(row: Buffer): number {
+  const reader = new ByteReader(row, FIXED_HEADER_BYTES);
+  return FIXED_HEADER_BYTES + MAX_COUNT_BYTES + reader.varint() * MAX_ORIGIN_BYTES;
 }
 
 function decodeHeader(first: number, row: Buffer): BatchHeader {
@@ -166,8 +189,14 @@ export class UpdateLog {
   }
 
   #headerAt(reader: Reader, first: number): BatchHeader {
-    const row = reader.get(this.#map, rowKey(first, 0));
+    let row = reader.get(this.#map, rowKey(first, 0));
     if (row === undefined) throw new TokaidoError('CORRUPT', `log batch ${first} is missing`);
+    const needed = headerBytes(row);
+    for (let chunk = 1; row.length < needed; chunk++) {
+      const next = reader.get(this.#map, rowKey(first, chunk));
+      if (next === undefined) break;
+      row = Buffer.concat([row, next]);
+    }
     return decodeHeader(first, row);
   }
 
