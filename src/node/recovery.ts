@@ -23,6 +23,8 @@ export class Recovery {
   readonly #options: RecoveryOptions;
   readonly #missing: Set<string>;
   #active: boolean;
+  /** The waiting has ended; what the new epoch begins with is on its way to the disk. */
+  #isOver = false;
   #finish: (() => void) | undefined;
 
   constructor(options: RecoveryOptions, isRoot: boolean) {
@@ -33,6 +35,11 @@ export class Recovery {
 
   get active(): boolean {
     return this.#active;
+  }
+
+  /** Whether a follower that comes back now is still in time. */
+  get isWaiting(): boolean {
+    return this.#active && !this.#isOver;
   }
 
   /** Why writes must wait, while they must. */
@@ -71,6 +78,7 @@ export class Recovery {
         };
       });
     }
+    this.#isOver = true;
     if (this.#missing.size > 0) {
       log.error({ missing: this.#missing.size }, 'not every follower came back in time: what only they have is lost');
       directory.forgetFollowers([...this.#missing]);

@@ -245,7 +245,7 @@ export class SimulatedNode {
   }
 
   #watchRecovery(store: LocalStore): void {
-    if (this.replica?.recovery.active === true) {
+    if (this.replica?.recovery.isWaiting === true) {
       this.#recovering ??= store.epoch;
     } else if (this.#recovering !== undefined) {
       const epoch = this.#recovering;
