@@ -50,13 +50,13 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant('wrong-tie-break', 'of two changes with the same version, the first stays', [
     'store/record.js',
-    'VERSION_AT, VERSION_AT + STAMP_BYTES) > 0',
-    'VERSION_AT, VERSION_AT + STAMP_BYTES) >= 0',
+    'return difference > 0;\n        }\n        return false;',
+    'return difference > 0;\n        }\n        return true;',
   ]),
   mutant('older-wins', 'the lower version stays', [
     'store/record.js',
-    'VERSION_AT, VERSION_AT + STAMP_BYTES) > 0',
-    'VERSION_AT, VERSION_AT + STAMP_BYTES) < 0',
+    'return difference > 0;',
+    'return difference < 0;',
   ]),
   mutant('clock-goes-back', 'versions follow the wall clock wherever it goes', [
     'store/draft.js',
