@@ -30,9 +30,10 @@ import { originOf } from '../log/position.js';
 import { decodeTransactions, encodeTransaction, type FeedPosition, type Transaction } from '../log/transaction.js';
 import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
 import { Catalog, type DatabaseMaps } from './catalog.js';
-import { CommitQueue, type Outcome, type QueueHead, type QueueLimits } from './commit-queue.js';
+import { CommitQueue, type QueueHead, type QueueLimits } from './commit-queue.js';
 import type { DatabaseSpec } from './database-spec.js';
 import { Draft, nextVersion, type StoreMaps } from './draft.js';
+import { type Job, outcomeOf } from './job.js';
 import { LocalTransaction, type TransactionLimits } from './local-transaction.js';
 import { decodeEpoch, EPOCH_KEY, encodeEpoch, isNext, withOwnEpoch } from './numbering.js';
 import { Proving } from './proving.js';
@@ -42,7 +43,7 @@ import { type MemoryImage, restoreMemory } from './restore.js';
 import { Room } from './room.js';
 import { RecordHasher } from './set-hash.js';
 import { decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
-import type { Database, LiveEntry, RecordView, Store, StoreTransaction, Written } from './types.js';
+import type { Database, FeedMark, LiveEntry, RecordView, Store, StoreTransaction, Written } from './types.js';
 
 /** Row of the meta map that holds the state. */
 export const STATE_KEY = Buffer.from('state');
@@ -71,15 +72,6 @@ type Build<T> = (transaction: StoreTransaction, versionNs: VersionNs) => T;
 
 /** Called after each commit that logged something, in order. */
 export type CommitListener = (batch: LogBatch) => void;
-
-/** A job of one commit. Returns the caller's result; a throw before the first write rejects only this job. */
-interface Job {
-  /** Names that must be open databases before the job can run. */
-  readonly databases: readonly string[];
-  run(draft: Draft): unknown;
-  /** Ends the commit with this job, and is called when that is visible, before the next one begins. */
-  readonly between?: () => void;
-}
 
 /** The sizes of one round of housekeeping: small, because a commit holds the event loop. */
 const SWEEP_ROWS = 1000;
@@ -281,7 +273,7 @@ export class LocalStore implements Store {
 
   // ---- Writing -------------------------------------------------------------------------------------------------
 
-  write<T>(build: Build<T>, feed?: FeedPosition): Written<T> {
+  write<T>(build: Build<T>, feed?: FeedMark): Written<T> {
     return this.#write([], build, feed);
   }
 
@@ -290,13 +282,13 @@ export class LocalStore implements Store {
     return this.#write([RESERVED_DATABASE], build, undefined);
   }
 
-  #write<T>(databases: readonly string[], build: Build<T>, feed: FeedPosition | undefined): Written<T> {
+  #write<T>(databases: readonly string[], build: Build<T>, feed: FeedMark | undefined): Written<T> {
     const { sid } = this.#options;
     if (sid === undefined)
       throw new TokaidoError('READ_ONLY', 'this node has no server id of its own and takes no writes');
     // What the cluster needs to stay safe finds room even where clients may only remove.
     const isOwn = databases.length > 0;
-    const run = (draft: Draft): T => this.#runLocal(draft, sid, build, feed, !isOwn && this.#room.isFull());
+    const run = (draft: Draft): T => this.#runLocal(draft, sid, build, feed?.(), !isOwn && this.#room.isFull());
     return this.#queue.add<T>({ databases, run });
   }
 
@@ -581,16 +573,5 @@ export class LocalStore implements Store {
     await this.#queue.close();
     this.#listeners.clear();
     await this.#engine.close();
-  }
-}
-
-/** A job may fail alone as long as it has not written; after that only the whole commit can be undone. */
-function outcomeOf(job: Job, draft: Draft): Outcome {
-  const { writes } = draft;
-  try {
-    return { value: job.run(draft) };
-  } catch (error) {
-    if (draft.writes !== writes) throw error;
-    return { error };
   }
 }

@@ -42,6 +42,9 @@ export interface Written<T> {
   readonly flushed: Promise<T>;
 }
 
+/** How far a feed is with a transaction that is about to be made; `undefined` when it does not move. */
+export type FeedMark = () => FeedPosition | undefined;
+
 /** What protocols, commands and feeds see of a store. */
 export interface Store {
   /** In the order of their index. */
@@ -54,10 +57,11 @@ export interface Store {
   /**
    * Queues one transaction; `build` runs inside the next group commit, together with others, in order. When `build`
    * throws, its transaction leaves no trace and the others go on. A transaction without changes is not logged. It is told
-   * the version that every record it sets gets.
+   * the version that every record it sets gets. `feed` is asked as `build` begins: until then a feed may add to what it
+   * queued.
    * Errors: `NO_DATABASE`, `TOO_LARGE`, `OVERLOADED` (queue full), `STORAGE`, `NOT_READY` (stopping).
    */
-  write<T>(build: (transaction: StoreTransaction, versionNs: VersionNs) => T, feed?: FeedPosition): Written<T>;
+  write<T>(build: (transaction: StoreTransaction, versionNs: VersionNs) => T, feed?: FeedMark): Written<T>;
   /**
    * Live records of a range in key order (backwards with `reverse`); `limit` counts what is looked at, expired records
    * included. Keys and views are valid until the iteration goes on. Do not keep the iterator beyond the event turn.

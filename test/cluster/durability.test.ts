@@ -10,11 +10,11 @@ import { fileURLToPath } from 'node:url';
 import { sid } from '../../src/base/types.js';
 import { TokaidoClient } from '../../src/client/client.js';
 import { originOf } from '../../src/log/position.js';
-import { decodeTransactions } from '../../src/log/transaction.js';
 import type { LocalStore } from '../../src/store/store.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { openCrashStore } from '../support/crash-writer.js';
 import { eventually } from '../support/local-runtime.js';
+import { loggedTransactions } from '../support/store-log.js';
 import { bytes, StoreModel } from '../support/store-model.js';
 import { syncsBefore } from '../support/strace.js';
 
@@ -45,15 +45,10 @@ async function writeAndKill(mode: string, data: string, killMs: number): Promise
 function replay(store: LocalStore): { model: StoreModel; last: Map<number, number> } {
   const model = new StoreModel();
   const last = new Map<number, number>();
-  for (let at = store.log.first; at < store.log.next; ) {
-    const batch = store.log.batchAt(at);
-    assert.ok(batch !== undefined);
-    for (const { header, changes } of decodeTransactions(Buffer.from(batch.payload))) {
-      assert.equal(header.sequence, 1 + (last.get(header.sid) ?? 0));
-      last.set(header.sid, header.sequence);
-      model.add({ ...header, changes });
-    }
-    at = (batch.first + batch.count) as typeof at;
+  for (const transaction of loggedTransactions(store)) {
+    assert.equal(transaction.sequence, 1 + (last.get(transaction.sid) ?? 0));
+    last.set(transaction.sid, transaction.sequence);
+    model.add(transaction);
   }
   return { model, last };
 }

@@ -40,6 +40,25 @@ describe('the Postgres feed', () => {
     assert.deepEqual(feed.records(), { '': 'empty key', a: '1b', moved: '2' });
   });
 
+  it('small transactions that arrive together share one of the store, each seen whole', async () => {
+    const feed = await started({ schema: KV, tables: [MAPPING] });
+    const before = feed.store.ownPosition()?.sequence ?? 0;
+    await feed.stopFeed();
+    const seen = new Set<string>();
+    feed.store.onCommit(() => seen.add(`${feed.value('left')} ${feed.value('right')}`));
+    for (let i = 1; i <= 300; i++) {
+      await feed.sql.query(`BEGIN; INSERT INTO kv VALUES ('left', '${i}') ON CONFLICT (k) DO UPDATE SET v = excluded.v;
+        INSERT INTO kv VALUES ('right', '${i}') ON CONFLICT (k) DO UPDATE SET v = excluded.v; COMMIT`);
+    }
+    feed.start();
+    await feed.synced();
+    assert.deepEqual(feed.records(), { left: '300', right: '300' });
+    for (const pair of seen) assert.match(pair, /^(\S+) \1$/);
+    const used = (feed.store.ownPosition()?.sequence ?? 0) - before;
+    assert.ok(used < 150, `${used} transactions`);
+    assert.equal(feed.status.transactions, 300);
+  });
+
   it('two rows that exchange their keys in one transaction exchange their records', async () => {
     const feed = await started({ schema: KV, tables: [MAPPING] });
     await feed.sql.query(`INSERT INTO kv VALUES ('a', 'A' || ${BIG}), ('b', 'B' || ${BIG})`);

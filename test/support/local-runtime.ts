@@ -22,9 +22,15 @@ export function localRuntime(overrides: Partial<Runtime> = {}): Runtime {
 }
 
 /** Waits until `condition` holds; fails loudly after `deadlineMs`. */
-export async function eventually(what: string, condition: () => boolean, deadlineMs = 10_000): Promise<void> {
+export async function eventually(
+  what: string,
+  condition: () => boolean | Promise<boolean>,
+  deadlineMs = 10_000,
+): Promise<void> {
   const start = performance.now();
-  while (!condition()) {
+  for (;;) {
+    const asked = condition();
+    if (typeof asked === 'boolean' ? asked : await asked) return;
     if (performance.now() - start > deadlineMs) throw new Error(`not within ${deadlineMs} ms: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }

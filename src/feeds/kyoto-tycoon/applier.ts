@@ -79,7 +79,7 @@ export class KtApplier {
     };
     this.#press(bytes);
     try {
-      const { committed } = store.write(build, { feed, position: last.timestampNs });
+      const { committed } = store.write(build, () => ({ feed, position: last.timestampNs }));
       this.#last = committed.then(
         () => {
           counters.changes += taken.length;

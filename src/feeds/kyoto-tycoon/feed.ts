@@ -299,9 +299,12 @@ export class KyotoTycoonFeed implements Feed {
     const startNs = await serverTimeNs(client);
     const names = this.#databases(store);
     this.#log.info({ source: this.#source, databases: names }, 'copying all records');
-    await store.write((transaction) => {
-      for (const name of names) transaction.clear(name);
-    }, at(NOTHING)).committed;
+    await store.write(
+      (transaction) => {
+        for (const name of names) transaction.clear(name);
+      },
+      () => at(NOTHING),
+    ).committed;
     const { keyBytes } = this.#options.config;
     for (const [index, name] of names.entries()) {
       for await (const records of walkRecords(client, String(index))) {

@@ -206,7 +206,7 @@ export class LinesFeed implements Feed {
         throw error;
       }
     };
-    await store.write(build, { feed: LINES_FEED, position: BigInt(end) }).committed;
+    await store.write(build, () => ({ feed: LINES_FEED, position: BigInt(end) })).committed;
   }
 
   async #sleep(ms: number): Promise<void> {

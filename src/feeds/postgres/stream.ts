@@ -2,9 +2,11 @@
  * The stream of one replication connection: messages in, store transactions out. Keeps three positions: received,
  * committed (in the store), and confirmed (flushed, and so what Postgres may forget).
  *
- * A Postgres transaction becomes one store transaction that carries the position of its commit, so that a restart begins
- * exactly behind the last one applied (exactly once). One that exceeds the limits is cut: only its last part carries the
- * position, the parts before it are applied again after a crash, which changes nothing.
+ * A Postgres transaction becomes visible whole, in a store transaction that carries the position of its commit, so that
+ * a restart begins exactly behind the last one applied (exactly once). Small ones that arrive while the store is busy
+ * share a store transaction (batch.ts): readers could not have seen a moment between them, and every node of the tree is
+ * spared the work per transaction. One that exceeds the limits is cut: only its last part carries the position, the
+ * parts before it are applied again after a crash, which changes nothing.
  *
  * Writes are not awaited one by one; at most `maxUnappliedBytes` are under way, then Postgres has to wait. When one
  * fails, none behind it may be applied: they would carry the position past what is missing.
@@ -14,6 +16,7 @@
  */
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Store } from '../../store/types.js';
+import { type BatchLimits, ChangeBatch } from './batch.js';
 import {
   BoundMapping,
   type FoundRows,
@@ -28,9 +31,7 @@ import { Spill, SpillFull } from './spill.js';
 import { hasColumns, type PublishedTable, TablesChanged } from './tables.js';
 import type { TypeCatalog } from './values.js';
 
-export interface StreamLimits {
-  readonly maxTransactionBytes: number;
-  readonly maxTransactionChanges: number;
+export interface StreamLimits extends BatchLimits {
   readonly maxUnappliedBytes: number;
   /** Transactions that Postgres streams before they commit take this much on the disk here, together; 0: none does. */
   readonly maxSpillBytes: number;
@@ -114,11 +115,13 @@ export class FeedStream {
   readonly #relations = new Map<number, Described>();
   #pending: RowChange[] = [];
   #pendingBytes = 0;
+  /** The batch that was handed to the store last, until the store begins with it. */
+  #waiting: ChangeBatch | undefined;
   #inTransaction = false;
   #commitLsn: Lsn = 0n;
   #cut = false;
   #unapplied = 0;
-  /** Transactions, or parts, that readers cannot see yet; and those that are not on the disk. */
+  /** Batches that readers cannot see yet; and those that are not on the disk. */
   #uncommitted = 0;
   #unflushed = 0;
   #pressed = false;
@@ -390,44 +393,59 @@ export class FeedStream {
     this.#pending = [];
     this.#pendingBytes = 0;
     if (changes.length === 0) return;
-    const { store, feed, found, onConfirm } = this.#options;
-    const fail = (error: unknown): void => this.#fail(error);
-    const build = (transaction: Parameters<RowChange>[0]): void => {
-      if (this.#failed) throw new TokaidoError('FEED', 'a transaction before this one was not applied');
-      try {
-        const missing: MissingRow[] = [];
-        for (const change of changes) change(transaction, missing, found);
-        this.#options.counters.missingValues += missing.length;
-        if (missing.length > 0) throw new RowsMissing(missing);
-      } catch (error) {
-        // At once: the transactions behind this one may be in the same commit.
-        fail(error);
-        throw error;
-      }
-      found.forgetUsed();
-    };
     this.#press(bytes);
+    if (this.#waiting?.join(changes, bytes, endLsn, this.#options.limits) === true) return;
+    const batch = new ChangeBatch(this.#options.feed, changes, bytes, endLsn);
+    this.#waiting = batch;
+    this.#submit(batch);
+  }
+
+  #submit(batch: ChangeBatch): void {
+    const { store, onConfirm } = this.#options;
+    const fail = (error: unknown): void => this.#fail(error);
     this.#uncommitted++;
     this.#unflushed++;
     let written: ReturnType<typeof store.write<void>>;
     try {
-      written = store.write(build, endLsn === undefined ? undefined : { feed, position: endLsn });
+      written = store.write(
+        (transaction) => this.#apply(batch, transaction),
+        () => batch.position,
+      );
     } catch (error) {
       fail(error);
       return;
     }
     written.committed.then(() => {
-      this.#press(-bytes);
+      this.#press(-batch.bytes);
       this.#uncommitted--;
+      const endLsn = batch.position?.position;
       if (endLsn !== undefined) this.#committed = endLsn;
       if (this.reached > this.#committed) this.#options.onReached();
     }, fail);
     written.flushed.then(() => {
       this.#unflushed--;
+      const endLsn = batch.position?.position;
       if (endLsn === undefined) return;
       if (endLsn > this.#confirmed) this.#confirmed = endLsn;
       onConfirm();
     }, fail);
+  }
+
+  #apply(batch: ChangeBatch, transaction: Parameters<RowChange>[0]): void {
+    if (this.#waiting === batch) this.#waiting = undefined;
+    if (this.#failed) throw new TokaidoError('FEED', 'a transaction before this one was not applied');
+    const { found, counters } = this.#options;
+    try {
+      const missing: MissingRow[] = [];
+      for (const change of batch.changes) change(transaction, missing, found);
+      counters.missingValues += missing.length;
+      if (missing.length > 0) throw new RowsMissing(missing);
+    } catch (error) {
+      // At once: the transactions behind this one may be in the same commit.
+      this.#fail(error);
+      throw error;
+    }
+    found.forgetUsed();
   }
 
   #press(bytes: number): void {
