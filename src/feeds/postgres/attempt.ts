@@ -23,7 +23,7 @@ import {
 import { type CopyProgress, prepareCopy, type TableCopy } from './copy.js';
 import type { PostgresFeedConfig } from './feed.js';
 import type { MappingCounters, MissingRow } from './mapping.js';
-import { identify, type Origin, type OriginNotes, RESERVE_BYTES } from './origin.js';
+import { identify, type Origin, type OriginNotes } from './origin.js';
 import { CopyFirst, Overtaken } from './overtaken.js';
 import { encodeStatus, formatLsn, type Lsn } from './pgoutput.js';
 import { checkServer, ensurePublication, findRows, loadTypes, quoteIdentifier } from './setup.js';
@@ -218,7 +218,7 @@ export class Attempt {
     const moment = await createSlot(replication, config.slot, config.failover ? 'kept by standbys' : 'lasting');
     log.info({ slot: config.slot, lsn: formatLsn(moment.lsn) }, 'slot made: copying all rows');
     notes.told = moment.lsn;
-    await notes.note(origin, moment.lsn + RESERVE_BYTES);
+    await notes.note(origin, moment.lsn);
     return moment;
   }
 
@@ -345,8 +345,7 @@ export class Attempt {
       counters,
       startLsn,
       found,
-      confirmable: () => notes.confirmable,
-      reserve: async (lsn) => await notes.reserve(lsn),
+      allow: async (lsn) => await notes.allow(lsn),
       onPressure: (tooMuch) => (tooMuch ? replication.pause() : replication.resume()),
       onConfirm: confirm,
       onReached: this.#options.onReached,
@@ -366,7 +365,10 @@ export class Attempt {
     this.#stream = stream;
     const timers: Timer[] = [
       // On a timer of its own: however busy or stuck the data is, Postgres hears from us.
-      runtime.every(config.statusMs, confirm),
+      runtime.every(config.statusMs, () => {
+        stream.advance();
+        confirm();
+      }),
       runtime.every(Math.max(100, config.silenceMs / 4), () => {
         // A connection that we do not read cannot be heard.
         if (stream.isPressed) heardMs = runtime.monotonicMs();

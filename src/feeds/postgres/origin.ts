@@ -19,9 +19,7 @@ export interface Origin {
 
 const SYSTEM = 'postgres system';
 const TIMELINE = 'postgres timeline';
-const RESERVED = 'postgres confirmable';
-/** WAL that may be confirmed without another note in the store. */
-export const RESERVE_BYTES = 16n * 2n ** 20n;
+const CONFIRMABLE = 'postgres confirmable';
 
 /** Errors: `FEED`. */
 export async function identify(replication: ReplicationConnection): Promise<Origin> {
@@ -45,7 +43,12 @@ async function endOfTimeline(replication: ReplicationConnection, from: number, t
   return undefined;
 }
 
-/** Notes beside the position of the stream: which Postgres it belongs to, and how far the slot may have been moved. */
+/**
+ * Notes beside the position of the stream: which Postgres it belongs to, and how far the slot was moved. Postgres moves a
+ * slot to where it was told to and no further, and each position that it is told is on our disk first: that of the last
+ * change, or, when no change is there to say so, a note of its own. So a slot beyond both is another one under the same
+ * name: it was made later, when the WAL was longer, and what was committed before lies behind it.
+ */
 export class OriginNotes {
   readonly #store: Store;
   /** The highest position that this process has told Postgres to be safe; exact, but gone with the process. */
@@ -60,14 +63,14 @@ export class OriginNotes {
     return Number(this.#store.feedPosition(TIMELINE) ?? 0n);
   }
 
-  /** Up to here the slot may have been confirmed, beyond the position of the last change. */
+  /** Up to here the slot may have been moved, beyond the position of the last change. */
   get confirmable(): Lsn {
-    return this.#store.feedPosition(RESERVED) ?? 0n;
+    return this.#store.feedPosition(CONFIRMABLE) ?? 0n;
   }
 
-  /** Allows to confirm `lsn` and some more; the slot may be moved there once it has resolved. */
-  async reserve(lsn: Lsn): Promise<void> {
-    if (lsn > this.confirmable) await this.#store.mark({ feed: RESERVED, position: lsn + RESERVE_BYTES }).flushed;
+  /** The slot may be moved to `lsn`, where no change of ours says so, once this has resolved. */
+  async allow(lsn: Lsn): Promise<void> {
+    if (lsn > this.confirmable) await this.#store.mark({ feed: CONFIRMABLE, position: lsn }).flushed;
   }
 
   /** After a new copy, or when nothing was noted yet. */
@@ -76,7 +79,7 @@ export class OriginNotes {
       [SYSTEM, system],
       [TIMELINE, BigInt(timeline)],
     ];
-    if (lsn !== undefined) notes.push([RESERVED, lsn]);
+    if (lsn !== undefined) notes.push([CONFIRMABLE, lsn]);
     for (const [feed, position] of notes) {
       if (this.#store.feedPosition(feed) !== position) await this.#store.mark({ feed, position }).flushed;
     }
@@ -103,7 +106,7 @@ export class OriginNotes {
       // What a copy reads is newer than the position of the stream, and may be lost with the old history.
       if (isCopying(this.#store)) return 'Postgres went on elsewhere while tables were copied';
     }
-    if (this.#store.feedPosition(RESERVED) === undefined) return undefined;
+    if (this.#store.feedPosition(CONFIRMABLE) === undefined) return undefined;
     const most = this.told ?? this.confirmable;
     const { confirmedLsn } = slot;
     if (confirmedLsn === undefined || confirmedLsn <= position || confirmedLsn <= most) return undefined;

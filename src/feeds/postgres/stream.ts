@@ -52,9 +52,8 @@ export interface StreamOptions {
   readonly startLsn: Lsn;
   /** Rows that an earlier stream missed. */
   readonly found: FoundRows;
-  /** How far Postgres may be told that all is safe when no change of ours says so, and how to go further. */
-  readonly confirmable: () => Lsn;
-  readonly reserve: (lsn: Lsn) => Promise<void>;
+  /** Notes on the disk that Postgres may be told that all is safe up to here, when no change of ours says so. */
+  readonly allow: (lsn: Lsn) => Promise<void>;
   /** Too much is under way, or no longer. */
   readonly onPressure: (tooMuch: boolean) => void;
   /** `reached` moved on without a transaction of ours. */
@@ -126,7 +125,7 @@ export class FeedStream {
   #unflushed = 0;
   #pressed = false;
   #paused = false;
-  #reserving = false;
+  #advancing = false;
   #failed = false;
   readonly #spill: Spill;
   /** The streamed transaction that the messages belong to. */
@@ -187,8 +186,9 @@ export class FeedStream {
     if (envelope.walEnd > this.#received) this.#received = envelope.walEnd;
     if (envelope.kind === 'keepalive') {
       if (this.reached > this.#committed) this.#options.onReached();
-      this.#advanceWhenIdle();
-      if (envelope.replyWanted) this.#options.onConfirm();
+      if (!envelope.replyWanted) return;
+      this.#options.onConfirm();
+      this.advance();
       return;
     }
     if (this.#streamed !== undefined) {
@@ -204,25 +204,21 @@ export class FeedStream {
 
   /**
    * With nothing under way, everything Postgres has sent is safe: an idle slot must not hold WAL back. No change of ours
-   * remembers such a position, so the store notes beforehand how far it may go: a slot that is found beyond is not ours.
+   * remembers such a position, so the store notes it beforehand: a slot that is found beyond is not ours. Each note costs
+   * every node a row of its log, so this is for a timer, and for Postgres when it asks.
    */
-  #advanceWhenIdle(): void {
-    if (this.#inTransaction || this.#unflushed > 0 || this.#received <= this.#confirmed) return;
-    if (this.#received > this.#options.confirmable()) {
-      this.#reserve(this.#received);
-      return;
-    }
-    this.#confirmed = this.#received;
-    this.#options.onConfirm();
-  }
-
-  #reserve(lsn: Lsn): void {
-    if (this.#reserving) return;
-    this.#reserving = true;
-    this.#options.reserve(lsn).then(
+  advance(): void {
+    const lsn = this.#received;
+    if (this.#inTransaction || this.#unflushed > 0 || lsn <= this.#confirmed) return;
+    if (this.#advancing || this.#failed) return;
+    this.#advancing = true;
+    this.#options.allow(lsn).then(
       () => {
-        this.#reserving = false;
-        if (!this.#failed) this.#advanceWhenIdle();
+        this.#advancing = false;
+        if (this.#failed) return;
+        // Changes that came meanwhile are behind it, or flushed and so beyond it.
+        if (lsn > this.#confirmed) this.#confirmed = lsn;
+        this.#options.onConfirm();
       },
       (error: unknown) => this.#options.onFail(error),
     );
@@ -372,7 +368,6 @@ export class FeedStream {
     this.#options.counters.transactions++;
     if (this.#isApplied(endLsn)) this.#pending = [];
     this.#write(endLsn);
-    this.#advanceWhenIdle();
   }
 
   /** Applied before: Postgres sends again what it was not told to be safe. */
