@@ -19,32 +19,33 @@ export interface RecoveryOptions {
   readonly beginEpoch: () => Promise<void>;
 }
 
+/** `beginning`: the waiting has ended, and what the new epoch begins with is on its way to the disk. */
+type Phase = 'waiting' | 'beginning' | 'over';
+
 export class Recovery {
   readonly #options: RecoveryOptions;
   readonly #missing: Set<string>;
-  #active: boolean;
-  /** The waiting has ended; what the new epoch begins with is on its way to the disk. */
-  #isOver = false;
+  #phase: Phase;
   #finish: (() => void) | undefined;
 
   constructor(options: RecoveryOptions, isRoot: boolean) {
     this.#options = options;
     this.#missing = new Set(options.directory.knownFollowers);
-    this.#active = isRoot && options.directory.tailMayBeLost;
+    this.#phase = isRoot && options.directory.tailMayBeLost ? 'waiting' : 'over';
   }
 
   get active(): boolean {
-    return this.#active;
+    return this.#phase !== 'over';
   }
 
   /** Whether a follower that comes back now is still in time. */
   get isWaiting(): boolean {
-    return this.#active && !this.#isOver;
+    return this.#phase === 'waiting';
   }
 
   /** Why writes must wait, while they must. */
   refusal(): TokaidoError | undefined {
-    if (!this.#active) return undefined;
+    if (!this.active) return undefined;
     return new TokaidoError(
       'NOT_READY',
       `recovering after an unclean shutdown: waiting for ${this.#missing.size} followers`,
@@ -63,7 +64,7 @@ export class Recovery {
 
   /** Resolves when the root may number new transactions. */
   async complete(): Promise<void> {
-    if (!this.#active) return;
+    if (!this.active) return;
     const { log, waitMs, runtime, directory, beginEpoch } = this.#options;
     log.warn(
       { followers: this.#missing.size, waitMs },
@@ -78,14 +79,14 @@ export class Recovery {
         };
       });
     }
-    this.#isOver = true;
+    this.#phase = 'beginning';
     if (this.#missing.size > 0) {
       log.error({ missing: this.#missing.size }, 'not every follower came back in time: what only they have is lost');
       directory.forgetFollowers([...this.#missing]);
     }
     await beginEpoch();
     directory.tailSettled();
-    this.#active = false;
+    this.#phase = 'over';
     log.info({}, 'recovery complete: taking writes');
   }
 }

@@ -122,7 +122,7 @@ export class StoreHolder {
   }
 
   #openStore(engine: Engine): LocalStore {
-    const { config, runtime, log } = this.#options;
+    const { config, runtime, log, onFatal } = this.#options;
     const ownSid: Sid | undefined = config.role === 'root' ? sid(config.sid as number) : undefined;
     return new LocalStore({
       engine,
@@ -140,6 +140,7 @@ export class StoreHolder {
         commitIntervalMs: config.store.commitIntervalMs,
       },
       maxDatabases: config.limits.databases,
+      onBroken: onFatal,
     });
   }
 

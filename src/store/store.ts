@@ -65,6 +65,8 @@ export interface StoreOptions {
   readonly queue: QueueLimits;
   /** Most databases; more that arrive by replication are refused. */
   readonly maxDatabases: number;
+  /** A listener threw: what hangs on commits missed one, and nothing after it can be right. */
+  readonly onBroken: (error: unknown) => void;
 }
 
 /** What a local transaction does; see `Store.write`. */
@@ -500,7 +502,16 @@ export class LocalStore implements Store {
     this.#log.committed(state.next);
     if (first !== undefined) this.#log.trimmed(localNumber(first));
     if (batch === undefined) return;
-    for (const listener of this.#listeners) listener(batch);
+    for (const listener of this.#listeners) this.#tell(listener, batch);
+  }
+
+  /** The commit has happened, whatever a listener thinks of it: its jobs are not told that they failed. */
+  #tell(listener: CommitListener, batch: LogBatch): void {
+    try {
+      listener(batch);
+    } catch (error) {
+      this.#options.onBroken(error);
+    }
   }
 
   /** Caches that are over their capacity give up what was used least recently, in the next commit. */

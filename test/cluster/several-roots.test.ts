@@ -27,22 +27,18 @@ describe('two roots that exchange', () => {
       [0, 1].map(async (index) => {
         const other = networks[1 - index] as BadNetwork;
         const name = `root-${index + 1}`;
-        const clients = await freePort();
-        const admin = await freePort();
-        const node = await cluster.add({
+        return await cluster.add({
           name,
           role: 'root',
+          replicationPort: ports[index] as number,
           config: {
             sid: index + 1,
             peers: [{ address: `127.0.0.1:${other.port}`, name: `root-${2 - index}` }],
-            listen: { clients: { port: clients }, admin: { port: admin }, replication: { port: ports[index] } },
             replication: { silenceMs: 1500, reconnectMaxMs: 300, proofMs: 500 },
           },
         });
-        return { ...node, clientPort: clients, adminPort: admin, replicationPort: ports[index] as number };
       }),
     );
-    for (const root of roots) cluster.nodes.set(root.name, root);
     const edges = await Promise.all(
       roots.map(async (root, index) => {
         const config = { replication: { silenceMs: 1500, reconnectMaxMs: 300 } };

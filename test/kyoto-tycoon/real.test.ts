@@ -6,7 +6,6 @@ import { TokaidoClient } from '../../src/client/client.js';
 import { json, tokaido } from '../support/cli.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { KtServer, withoutKtserver } from '../support/ktserver.js';
-import { freePort } from '../support/postgres.js';
 
 const DATABASES = ['casket.kct', ':'];
 
@@ -40,26 +39,14 @@ describe('with a real Kyoto Tycoon server', { skip: withoutKtserver }, () => {
   async function startUpstream(
     more: Record<string, unknown> = {},
   ): Promise<{ node: ClusterNode; client: TokaidoClient; port: number }> {
-    const port = await freePort();
-    const ports = { clients: await freePort(), admin: await freePort() };
     cluster = await Cluster.create();
-    const config = {
-      databases: DATABASES,
-      ...more,
-      listen: {
-        clients: { port: ports.clients },
-        replication: false,
-        kyotoTycoon: { port, allow: ['127.0.0.1'] },
-        admin: { port: ports.admin },
-      },
-    };
-    const added = await cluster.add({ name: 'root', role: 'root', config });
-    const node = { ...added, clientPort: ports.clients, adminPort: ports.admin };
+    const config = { databases: DATABASES, ...more };
+    const node = await cluster.add({ name: 'root', role: 'root', kyotoTycoon: true, replicationPort: false, config });
     cluster.start(node);
     await cluster.ready(node);
     const client = new TokaidoClient({ server: `127.0.0.1:${node.clientPort}` });
     clients.push(client);
-    return { node, client, port };
+    return { node, client, port: node.kyotoTycoonPort };
   }
 
   async function until(client: TokaidoClient, database: number, key: string, value: string | undefined): Promise<void> {

@@ -1,4 +1,5 @@
 /** An epoch that began once is never begun again, whatever the power does meanwhile (invariant 2). */
+
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { silentLogger } from '../../src/base/logger.js';
@@ -9,6 +10,7 @@ import { Machine } from '../../src/sim/machine.js';
 import { Scheduler } from '../../src/sim/scheduler.js';
 import { parseDatabase } from '../../src/store/database-spec.js';
 import { LocalStore } from '../../src/store/store.js';
+import { broken } from '../support/local-runtime.js';
 import { encode, set, transaction, withBench } from '../support/store-model.js';
 
 const OPTIONS = { mapSizeBytes: 1, maxMaps: 1, flushesCommits: true, onBroken: () => undefined };
@@ -35,6 +37,7 @@ describe('an epoch', () => {
           transaction: { bytes: 2 ** 20, keyBytes: 1024 },
           queue: { jobs: 1000, commitChanges: 2000, commitBytes: 2 ** 20, commitIntervalMs: 0 },
           maxDatabases: 16,
+          onBroken: broken,
         });
       };
       const step = async (count: number): Promise<void> => {

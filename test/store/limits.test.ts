@@ -35,6 +35,23 @@ function logged(store: LocalStore): string[] {
   return all;
 }
 
+describe('commits', () => {
+  it('a listener that throws is reported, and does not make failures of jobs that are committed', async () => {
+    const thrown: unknown[] = [];
+    const store = bench.store(1, { onBroken: (error) => thrown.push(error) });
+    const heard: number[] = [];
+    store.onCommit(() => {
+      throw new Error('a bug');
+    });
+    store.onCommit(({ first }) => heard.push(first));
+    await put(store, 'a', '1');
+    await put(store, 'b', '2');
+    assert.deepEqual([value(store, 'a'), value(store, 'b')], ['1', '2']);
+    assert.deepEqual(thrown.map(String), ['Error: a bug', 'Error: a bug']);
+    assert.deepEqual(heard, [1, 2]);
+  });
+});
+
 describe('replicated transactions', () => {
   it('a gap is refused with REPLICATION and nothing of its batch is applied (invariant 2)', async () => {
     const store = bench.store(undefined);

@@ -15,7 +15,7 @@ import { StoredRecord } from '../../src/store/record.js';
 import type { MemoryImage } from '../../src/store/restore.js';
 import { SnapshotLoader, SnapshotSource } from '../../src/store/snapshot.js';
 import { LocalStore } from '../../src/store/store.js';
-import { localRuntime } from '../support/local-runtime.js';
+import { broken, localRuntime } from '../support/local-runtime.js';
 import { checkHashes } from '../support/store-model.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tokaido-memory-'));
@@ -44,6 +44,7 @@ function open(databases: readonly string[], path = join(folder, String(stores++)
     transaction: { bytes: 2 ** 25, keyBytes: 1024 },
     queue: { jobs: 10_000, commitChanges: 2000, commitBytes: 2 ** 20, commitIntervalMs: 0 },
     maxDatabases: 16,
+    onBroken: broken,
   });
   return Object.assign(opened, { store });
 }

@@ -9,7 +9,7 @@ import { type Sid, sid } from '../../src/base/types.js';
 import { LmdbEngine } from '../../src/engine/lmdb.js';
 import { parseDatabases } from '../../src/store/database-spec.js';
 import { LocalStore } from '../../src/store/store.js';
-import { localRuntime } from '../support/local-runtime.js';
+import { broken, localRuntime } from '../support/local-runtime.js';
 import { contents, put } from '../support/replication-pair.js';
 
 describe("a follower's store opened with the root's server id", () => {
@@ -35,6 +35,7 @@ describe("a follower's store opened with the root's server id", () => {
       transaction: { bytes: 2 ** 24, keyBytes: 1024 },
       queue: { jobs: 1000, commitChanges: 1000, commitBytes: 2 ** 20, commitIntervalMs: 0 },
       maxDatabases: 4,
+      onBroken: broken,
     });
     open.push(store);
     return store;

@@ -50,6 +50,8 @@ export interface AddNode {
   readonly memcached?: readonly object[];
   /** Whether it serves followers that are Kyoto Tycoon servers, on this machine. */
   readonly kyotoTycoon?: boolean;
+  /** Where followers connect; a free port when absent, no such listener when false. */
+  readonly replicationPort?: number | false;
   /** More of the configuration. */
   readonly config?: Record<string, unknown>;
   readonly env?: Record<string, string>;
@@ -97,6 +99,7 @@ export class Cluster {
       nodeFlags = this.#nodeFlags,
       memcached = [],
       kyotoTycoon = false,
+      replicationPort: wanted = await freePort(),
       config = {},
       env = {},
     } = options;
@@ -111,7 +114,7 @@ export class Cluster {
       ip: [],
       nowMs: Date.now(),
     });
-    const [clientPort, replicationPort, adminPort] = [await freePort(), await freePort(), await freePort()];
+    const [clientPort, adminPort] = [await freePort(), await freePort()];
     const memcachedPorts = await Promise.all(memcached.map(freePort));
     const kyotoTycoonPort = kyotoTycoon ? await freePort() : 0;
     const node: ClusterNode = {
@@ -119,7 +122,7 @@ export class Cluster {
       role,
       folder,
       clientPort,
-      replicationPort,
+      replicationPort: wanted === false ? 0 : wanted,
       adminPort,
       memcachedPorts,
       kyotoTycoonPort,
@@ -139,7 +142,7 @@ export class Cluster {
       listen: {
         clients: { port: clientPort },
         memcached: memcached.map((settings, index) => ({ ...settings, port: memcachedPorts[index] })),
-        ...(role === 'edge' ? {} : { replication: { port: replicationPort } }),
+        ...(role === 'edge' ? {} : { replication: wanted === false ? false : { port: wanted } }),
         ...(kyotoTycoon ? { kyotoTycoon: { port: kyotoTycoonPort, allow: ['127.0.0.1'] } } : {}),
         admin: { port: adminPort },
       },

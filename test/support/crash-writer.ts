@@ -13,7 +13,7 @@ import { LmdbEngine } from '../../src/engine/lmdb.js';
 import { originOf } from '../../src/log/position.js';
 import { parseDatabase } from '../../src/store/database-spec.js';
 import { LocalStore } from '../../src/store/store.js';
-import { localRuntime } from './local-runtime.js';
+import { broken, localRuntime } from './local-runtime.js';
 import { bytes, encode, set, transaction } from './store-model.js';
 
 /** Records that the rounds go over again and again. */
@@ -32,6 +32,7 @@ export function openCrashStore(folder: string, flushesCommits: boolean): LocalSt
     transaction: { bytes: 2 ** 20, keyBytes: 100 },
     queue: { jobs: 1000, commitChanges: 1000, commitBytes: 2 ** 20, commitIntervalMs: 0 },
     maxDatabases: 4,
+    onBroken: broken,
   });
 }
 

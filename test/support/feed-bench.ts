@@ -14,7 +14,7 @@ import { isCopying } from '../../src/feeds/postgres/tables.js';
 import { parseDatabases } from '../../src/store/database-spec.js';
 import { LocalStore } from '../../src/store/store.js';
 import type { Store } from '../../src/store/types.js';
-import { eventually, localRuntime } from './local-runtime.js';
+import { broken, eventually, localRuntime } from './local-runtime.js';
 import type { TestPostgres } from './postgres.js';
 
 export interface BenchOptions {
@@ -81,6 +81,7 @@ export class FeedBench {
       transaction: { bytes: 32 * 2 ** 20, keyBytes: 1024 },
       queue: { jobs: 10_000, commitChanges: 2000, commitBytes: 2 ** 20, commitIntervalMs: 0 },
       maxDatabases: 8,
+      onBroken: broken,
     });
   }
 

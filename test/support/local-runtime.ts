@@ -35,3 +35,8 @@ export async function eventually(
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
+
+/** For stores whose listeners must not throw: the test fails with what they threw. */
+export function broken(error: unknown): never {
+  throw error;
+}

@@ -18,7 +18,7 @@ import { type UpstreamHost, UpstreamSession } from '../../src/replication/upstre
 import { parseDatabase } from '../../src/store/database-spec.js';
 import { SnapshotLoader } from '../../src/store/snapshot.js';
 import { LocalStore, type StoreOptions } from '../../src/store/store.js';
-import { localRuntime } from './local-runtime.js';
+import { broken, localRuntime } from './local-runtime.js';
 
 export const CLUSTER = '00112233445566778899aabbccddeeff';
 
@@ -122,6 +122,7 @@ export class TestCluster {
       transaction: { bytes: 2 ** 24, keyBytes: 1024 },
       queue: { jobs: 100_000, commitChanges: 5000, commitBytes: 2 ** 22, commitIntervalMs: 0 },
       maxDatabases: 16,
+      onBroken: broken,
     };
   }
 

@@ -22,7 +22,7 @@ import { hashText, NOTHING, RecordHasher } from '../../src/store/set-hash.js';
 import { SnapshotLoader, SnapshotSource } from '../../src/store/snapshot.js';
 import { type DatabaseState, decodeState } from '../../src/store/state.js';
 import { LocalStore, STATE_KEY, type StoreOptions } from '../../src/store/store.js';
-import { localRuntime } from './local-runtime.js';
+import { broken, localRuntime } from './local-runtime.js';
 
 export const DATABASES = ['default', 'other'] as const;
 /** Few and similar, so that changes meet. */
@@ -67,6 +67,7 @@ export class StoreBench {
       transaction: { bytes: 2 ** 20, keyBytes: 1024 },
       queue: { jobs: 1000, commitChanges: 2000, commitBytes: 2 ** 20, commitIntervalMs: 0 },
       maxDatabases: 16,
+      onBroken: broken,
       ...overrides,
     });
     this.#open.add(store);
