@@ -140,8 +140,8 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant('writes-while-recovering', 'a root takes writes before it has its tail back', [
     'node/recovery.js',
-    'if (!this.#active)\n            return undefined;\n        return new TokaidoError(',
-    'if (this.#active || !this.#active)\n            return undefined;\n        return new TokaidoError(',
+    'if (!this.active)\n            return undefined;\n        return new TokaidoError(',
+    'if (this.active || !this.active)\n            return undefined;\n        return new TokaidoError(',
   ]),
   mutant('swap-before-flush', 'a loaded snapshot becomes the store before it is on the disk', [
     'store/snapshot.js',
