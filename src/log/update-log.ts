@@ -267,7 +267,7 @@ export class UpdateLog {
   /**
    * Where to begin for a reader that knows nothing of origins and has everything up to `versionNs`, the highest version
    * of any origin; `undefined` when the log no longer reaches back that far. What comes first may be known already: the
-   * reader's side skips it (`replication/kt-stamps.ts`).
+   * reader's side skips it (`replication/kyoto-tycoon/stamps.ts`).
    */
   findVersion(versionNs: bigint, current: Position): LocalNumber | undefined {
     if (versionNs > newestVersion(current)) return this.next;

@@ -1,7 +1,7 @@
 /** Binds the listener for Kyoto Tycoon servers that follow to the sessions that serve them, on the current store. */
 import type { Logger } from '../base/logger.js';
 import { newestVersion } from '../log/position.js';
-import { KtReplicationServer } from '../replication/kt-server.js';
+import { KtReplicationServer } from '../replication/kyoto-tycoon/server.js';
 import { Scope } from '../replication/scope.js';
 import { ScopePolicy } from '../replication/scope-policy.js';
 import type { FollowerStatus } from '../replication/server.js';

@@ -29,8 +29,8 @@ import type { Connect, UpstreamFollower } from '../replication/upstream-follower
 import type { LocalStore } from '../store/store.js';
 import { ClientKeeper } from '../transport/client-keeper.js';
 import { type ClientListener, listenForClients } from '../transport/client-listener.js';
-import { listenForMemcached } from '../transport/memcached-listener.js';
-import type { KtUpstreamChange, NodeServices } from '../transport/rpc-session.js';
+import { listenForMemcached } from '../transport/memcached/listener.js';
+import type { KtUpstreamChange, NodeServices } from '../transport/rpc/session.js';
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../transport/tls-link.js';
 import { type AdminServer, startAdmin } from './admin/admin.js';
 import { Digests } from './admin/digest.js';

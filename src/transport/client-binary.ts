@@ -3,8 +3,8 @@ import { TokaidoError } from '../base/errors.js';
 import { PART_RECORDS } from '../commands/commands.js';
 import { xtFromSeconds } from '../protocol/expiry.js';
 import { type BinaryKey, type BinaryRequest, GetReply, renderCount } from '../protocol/kt-binary.js';
-import type { Order } from './rpc-procedure.js';
-import type { RpcSession } from './rpc-session.js';
+import type { Order } from './rpc/procedure.js';
+import type { RpcSession } from './rpc/session.js';
 
 /** Largest answer, bytes. */
 const MAX_ANSWER_BYTES = 256 * 1024 * 1024;

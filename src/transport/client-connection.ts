@@ -13,8 +13,8 @@ import type { ClientAccess } from './client-access.js';
 import { answerBinary, binaryOrder } from './client-binary.js';
 import { answerRest, restOrder } from './client-http.js';
 import { type Answer, type PipelineContext, PipelinedConnection, type Work } from './pipelined-connection.js';
-import { answerRpc, orderOf } from './rpc-procedures.js';
-import { type RpcHost, RpcSession } from './rpc-session.js';
+import { answerRpc, orderOf } from './rpc/procedures.js';
+import { type RpcHost, RpcSession } from './rpc/session.js';
 
 /** What all connections of a listener share. */
 export interface ConnectionContext extends RpcHost, PipelineContext {

@@ -14,7 +14,7 @@ import {
   recordReply,
 } from '../protocol/rest.js';
 import type { Database, RecordView } from '../store/types.js';
-import type { Order } from './rpc-procedure.js';
+import type { Order } from './rpc/procedure.js';
 
 const UNKNOWN_METHOD: HttpReply = { status: 501 };
 const REMOVED: HttpReply = { status: 204 };

@@ -10,7 +10,7 @@ import type { Live } from '../pki/live.js';
 import { admissionBy, ClientAccess, type ListenerPolicy } from './client-access.js';
 import { ClientConnection } from './client-connection.js';
 import type { ClientKeeper } from './client-keeper.js';
-import type { NodeServices } from './rpc-session.js';
+import type { NodeServices } from './rpc/session.js';
 import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
 
 export interface ClientListenerOptions {

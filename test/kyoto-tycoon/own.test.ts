@@ -6,7 +6,7 @@ import { afterEach, describe, it } from 'node:test';
 import { silentLogger } from '../../src/base/logger.js';
 import { KyotoTycoonFeed } from '../../src/feeds/kyoto-tycoon/feed.js';
 import { encodeFollowRequest, KT_ACCEPT, type KtEvent, KtStreamDecoder } from '../../src/protocol/kt-replication.js';
-import { KtReplicationServer } from '../../src/replication/kt-server.js';
+import { KtReplicationServer } from '../../src/replication/kyoto-tycoon/server.js';
 import type { LocalStore } from '../../src/store/store.js';
 import { ClientKeeper } from '../../src/transport/client-keeper.js';
 import { listenForKtFollowers } from '../../src/transport/kt-listener.js';

@@ -7,8 +7,8 @@ import { MessageQueues } from '../../src/commands/message-queues.js';
 import { Recaching } from '../../src/commands/recaching.js';
 import { Slices } from '../../src/commands/slices.js';
 import type { ClientListener } from '../../src/transport/client-listener.js';
-import { listenForMemcached } from '../../src/transport/memcached-listener.js';
-import type { MemcachedOptions } from '../../src/transport/memcached-session.js';
+import { listenForMemcached } from '../../src/transport/memcached/listener.js';
+import type { MemcachedOptions } from '../../src/transport/memcached/session.js';
 import { ClientBench } from './client-bench.js';
 import { eventually } from './local-runtime.js';
 

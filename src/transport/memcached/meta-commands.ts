@@ -1,13 +1,13 @@
 /** memcached's meta commands: requests to commands and back. */
-import { unreachable } from '../base/errors.js';
-import { versionNs } from '../base/types.js';
-import type { Decision, KeyRef } from '../commands/commands.js';
-import type { Mark } from '../commands/recaching.js';
-import type { MetaCount, MetaDebug, MetaDelete, MetaGet, MetaRequest, MetaSet } from '../protocol/memcached-meta.js';
-import { NOT_A_NUMBER, renderMeta, secondsLeft, xtFromExptime } from '../protocol/memcached-replies.js';
-import { copyItem, countItem, decodeItem, encodeItem, type ItemCopy, retimed, storeItem } from './memcached-items.js';
-import type { MemcachedHost, MemcachedSession } from './memcached-session.js';
-import type { Order } from './rpc-procedure.js';
+import { unreachable } from '../../base/errors.js';
+import { versionNs } from '../../base/types.js';
+import type { Decision, KeyRef } from '../../commands/commands.js';
+import type { Mark } from '../../commands/recaching.js';
+import type { MetaCount, MetaDebug, MetaDelete, MetaGet, MetaRequest, MetaSet } from '../../protocol/memcached-meta.js';
+import { NOT_A_NUMBER, renderMeta, secondsLeft, xtFromExptime } from '../../protocol/memcached-replies.js';
+import type { Order } from '../rpc/procedure.js';
+import { copyItem, countItem, decodeItem, encodeItem, type ItemCopy, retimed, storeItem } from './items.js';
+import type { MemcachedHost, MemcachedSession } from './session.js';
 
 /** Bytes of an answer; `undefined` when the client wants none. */
 type Reply = Buffer | undefined;

@@ -1,12 +1,12 @@
 /** What remote procedures need beside their arguments: the listener's shared parts, and the state of one connection. */
-import { TokaidoError } from '../base/errors.js';
-import type { Commands } from '../commands/commands.js';
-import { Cursor } from '../commands/cursors.js';
-import type { FeedWait, FeedWaits } from '../commands/feed-waits.js';
-import type { Signals, Wait } from '../commands/signals.js';
-import type { Slices } from '../commands/slices.js';
-import type { AtLeast } from '../protocol/at-least.js';
-import type { Database } from '../store/types.js';
+import { TokaidoError } from '../../base/errors.js';
+import type { Commands } from '../../commands/commands.js';
+import { Cursor } from '../../commands/cursors.js';
+import type { FeedWait, FeedWaits } from '../../commands/feed-waits.js';
+import type { Signals, Wait } from '../../commands/signals.js';
+import type { Slices } from '../../commands/slices.js';
+import type { AtLeast } from '../../protocol/at-least.js';
+import type { Database } from '../../store/types.js';
 
 /** Most cursors of one connection. */
 const MAX_CURSORS = 256;

@@ -1,11 +1,11 @@
 /** One connection of a memcached client. Order, back-pressure and ends are those of every connection: `pipelined-connection.ts`. */
 import type { Socket } from 'node:net';
-import type { TokaidoError } from '../base/errors.js';
-import { MemcachedDecoder } from '../protocol/memcached.js';
-import { renderError } from '../protocol/memcached-replies.js';
-import { answerMemcached, isQuiet, memcachedOrder } from './memcached-commands.js';
-import { type MemcachedHost, MemcachedSession } from './memcached-session.js';
-import { type Answer, type PipelineContext, PipelinedConnection } from './pipelined-connection.js';
+import type { TokaidoError } from '../../base/errors.js';
+import { MemcachedDecoder } from '../../protocol/memcached.js';
+import { renderError } from '../../protocol/memcached-replies.js';
+import { type Answer, type PipelineContext, PipelinedConnection } from '../pipelined-connection.js';
+import { answerMemcached, isQuiet, memcachedOrder } from './commands.js';
+import { type MemcachedHost, MemcachedSession } from './session.js';
 
 /** What all connections of a listener share. */
 export interface MemcachedContext extends MemcachedHost, PipelineContext {

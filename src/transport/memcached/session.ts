@@ -1,9 +1,9 @@
 /** What memcached's commands need beside their arguments: the listener's shared parts, its options, and one connection. */
-import type { Commands } from '../commands/commands.js';
-import { Consumer, type MessageQueues } from '../commands/message-queues.js';
-import type { Recaching } from '../commands/recaching.js';
-import type { Slices } from '../commands/slices.js';
-import type { Database } from '../store/types.js';
+import type { Commands } from '../../commands/commands.js';
+import { Consumer, type MessageQueues } from '../../commands/message-queues.js';
+import type { Recaching } from '../../commands/recaching.js';
+import type { Slices } from '../../commands/slices.js';
+import type { Database } from '../../store/types.js';
 
 /** How a memcached listener behaves: the options of Kyoto Tycoon's plug-in. */
 export interface MemcachedOptions {

@@ -3,18 +3,26 @@
  * it, signalling after it, rendering).
  */
 
-import { TokaidoError } from '../base/errors.js';
-import { PART_RECORDS } from '../commands/commands.js';
-import type { HttpReply } from '../protocol/http.js';
-import { EncodingChoice } from '../protocol/kt-rpc/columns.js';
-import { readDecimal } from '../protocol/kt-rpc/numbers.js';
-import { type Arguments, type Row, type RpcCall, renderRows, rpcError, rpcReply, tableReply } from '../protocol/tsv.js';
-import { textOf } from './rpc-arguments.js';
-import { CURSOR_PROCEDURES } from './rpc-cursor-procedures.js';
-import { NOTHING, type Order, type Procedure, type Rows, row } from './rpc-procedure.js';
-import { RECORD_PROCEDURES } from './rpc-record-procedures.js';
-import { SERVER_PROCEDURES } from './rpc-server-procedures.js';
-import type { RpcSession } from './rpc-session.js';
+import { TokaidoError } from '../../base/errors.js';
+import { PART_RECORDS } from '../../commands/commands.js';
+import type { HttpReply } from '../../protocol/http.js';
+import { EncodingChoice } from '../../protocol/kt-rpc/columns.js';
+import { readDecimal } from '../../protocol/kt-rpc/numbers.js';
+import {
+  type Arguments,
+  type Row,
+  type RpcCall,
+  renderRows,
+  rpcError,
+  rpcReply,
+  tableReply,
+} from '../../protocol/tsv.js';
+import { textOf } from './arguments.js';
+import { CURSOR_PROCEDURES } from './cursor-procedures.js';
+import { NOTHING, type Order, type Procedure, type Rows, row } from './procedure.js';
+import { RECORD_PROCEDURES } from './record-procedures.js';
+import { SERVER_PROCEDURES } from './server-procedures.js';
+import type { RpcSession } from './session.js';
 
 const PROCEDURES: Readonly<Record<string, Procedure>> = {
   ...SERVER_PROCEDURES,

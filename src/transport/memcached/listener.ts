@@ -1,20 +1,20 @@
 /** The listener for memcached's clients. */
 
-import type { Audit } from '../base/audit.js';
-import { messageOf } from '../base/errors.js';
-import type { Logger } from '../base/logger.js';
-import type { Runtime, Timer } from '../base/runtime.js';
-import type { Commands } from '../commands/commands.js';
-import type { MessageQueues } from '../commands/message-queues.js';
-import type { Recaching } from '../commands/recaching.js';
-import { Slices } from '../commands/slices.js';
-import type { Live } from '../pki/live.js';
-import { admissionBy, ClientAccess, type ListenerPolicy } from './client-access.js';
-import type { ClientKeeper } from './client-keeper.js';
-import type { ClientListener } from './client-listener.js';
-import { MemcachedConnection, type MemcachedContext } from './memcached-connection.js';
-import { MemcachedCounts, type MemcachedOptions } from './memcached-session.js';
-import { type ClientTls, listenForStreams, type StreamServer } from './stream-server.js';
+import type { Audit } from '../../base/audit.js';
+import { messageOf } from '../../base/errors.js';
+import type { Logger } from '../../base/logger.js';
+import type { Runtime, Timer } from '../../base/runtime.js';
+import type { Commands } from '../../commands/commands.js';
+import type { MessageQueues } from '../../commands/message-queues.js';
+import type { Recaching } from '../../commands/recaching.js';
+import { Slices } from '../../commands/slices.js';
+import type { Live } from '../../pki/live.js';
+import { admissionBy, ClientAccess, type ListenerPolicy } from '../client-access.js';
+import type { ClientKeeper } from '../client-keeper.js';
+import type { ClientListener } from '../client-listener.js';
+import { type ClientTls, listenForStreams, type StreamServer } from '../stream-server.js';
+import { MemcachedConnection, type MemcachedContext } from './connection.js';
+import { MemcachedCounts, type MemcachedOptions } from './session.js';
 
 export interface MemcachedListenerOptions extends MemcachedOptions {
   readonly host: string;

@@ -1,9 +1,9 @@
 /** What a remote procedure is: the shape that every entry of the table has, and the rows it answers with. */
-import { NEVER_EXPIRES } from '../base/types.js';
-import { secondsFromXt } from '../protocol/expiry.js';
-import type { HttpReply } from '../protocol/http.js';
-import type { Arguments, Row } from '../protocol/tsv.js';
-import type { RpcHost, RpcSession } from './rpc-session.js';
+import { NEVER_EXPIRES } from '../../base/types.js';
+import { secondsFromXt } from '../../protocol/expiry.js';
+import type { HttpReply } from '../../protocol/http.js';
+import type { Arguments, Row } from '../../protocol/tsv.js';
+import type { RpcHost, RpcSession } from './session.js';
 
 export type Rows = readonly Row[];
 

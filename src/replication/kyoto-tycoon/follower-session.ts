@@ -12,13 +12,13 @@
  * Cost: a queue of at most `queueBytes` and one batch, read from the log at the follower's own speed; the writer only
  * wakes it. A follower that takes nothing for `silenceMs` is cut off: a copy pins pages of the disk.
  */
-import { ByteReader, ByteWriter } from '../base/bytes.js';
-import { AssertionFailure, messageOf, TokaidoError } from '../base/errors.js';
-import type { Logger } from '../base/logger.js';
-import { type LocalNumber, localNumber } from '../base/types.js';
-import { newestVersion } from '../log/position.js';
-import { type Change, decodeTransactions, type EncodedTransaction } from '../log/transaction.js';
-import type { LogBatch } from '../log/update-log.js';
+import { ByteReader, ByteWriter } from '../../base/bytes.js';
+import { AssertionFailure, messageOf, TokaidoError } from '../../base/errors.js';
+import type { Logger } from '../../base/logger.js';
+import { type LocalNumber, localNumber } from '../../base/types.js';
+import { newestVersion } from '../../log/position.js';
+import { type Change, decodeTransactions, type EncodedTransaction } from '../../log/transaction.js';
+import type { LogBatch } from '../../log/update-log.js';
 import {
   decodeFollowRequest,
   encodeMark,
@@ -27,14 +27,14 @@ import {
   KT_ACCEPT,
   type KtChange,
   type KtFollowRequest,
-} from '../protocol/kt-replication.js';
-import { StoredRecord } from '../store/record.js';
-import { type RowSlice, SnapshotSource } from '../store/snapshot.js';
-import type { LocalStore } from '../store/store.js';
-import type { FollowerState } from './follower-session.js';
-import { KtStamps } from './kt-stamps.js';
-import type { PeerLink } from './link.js';
-import type { Scope } from './scope.js';
+} from '../../protocol/kt-replication.js';
+import { StoredRecord } from '../../store/record.js';
+import { type RowSlice, SnapshotSource } from '../../store/snapshot.js';
+import type { LocalStore } from '../../store/store.js';
+import type { FollowerState } from '../follower-session.js';
+import type { PeerLink } from '../link.js';
+import type { Scope } from '../scope.js';
+import { KtStamps } from './stamps.js';
 
 /** What the server lends to each session. */
 export interface KtSessionHost {

@@ -1,11 +1,11 @@
 /** Reading the arguments of a remote procedure, as leniently as the reference does. */
-import { TokaidoError } from '../base/errors.js';
-import { NEVER_EXPIRES } from '../base/types.js';
-import type { Commands } from '../commands/commands.js';
-import { xtFromSeconds } from '../protocol/expiry.js';
-import { readCount } from '../protocol/kt-rpc/numbers.js';
-import type { Arguments } from '../protocol/tsv.js';
-import type { Database } from '../store/types.js';
+import { TokaidoError } from '../../base/errors.js';
+import { NEVER_EXPIRES } from '../../base/types.js';
+import type { Commands } from '../../commands/commands.js';
+import { xtFromSeconds } from '../../protocol/expiry.js';
+import { readCount } from '../../protocol/kt-rpc/numbers.js';
+import type { Arguments } from '../../protocol/tsv.js';
+import type { Database } from '../../store/types.js';
 
 /** Errors: `MALFORMED` in the reference's words. */
 export function required(input: Arguments, name: string): Buffer {

@@ -8,7 +8,7 @@
  * A follower takes a transaction apart and remembers the stamp of the last message it read. All messages but the last
  * therefore carry the stamp below: a link that breaks in the middle has the whole transaction sent again.
  */
-import type { VersionNs } from '../base/types.js';
+import type { VersionNs } from '../../base/types.js';
 
 export class KtStamps {
   /** What the follower has already, ns. */

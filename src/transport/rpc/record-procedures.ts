@@ -1,6 +1,6 @@
 /** Remote procedures on single records and on many. */
-import { TokaidoError } from '../base/errors.js';
-import { ATOMIC_RECORDS, type KeyRef, type SetMode } from '../commands/commands.js';
+import { TokaidoError } from '../../base/errors.js';
+import { ATOMIC_RECORDS, type KeyRef, type SetMode } from '../../commands/commands.js';
 import {
   append,
   compareAndSwap,
@@ -9,11 +9,11 @@ import {
   type Origin,
   type RecordCopy,
   seize,
-} from '../commands/conditions.js';
-import { readDecimal, readInteger, writeDecimal } from '../protocol/kt-rpc/numbers.js';
-import type { Row } from '../protocol/tsv.js';
-import { bulkOf, databaseOf, expiryOf, required, textOf } from './rpc-arguments.js';
-import { type Call, NOTHING, type Procedure, type Rows, recordRows, row } from './rpc-procedure.js';
+} from '../../commands/conditions.js';
+import { readDecimal, readInteger, writeDecimal } from '../../protocol/kt-rpc/numbers.js';
+import type { Row } from '../../protocol/tsv.js';
+import { bulkOf, databaseOf, expiryOf, required, textOf } from './arguments.js';
+import { type Call, NOTHING, type Procedure, type Rows, recordRows, row } from './procedure.js';
 
 /** Most bytes that a bulk read may answer with. */
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;

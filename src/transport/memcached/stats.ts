@@ -1,8 +1,8 @@
 /** What memcached's `stats` tells: the names of Kyoto Tycoon's plug-in, then those that memcached's tools look for. */
-import { VERSION } from '../base/version.js';
-import { MAX_KEY_BYTES } from '../protocol/memcached-words.js';
-import type { MemcachedHost, MemcachedSession } from './memcached-session.js';
-import { statusRows } from './rpc-server-procedures.js';
+import { VERSION } from '../../base/version.js';
+import { MAX_KEY_BYTES } from '../../protocol/memcached-words.js';
+import { statusRows } from '../rpc/server-procedures.js';
+import type { MemcachedHost, MemcachedSession } from './session.js';
 
 /**
  * What `version` says. Clients read the number to know what they may ask for; this is the version of memcached whose

@@ -2,11 +2,11 @@
  * Records as memcached's clients see them, and the ways they change them, each once for the old commands and the meta
  * commands: a value, flags, an expiration time, and a unique id, which is the record's version.
  */
-import { NEVER_EXPIRES, type VersionNs } from '../base/types.js';
-import type { Decision, KeyRef } from '../commands/commands.js';
-import type { Item } from '../protocol/memcached-replies.js';
-import type { RecordView } from '../store/types.js';
-import type { MemcachedHost } from './memcached-session.js';
+import { NEVER_EXPIRES, type VersionNs } from '../../base/types.js';
+import type { Decision, KeyRef } from '../../commands/commands.js';
+import type { Item } from '../../protocol/memcached-replies.js';
+import type { RecordView } from '../../store/types.js';
+import type { MemcachedHost } from './session.js';
 
 const FLAG_BYTES = 4;
 const NUMBER = /^ *(\d{1,20}) *$/;

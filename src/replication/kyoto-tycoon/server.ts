@@ -2,13 +2,13 @@
  * The followers of this node that are Kyoto Tycoon servers: wakes them after commits, beats for them, and lets only so
  * many copy at a time. They are told nothing of positions and prove nothing: who may connect is the listener's matter.
  */
-import type { Logger } from '../base/logger.js';
-import type { Runtime, Timer } from '../base/runtime.js';
-import type { LocalStore } from '../store/store.js';
-import { KtFollowerSession, type KtPeer, type KtSessionHost } from './kt-follower-session.js';
-import type { PeerLink } from './link.js';
-import { Scope } from './scope.js';
-import type { FollowerStatus } from './server.js';
+import type { Logger } from '../../base/logger.js';
+import type { Runtime, Timer } from '../../base/runtime.js';
+import type { LocalStore } from '../../store/store.js';
+import type { PeerLink } from '../link.js';
+import { Scope } from '../scope.js';
+import type { FollowerStatus } from '../server.js';
+import { KtFollowerSession, type KtPeer, type KtSessionHost } from './follower-session.js';
 
 export interface KtReplicationServerOptions {
   readonly store: LocalStore;

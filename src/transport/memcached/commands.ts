@@ -1,8 +1,8 @@
 /** memcached's requests to commands and back. */
-import { TokaidoError } from '../base/errors.js';
-import { versionNs } from '../base/types.js';
-import type { KeyRef } from '../commands/commands.js';
-import type { MemcachedRequest, StoreRequest } from '../protocol/memcached.js';
+import { TokaidoError } from '../../base/errors.js';
+import { versionNs } from '../../base/types.js';
+import type { KeyRef } from '../../commands/commands.js';
+import type { MemcachedRequest, StoreRequest } from '../../protocol/memcached.js';
 import {
   BAD_EXPTIME,
   DELETED,
@@ -22,12 +22,12 @@ import {
   STORED,
   TOUCHED,
   xtFromExptime,
-} from '../protocol/memcached-replies.js';
-import { countItem, decodeItem, encodeItem, type Stored, storeItem, touchItem } from './memcached-items.js';
-import { answerMeta, metaChanges, metaOrder } from './memcached-meta-commands.js';
-import { MemcachedCounts, type MemcachedSession } from './memcached-session.js';
-import { generalStats, settingsStats, VERSION_TEXT } from './memcached-stats.js';
-import type { Order } from './rpc-procedure.js';
+} from '../../protocol/memcached-replies.js';
+import type { Order } from '../rpc/procedure.js';
+import { countItem, decodeItem, encodeItem, type Stored, storeItem, touchItem } from './items.js';
+import { answerMeta, metaChanges, metaOrder } from './meta-commands.js';
+import { MemcachedCounts, type MemcachedSession } from './session.js';
+import { generalStats, settingsStats, VERSION_TEXT } from './stats.js';
 
 /** Bytes of an answer; `undefined` when there is none. */
 type Reply = Buffer | undefined;

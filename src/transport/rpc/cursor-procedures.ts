@@ -1,11 +1,11 @@
 /** Remote procedures on cursors, and those that find keys. */
-import { TokaidoError } from '../base/errors.js';
-import type { Cursor, Entry } from '../commands/cursors.js';
-import { matchPrefix, matchRegex, matchSimilar, type Search } from '../commands/matching.js';
-import { readInteger } from '../protocol/kt-rpc/numbers.js';
-import type { Row } from '../protocol/tsv.js';
-import { countOf, databaseOf, expiryOf, maxOf, required, textOf } from './rpc-arguments.js';
-import { type Call, NOTHING, type Procedure, type Rows, recordRows, row } from './rpc-procedure.js';
+import { TokaidoError } from '../../base/errors.js';
+import type { Cursor, Entry } from '../../commands/cursors.js';
+import { matchPrefix, matchRegex, matchSimilar, type Search } from '../../commands/matching.js';
+import { readInteger } from '../../protocol/kt-rpc/numbers.js';
+import type { Row } from '../../protocol/tsv.js';
+import { countOf, databaseOf, expiryOf, maxOf, required, textOf } from './arguments.js';
+import { type Call, NOTHING, type Procedure, type Rows, recordRows, row } from './procedure.js';
 
 /** Rows made by one step. */
 const STEP_ROWS = 1000;

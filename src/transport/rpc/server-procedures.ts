@@ -1,14 +1,14 @@
 /** Remote procedures about the server and whole databases: what it is, how it is, and its upkeep. */
 import { totalmem } from 'node:os';
-import { TokaidoError } from '../base/errors.js';
-import { VERSION } from '../base/version.js';
-import type { Commands } from '../commands/commands.js';
-import type { HttpReply } from '../protocol/http.js';
-import { rpcReply } from '../protocol/tsv.js';
-import type { Database } from '../store/types.js';
-import { countOf, databaseOf } from './rpc-arguments.js';
-import { type Call, NOTHING, type Procedure, type Rows, row } from './rpc-procedure.js';
-import type { RpcHost } from './rpc-session.js';
+import { TokaidoError } from '../../base/errors.js';
+import { VERSION } from '../../base/version.js';
+import type { Commands } from '../../commands/commands.js';
+import type { HttpReply } from '../../protocol/http.js';
+import { rpcReply } from '../../protocol/tsv.js';
+import type { Database } from '../../store/types.js';
+import { countOf, databaseOf } from './arguments.js';
+import { type Call, NOTHING, type Procedure, type Rows, row } from './procedure.js';
+import type { RpcHost } from './session.js';
 
 /** Rounds of housekeeping of a vacuum without a number of steps: enough for a million records. */
 const VACUUM_ROUNDS = 1000;
