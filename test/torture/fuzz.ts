@@ -47,6 +47,9 @@ const PORTS = [
   'admin',
 ] as const;
 
+/** A torture of one protocol: of many, it gets few of the inputs. */
+type Only = 'memcached' | 'kyoto-tycoon';
+
 /** What one conversation sends. */
 interface Plan {
   readonly port: (typeof PORTS)[number];
@@ -116,7 +119,7 @@ class Fuzzer {
   readonly #frames: readonly Buffer[];
   readonly #peer: ConnectionOptions;
   readonly #hello: Buffer;
-  readonly #onlyMemcached: boolean;
+  readonly #only: Only | undefined;
   /** Inputs after which a connection is of no more use, until there is one to end. */
   readonly #kept: Buffer[] = [];
   /** What each lane is sending: the suspects when the process dies. */
@@ -132,9 +135,9 @@ class Fuzzer {
     hello: Buffer,
     dice: Dice,
     report: Report,
-    onlyMemcached: boolean,
+    only: Only | undefined,
   ) {
-    this.#onlyMemcached = onlyMemcached;
+    this.#only = only;
     this.#node = node;
     this.#peer = peer;
     this.#hello = hello;
@@ -200,7 +203,8 @@ class Fuzzer {
   }
 
   #plan(dice: Dice): Plan {
-    if (this.#onlyMemcached) return this.#memcachedPlan(dice);
+    if (this.#only === 'memcached') return this.#memcachedPlan(dice);
+    if (this.#only === 'kyoto-tycoon') return this.#followerPlan(dice);
     const kind = dice.roll();
     if (kind < 0.7) return this.#clientPlan(dice);
     if (kind < 0.86) return this.#memcachedPlan(dice);
@@ -249,13 +253,18 @@ class Fuzzer {
     return { port, parts: all, inputs: row + 1 };
   }
 
-  /** What a Kyoto Tycoon server would ask for, true or broken, and what it would say to ticks, or anything else. */
+  /**
+   * What a Kyoto Tycoon server would ask for, true or broken, and what it would say to what it gets: a byte for each
+   * message or tick, until something else comes.
+   */
   #followerPlan(dice: Dice): Plan {
     const timestampNs = dice.chance(0.3) ? 0n : BigInt(Date.now() - dice.below(10_000)) * 1_000_000n;
     const request = encodeFollowRequest({ timestampNs, sid: dice.below(65_536), onlySid: dice.chance(0.2) });
-    const first = dice.chance(0.5) ? request : mutated([request], dice);
-    const then = dice.chance(0.5) ? noise(dice, Buffer.of(0xb1, 0xb1)) : Buffer.alloc(0);
-    return { port: 'kyoto-tycoon', parts: pieces(Buffer.concat([first, then]), dice), inputs: 1 };
+    if (dice.chance(0.3)) return { port: 'kyoto-tycoon', parts: pieces(mutated([request], dice), dice), inputs: 1 };
+    const acknowledged = dice.below(MOST_INPUTS);
+    const end = dice.chance(0.7) ? noise(dice, Buffer.of(0xb1, 0xb1)) : Buffer.alloc(0);
+    const all = Buffer.concat([request, Buffer.alloc(acknowledged, 0xb1), end]);
+    return { port: 'kyoto-tycoon', parts: pieces(all, dice), inputs: 2 + acknowledged };
   }
 
   #orderly(dice: Dice): Buffer {
@@ -312,7 +321,7 @@ function logLevels(log: string): { readonly fatal: number; readonly unexpected: 
   return { fatal: count(/"level":60/g), unexpected: count(/a request failed unexpectedly/g) };
 }
 
-async function run({ seconds, seed, report, signal }: TortureOptions, onlyMemcached: boolean): Promise<TortureResult> {
+async function run({ seconds, seed, report, signal }: TortureOptions, only?: Only): Promise<TortureResult> {
   const cluster = await Cluster.create({ nodeFlags: TIGHT_HEAP });
   try {
     const root = await cluster.add({
@@ -338,7 +347,7 @@ async function run({ seconds, seed, report, signal }: TortureOptions, onlyMemcac
     const { clusterId } = await cluster.status(root);
     const socketsBefore = openSockets(pid);
     const peer = peerOptions(stranger.folder);
-    const fuzzer = new Fuzzer(root, clusterId, peer, await clientHello(peer), new Dice(seed), report, onlyMemcached);
+    const fuzzer = new Fuzzer(root, clusterId, peer, await clientHello(peer), new Dice(seed), report, only);
     const honest = new HonestClient(root);
     const goesOn = clock({ seconds, signal });
     const startMs = performance.now();
@@ -389,12 +398,17 @@ export const fuzz: Torture = {
   name: 'fuzz',
   about:
     'Broken input on every port of a running server: alive, right for honest clients, memory and sockets as before.',
-  run: async (options) => await run(options, false),
+  run: async (options) => await run(options),
 };
 
-/** One protocol of many gets few of the inputs; a million of its own takes minutes so. */
 export const fuzzMemcached: Torture = {
   name: 'fuzz-memcached',
   about: 'The same on the memcached ports alone, with flags and with queues.',
-  run: async (options) => await run(options, true),
+  run: async (options) => await run(options, 'memcached'),
+};
+
+export const fuzzKyotoTycoon: Torture = {
+  name: 'fuzz-kyoto-tycoon',
+  about: 'The same on the port for Kyoto Tycoon followers alone.',
+  run: async (options) => await run(options, 'kyoto-tycoon'),
 };

@@ -3,7 +3,7 @@ import { attacks } from './attacks.js';
 import { clients } from './clients.js';
 import { codecs } from './codecs.js';
 import { diskFull } from './disk-full.js';
-import { fuzz, fuzzMemcached } from './fuzz.js';
+import { fuzz, fuzzKyotoTycoon, fuzzMemcached } from './fuzz.js';
 import { cluster, kill, killAny } from './kill.js';
 import { mutants } from './mutants.js';
 import { postgres, postgresIdle } from './postgres.js';
@@ -18,6 +18,7 @@ export const TORTURES: readonly Torture[] = [
   codecs,
   diskFull,
   fuzz,
+  fuzzKyotoTycoon,
   fuzzMemcached,
   kill,
   killAny,
