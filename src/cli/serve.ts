@@ -24,6 +24,7 @@ export interface ServeFlags {
   readonly tlsKey?: string;
   readonly tlsClientCa?: string;
   readonly tlsName?: readonly string[];
+  readonly insecureAllowEverythingToEverybody?: boolean;
   readonly auxHost?: string;
   readonly auxPort?: number;
   readonly memcached?: readonly number[];
@@ -60,22 +61,33 @@ function settingsFrom(flags: ServeFlags, memcachedSettings: (options: string) =>
 /** The client listener, and behind it the second one if there is one. */
 function clientsFrom(flags: ServeFlags): object | undefined {
   const { tlsCertificate: certificate, tlsKey: key, tlsClientCa: clientCa, tlsName: names } = flags;
-  const first = defined({ host: flags.host, port: flags.port, tls: defined({ certificate, key, clientCa, names }) });
-  const second = defined({ host: flags.auxHost, port: flags.auxPort });
-  if (second === undefined) return first;
-  if (flags.auxPort === undefined) throw new TokaidoError('CONFIG', '--aux-host needs --aux-port');
-  return [first ?? {}, second];
+  const tls = defined({ certificate, key, clientCa, names });
+  const policy = policyFrom(flags);
+  const first = defined({ host: flags.host, port: flags.port, tls, policy });
+  if (flags.auxPort !== undefined) return [first ?? {}, defined({ host: flags.auxHost, port: flags.auxPort, policy })];
+  if (flags.auxHost === undefined) return first;
+  throw new TokaidoError('CONFIG', '--aux-host needs --aux-port');
+}
+
+/** Of every listener that flags open. */
+function policyFrom({ insecureAllowEverythingToEverybody: isOpen }: ServeFlags): string | undefined {
+  return isOpen === true ? 'insecure-allow-everything-to-everybody' : undefined;
 }
 
 /** One listener for each port, each with the options that stand in the same place. */
-function memcachedFrom(
-  { memcached: ports = [], memcachedOptions: options = [] }: ServeFlags,
-  settings: (options: string) => object,
-): readonly object[] | undefined {
+function memcachedFrom(flags: ServeFlags, settings: (options: string) => object): readonly object[] | undefined {
+  const { memcached: ports = [], memcachedOptions: options = [] } = flags;
+  const policy = policyFrom(flags);
   if (options.length > ports.length) {
     throw new TokaidoError('CONFIG', '--memcached-options needs a --memcached PORT for each');
   }
-  return ports.length === 0 ? undefined : ports.map((port, index) => ({ ...settings(options[index] ?? ''), port }));
+  return ports.length === 0
+    ? undefined
+    : ports.map((port, index) => ({
+        ...settings(options[index] ?? ''),
+        port,
+        ...defined({ policy }),
+      }));
 }
 
 /** Without the keys that are not defined; `undefined` when none is left. */
@@ -110,6 +122,10 @@ export function registerServe(program: Command): void {
     .option('--tls-key <file>', 'the key of that certificate (listen.clients.tls.key)')
     .option('--tls-client-ca <file>', 'ask clients for a certificate of this CA (listen.clients.tls.clientCa)')
     .option('--tls-name <name>', 'a name that clients may have; may repeat (listen.clients.tls.names)', collect)
+    .option(
+      '--insecure-allow-everything-to-everybody',
+      'let whoever reaches --host, --aux-host or --memcached ports do everything, beyond this machine too (policy)',
+    )
     .option('--aux-port <number>', 'a second port for the same, without TLS', number)
     .option('--aux-host <address>', 'address of the second port')
     .option(

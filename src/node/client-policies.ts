@@ -7,8 +7,8 @@ import { TokenTable } from '../pki/client-tokens.js';
 import { readKey } from '../pki/files.js';
 import { LiveFiles, LiveValue } from '../pki/live.js';
 import type { ListenerPolicy } from '../transport/client-access.js';
-import { accessRules, type PolicyRule } from './config/policy-schema.js';
-import type { NodeConfig } from './config/schema.js';
+import { accessRules, rulesOf } from './config/policy-schema.js';
+import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 
 /** How often the files are looked at: a token that was removed is refused after two looks. */
 const LOOK_MS = 250;
@@ -20,10 +20,7 @@ export interface ClientPoliciesOptions {
 }
 
 /** What a listener's policy is made of. */
-interface Policed {
-  readonly policy?: readonly PolicyRule[] | undefined;
-  readonly tokens?: string | undefined;
-}
+type Policed = Pick<ClientListenerConfig, 'policy' | 'tokens'>;
 
 export class ClientPolicies {
   readonly #options: ClientPoliciesOptions;
@@ -44,7 +41,8 @@ export class ClientPolicies {
    * The policy of the listener at `at`, `undefined` when it has none. Errors: `IDENTITY` when the file of tokens cannot
    * be read, or can be by others; `CONFIG` when it makes no sense.
    */
-  of(at: string, { policy: rules, tokens }: Policed): ListenerPolicy | undefined {
+  of(at: string, { policy, tokens }: Policed): ListenerPolicy | undefined {
+    const rules = rulesOf(policy);
     if (rules === undefined) return undefined;
     const { runtime, audit } = this.#options;
     const live = new LiveValue(new AccessPolicy(accessRules(rules)));
@@ -80,11 +78,11 @@ export class ClientPolicies {
       ...listen.memcached.map((listener) => ({ at: listenerAt('memcached', listener), ...listener })),
     ];
     for (const { at, policy } of listeners) {
-      const isNew = policy !== undefined && !this.#rules.some((known) => known.at === at);
+      const isNew = rulesOf(policy) !== undefined && !this.#rules.some((known) => known.at === at);
       if (isNew) this.#options.log.error({ listener: at }, 'a listener that began without a policy gets none: RESTART');
     }
     for (const { live, at } of this.#rules) {
-      const rules = listeners.find((listener) => listener.at === at)?.policy;
+      const rules = rulesOf(listeners.find((listener) => listener.at === at)?.policy);
       if (rules !== undefined) live.set(new AccessPolicy(accessRules(rules)));
       else this.#options.log.warn({ listener: at }, 'a listener or its policy is gone: that takes a restart');
     }

@@ -297,6 +297,8 @@ export class Node {
   async #listenForFollowers(): Promise<void> {
     const { replication } = this.config.listen;
     if (replication === false) return;
+    if (this.config.replication.scopes === 'certificates')
+      this.#log.info({}, 'only nodes whose certificates name a scope may follow this one (replication.scopes)');
     this.#followers = await listenForFollowers({
       ...replication,
       identity: this.#proof(),

@@ -15,7 +15,7 @@ import { encodeFrame, type OriginBeat, type PathNode } from '../replication/fram
 import { Heartbeats } from '../replication/heartbeats.js';
 import type { Peer, PeerLink } from '../replication/link.js';
 import { Scope } from '../replication/scope.js';
-import { ScopePolicy, type ScopeRule } from '../replication/scope-policy.js';
+import { ScopePolicy, type ScopeRules } from '../replication/scope-policy.js';
 import { ReplicationServer } from '../replication/server.js';
 import { joinTrees, type TreeNode } from '../replication/tree.js';
 import { inOrder, type UpstreamAddress } from '../replication/upstream-choice.js';
@@ -215,7 +215,7 @@ export class Replica {
   }
 
   /** Takes another policy of who may follow what; open links that it does not allow as they are end now. */
-  setScopes(rules: readonly ScopeRule[] | undefined): void {
+  setScopes(rules: ScopeRules): void {
     this.#scopes = new ScopePolicy(rules);
     this.#replication?.recheckScopes();
   }

@@ -1,4 +1,6 @@
 /** What replication asks of a connection to a peer; `transport/` provides it over TLS, a simulation in memory. */
+import type { Scope } from './scope.js';
+
 export interface PeerLink {
   /** Queues bytes in order. */
   send(chunks: readonly Buffer[]): void;
@@ -16,4 +18,6 @@ export interface Peer {
   readonly name: string;
   readonly role: string;
   readonly address: string;
+  /** What its certificate lets it see at most; absent when that says nothing of it. */
+  readonly scope?: Scope | undefined;
 }

@@ -1,4 +1,7 @@
-/** Who may follow what: rules by role and name of a follower's certificate. Without rules everybody may follow everything. */
+/**
+ * Who may follow what: rules by role and name of a follower's certificate, and what that certificate names itself. Nobody
+ * may follow anything that somebody did not allow.
+ */
 import type { Peer } from './link.js';
 import { Scope, type ScopePart } from './scope.js';
 
@@ -9,20 +12,34 @@ export interface ScopeRule extends ScopePart {
   readonly roles: readonly string[];
 }
 
-/** Rules only add; whom none fits may follow nothing. */
+/**
+ * A list: what the rules that fit a follower name. `certificates`: what its certificate names. `all`: everything, as
+ * somebody has said in so many words.
+ */
+export type ScopeRules = readonly ScopeRule[] | 'certificates' | 'all';
+
+type Follower = Pick<Peer, 'name' | 'role' | 'scope'>;
+
 export class ScopePolicy {
-  readonly #rules: readonly ScopeRule[] | undefined;
+  readonly #rules: ScopeRules;
   /** One value for all followers whom the same rules fit, by the rules' numbers. */
   readonly #scopes = new Map<string, Scope>();
 
-  constructor(rules: readonly ScopeRule[] | undefined) {
+  constructor(rules: ScopeRules) {
     this.#rules = rules;
   }
 
-  /** `undefined` for nothing. */
-  for({ name, role }: Pick<Peer, 'name' | 'role'>): Scope | undefined {
-    if (this.#rules === undefined) return Scope.WHOLE;
-    const fitting = [...this.#rules.entries()].filter(([, { names, roles }]) => {
+  /** `undefined` for nothing. A follower's certificate can only make it less. */
+  for(follower: Follower): Scope | undefined {
+    const { scope } = follower;
+    if (this.#rules === 'certificates') return scope;
+    const given = this.#rules === 'all' ? Scope.WHOLE : this.#byRules(this.#rules, follower);
+    return scope === undefined ? given : given?.intersect(scope);
+  }
+
+  /** Rules only add. */
+  #byRules(rules: readonly ScopeRule[], { name, role }: Follower): Scope | undefined {
+    const fitting = [...rules.entries()].filter(([, { names, roles }]) => {
       const isNamed = names.length === 0 || names.some((pattern) => fits(pattern, name));
       return isNamed && (roles.length === 0 || roles.includes(role));
     });

@@ -40,8 +40,8 @@ export interface ReplicationServerOptions {
   readonly snapshotBytesPerSecond?: number | undefined;
   /** How far this origin's feeds are; see `OriginBeat`. */
   readonly reached?: () => OriginBeat['reached'];
-  /** What a follower may see, `undefined` for nothing at all; everything when there is no policy. */
-  readonly scopeFor?: (peer: Peer) => Scope | undefined;
+  /** What a follower may see, `undefined` for nothing at all. */
+  readonly scopeFor: (peer: Peer) => Scope | undefined;
   /** How this node exchanges with other roots; it does not when absent. */
   readonly exchange?: Exchange | undefined;
   path(): readonly PathNode[];
@@ -239,13 +239,16 @@ export class ReplicationServer {
     const scope = this.scopeFor(peer);
     const session = new FollowerSession(peer, link, scope, this.#host);
     this.#sessions.set(session, this.#options.runtime.monotonicMs());
-    if (scope.isNothing) session.endForPolicy(`the policy of this node lets ${peer.name} follow nothing that is here`);
+    if (scope.isNothing)
+      session.endForPolicy(
+        `the policy of this node lets ${peer.name} follow nothing that is here (replication.scopes)`,
+      );
     return session;
   }
 
   /** Of what the policy gives this follower, what this node holds itself. An origin holds everything. */
   scopeFor(peer: Peer): Scope {
-    const { store, scopeFor = () => Scope.WHOLE } = this.#options;
+    const { store, scopeFor } = this.#options;
     const held = store.sid === undefined ? Scope.decode(store.scope) : Scope.WHOLE;
     return (scopeFor(peer) ?? Scope.NOTHING).intersect(held);
   }

@@ -47,6 +47,7 @@ function settings(dice: Dice): NodeConfig {
     data: '/data',
     databases: ['default', 'other', ...(dice.chance(0.3) ? [MEMORY] : [])],
     replication: {
+      scopes: 'all',
       heartbeatMs: 250,
       proofMs: 400,
       silenceMs: 1500,

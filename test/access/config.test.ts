@@ -42,6 +42,30 @@ describe('a policy in a configuration', () => {
   });
 });
 
+describe('a listener for clients that others than this machine reach', () => {
+  const OPEN =
+    /on 10\.0\.0\.1:\d+ whoever reaches it could do everything: give it a policy, or tls with clientCa, or say policy: insecure-allow/;
+
+  it('is not opened to whoever comes, unless somebody says so in full', () => {
+    assert.match(clients('{ host: 10.0.0.1 }'), OPEN);
+    assert.match(clients('[{ port: 1 }, { host: 10.0.0.1, port: 2 }]'), OPEN);
+    assert.match(clients('{ host: 10.0.0.1, tls: { certificate: c, key: k } }'), OPEN);
+    assert.match(clients('{ host: 0.0.0.0 }'), /on 0\.0\.0\.0:1978 whoever/);
+    assert.match(clients('{ host: "::" }'), /on :::1978 whoever/);
+    assert.match(refusal('listen: { memcached: { host: 10.0.0.1, readOnly: true } }'), OPEN);
+    assert.match(clients('{ host: 10.0.0.1, policy: insecure }'), /policy/);
+    for (const listener of [
+      '{}',
+      '{ host: localhost }',
+      '{ host: "::1" }',
+      `{ host: 10.0.0.1, ${TLS} }`,
+      '{ host: 10.0.0.1, policy: [{ anonymous: true, databases: [one], allow: [read] }] }',
+      '{ host: 10.0.0.1, policy: insecure-allow-everything-to-everybody }',
+    ])
+      assert.equal(clients(listener), 'accepted', listener);
+  });
+});
+
 describe('scopes in a configuration', () => {
   it('say whom a rule is for, and have room in the handshake', () => {
     const scopes = (rules: string): string => refusal(`replication: { scopes: ${rules} }`);
@@ -50,6 +74,9 @@ describe('scopes in a configuration', () => {
     const many = JSON.stringify([...Array(2000).keys()].map((n) => `database${n}`));
     assert.match(scopes(`[{ roles: [edge], databases: ${many} }]`), /more than 16384 bytes/);
     assert.equal(scopes('[]'), 'accepted');
+    assert.equal(scopes('all'), 'accepted');
+    assert.equal(scopes('certificates'), 'accepted');
+    assert.match(scopes('everybody'), /scopes/);
     assert.equal(scopes('[{ names: [a-*], roles: [edge], databases: ["*"], prefixes: [x] }]'), 'accepted');
   });
 });

@@ -242,7 +242,18 @@ describe('a policy of scopes', () => {
     assert.equal(seen('edge-osaka', 'edge'), 'refused');
     assert.equal(seen('relay-1', 'relay'), 'all');
     assert.equal(new ScopePolicy([]).for({ name: 'relay-1', role: 'relay' }), undefined);
-    assert.equal(new ScopePolicy(undefined).for({ name: 'x', role: 'edge' }), Scope.WHOLE);
+    assert.equal(new ScopePolicy('all').for({ name: 'x', role: 'edge' }), Scope.WHOLE);
+    assert.equal(new ScopePolicy('certificates').for({ name: 'x', role: 'edge' }), undefined);
+  });
+
+  it('never gives a follower more than its certificate names, whatever the rules say', () => {
+    const scope = Scope.of([{ databases: ['dns'], prefixes: [bytes('jp/a')] }]);
+    const held = { name: 'edge-tokyo', role: 'edge', scope };
+    assert.equal(String(new ScopePolicy('all').for(held)), 'dns ("jp/a")');
+    assert.equal(String(new ScopePolicy('certificates').for(held)), 'dns ("jp/a")');
+    assert.equal(String(new ScopePolicy(rules).for(held)), 'dns ("jp/a")');
+    assert.equal(new ScopePolicy(rules).for({ ...held, name: 'nobody' }), undefined, 'a list decides who comes in');
+    assert.equal(String(new ScopePolicy('certificates').for({ ...held, scope: Scope.NOTHING })), 'nothing');
   });
 
   it('gives those whom the same rules fit one value, so that frames are encoded once for them', () => {

@@ -68,6 +68,7 @@ describe('certificates that change while nodes run', () => {
       sid: 1,
       data: 'data',
       identity: { crl: 'list.crl' },
+      replication: { scopes: 'all' },
       listen: {
         clients: [{ port: plainPort }, { port: tlsPort, tls }],
         replication: { port: root.replicationPort },

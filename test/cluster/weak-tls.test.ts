@@ -42,7 +42,7 @@ describe('the TLS ports of a node, as a scanner sees them', () => {
       replication: { port: root.replicationPort },
       admin: { port: root.adminPort },
     };
-    const config = { name: 'root', role: 'root', sid: 1, data: 'data', listen };
+    const config = { name: 'root', role: 'root', sid: 1, data: 'data', replication: { scopes: 'all' }, listen };
     writeFileSync(join(root.folder, 'node.yaml'), stringify(config));
     const out = join(cluster.folder, 'edge');
     const ca = join(cluster.folder, 'ca');

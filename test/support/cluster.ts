@@ -147,6 +147,7 @@ export class Cluster {
         admin: { port: adminPort },
       },
       ...config,
+      ...(role === 'edge' ? {} : { replication: { scopes: 'all', ...(config.replication as object | undefined) } }),
     };
     writeFileSync(join(folder, 'node.yaml'), stringify(settings));
     this.nodes.set(name, node);

@@ -11,6 +11,7 @@ import { Equality } from '../../src/replication/equality.js';
 import type { PathNode } from '../../src/replication/frames.js';
 import { Heartbeats } from '../../src/replication/heartbeats.js';
 import type { PeerLink } from '../../src/replication/link.js';
+import { Scope } from '../../src/replication/scope.js';
 import { ReplicationServer, type ReplicationServerOptions } from '../../src/replication/server.js';
 import { joinTrees, type TreeNode } from '../../src/replication/tree.js';
 import { UpstreamFollower } from '../../src/replication/upstream-follower.js';
@@ -169,6 +170,7 @@ export class TestCluster {
       path: () => [node.self, ...node.upstreamPath],
       rootAddress: () => '127.0.0.1:1978',
       isRecovering: () => false,
+      scopeFor: () => Scope.WHOLE,
       onAccountedFor: () => undefined,
       ...overrides,
     });

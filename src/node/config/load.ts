@@ -7,6 +7,7 @@ import { messageOf, TokaidoError } from '../../base/errors.js';
 import { loadFunctions } from '../../feeds/postgres/functions.js';
 import { checkMappings } from '../../feeds/postgres/mapping.js';
 import { type DatabaseSpec, parseDatabases } from '../../store/database-spec.js';
+import { EVERYTHING_TO_EVERYBODY, rulesOf } from './policy-schema.js';
 import { type ClientListenerConfig, type NodeConfig, schema } from './schema.js';
 
 /** The file with `overrides` on top. Errors: `CONFIG`. */
@@ -295,7 +296,7 @@ function* checkListeners({ listen, role, databases }: NodeConfig): Generator<Pro
   for (const listener of listen.clients) yield* checkPolicy(listener, ['listen', 'clients']);
   for (const listener of listen.memcached) {
     yield* checkPolicy(listener, ['listen', 'memcached']);
-    if (listener.policy?.some(({ tokens }) => tokens.length > 0) === true)
+    if (rulesOf(listener.policy)?.some(({ tokens }) => tokens.length > 0) === true)
       yield { keys: ['listen', 'memcached'], message: 'memcached has no tokens: name certificates, or anonymous' };
   }
   for (const { database, queue, readOnly } of listen.memcached) {
@@ -311,11 +312,20 @@ function* checkListeners({ listen, role, databases }: NodeConfig): Generator<Pro
 const LOOPBACK = /^(127\.|::1$|localhost$)/;
 
 function* checkPolicy(
-  { host, tls, policy, tokens }: Pick<ClientListenerConfig, 'host' | 'tls' | 'policy' | 'tokens'>,
+  { host, port, tls, policy, tokens }: Pick<ClientListenerConfig, 'host' | 'port' | 'tls' | 'policy' | 'tokens'>,
   keys: readonly string[],
 ): Generator<Problem> {
-  const certificates = policy?.some((rule) => rule.certificates.length > 0) === true;
-  const named = policy?.some((rule) => rule.tokens.length > 0) === true;
+  const rules = rulesOf(policy);
+  const certificates = rules?.some((rule) => rule.certificates.length > 0) === true;
+  const named = rules?.some((rule) => rule.tokens.length > 0) === true;
+  const asksCertificates = tls !== false && tls.clientCa !== undefined;
+  if (policy === undefined && !asksCertificates && !LOOPBACK.test(host)) {
+    const open = `on ${host}:${port} whoever reaches it could do everything`;
+    yield {
+      keys,
+      message: `${open}: give it a policy, or tls with clientCa, or say policy: ${EVERYTHING_TO_EVERYBODY}`,
+    };
+  }
   if (certificates && (tls === false || tls.clientCa === undefined))
     yield { keys, message: 'a policy that names certificates needs tls.clientCa: without it clients present none' };
   if (named !== (tokens !== undefined))
@@ -428,7 +438,7 @@ function* checkKyotoTycoon(config: NodeConfig): Generator<{ keys: readonly strin
       keys: ['listen', 'kyotoTycoon'],
       message: 'listen.kyotoTycoon.scopes needs tls.clientCa: without it peers present no name',
     };
-  if (listener !== false && listener.scopes === undefined && config.replication.scopes !== undefined)
+  if (listener !== false && listener.scopes === undefined && Array.isArray(config.replication.scopes))
     yield {
       keys: ['listen', 'kyotoTycoon'],
       message:

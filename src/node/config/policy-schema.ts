@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { type AccessRule, PERMISSIONS } from '../../commands/access/policy.js';
 import { Scope } from '../../replication/scope.js';
-import type { ScopeRule } from '../../replication/scope-policy.js';
+import type { ScopeRule, ScopeRules } from '../../replication/scope-policy.js';
 
 /** Rules are looked through once per client. */
 const MAX_RULES = 1000;
@@ -39,10 +39,14 @@ const rule = z
     message: 'admin is of whole databases: leave prefixes out',
   });
 
+/** In place of a policy: no name is short enough to be taken by mistake. */
+export const EVERYTHING_TO_EVERYBODY = 'insecure-allow-everything-to-everybody';
+
 export const policy = z
-  .array(rule)
-  .max(MAX_RULES)
-  .describe('What which client may do: everything that a rule which fits it allows. Without a policy, everything.');
+  .union([z.array(rule).max(MAX_RULES), z.literal(EVERYTHING_TO_EVERYBODY)])
+  .describe(
+    `What which client may do: everything that a rule which fits it allows. Without a policy, everything; a listener that is not bound to loopback then needs tls.clientCa, or \`${EVERYTHING_TO_EVERYBODY}\` here.`,
+  );
 
 const scope = z
   .strictObject({
@@ -64,13 +68,19 @@ const scope = z
 const MAX_SCOPES_BYTES = 16 * 1024;
 
 export const scopes = z
-  .array(scope)
-  .max(MAX_RULES)
-  .refine((rules) => Scope.of(partsOf(rules)).encoded.length <= MAX_SCOPES_BYTES, {
-    message: `the databases and prefixes of all rules together are more than ${MAX_SCOPES_BYTES} bytes`,
-  })
+  .union([
+    z
+      .array(scope)
+      .max(MAX_RULES)
+      .refine((rules) => Scope.of(partsOf(rules)).encoded.length <= MAX_SCOPES_BYTES, {
+        message: `the databases and prefixes of all rules together are more than ${MAX_SCOPES_BYTES} bytes`,
+      }),
+    z.literal('certificates'),
+    z.literal('all'),
+  ])
+  .default('certificates')
   .describe(
-    'Which follower may see what: everything that a rule which fits it names, and nothing else. Without this list every follower sees everything.',
+    'Which follower may see what. A list: everything that a rule which fits it names, and nothing else; whom no rule fits is refused. `certificates`: what its certificate names; who has one without a scope is refused. `all`: everything. In each case never more than its certificate names, if it names a scope.',
   );
 
 const ktScope = z.strictObject({
@@ -96,25 +106,30 @@ function partsOf(rules: readonly ScopeSection[]): readonly ScopeRule[] {
   return rules.map((rule) => ({ ...rule, prefixes: rule.prefixes.map((prefix) => Buffer.from(prefix)) }));
 }
 
-/** The rules for followers of a configuration; `undefined` when it has no policy. */
+/** The rules for followers of a configuration. */
 export function scopeRules(config: {
-  readonly replication: { readonly scopes?: readonly ScopeSection[] | undefined };
-}) {
+  readonly replication: { readonly scopes: readonly ScopeSection[] | 'all' | 'certificates' };
+}): ScopeRules {
   const { scopes: rules } = config.replication;
-  return rules === undefined ? undefined : partsOf(rules);
+  return typeof rules === 'string' ? rules : partsOf(rules);
 }
 
-/** Likewise for followers that are Kyoto Tycoon servers. */
+/** Likewise for followers that are Kyoto Tycoon servers: without rules, those whom the listener lets in see everything. */
 export function ktScopeRules({
   listen,
 }: {
   readonly listen: { readonly kyotoTycoon: false | { readonly scopes?: z.output<typeof ktScopes> | undefined } };
-}): readonly ScopeRule[] | undefined {
+}): ScopeRules {
   const rules = listen.kyotoTycoon === false ? undefined : listen.kyotoTycoon.scopes;
-  return rules === undefined ? undefined : partsOf(rules.map((rule) => ({ ...rule, roles: [] })));
+  return rules === undefined ? 'all' : partsOf(rules.map((rule) => ({ ...rule, roles: [] })));
 }
 
 export type PolicyRule = z.output<typeof rule>;
+
+/** The rules of a listener's policy; `undefined` where everybody may do everything. */
+export function rulesOf(section: z.output<typeof policy> | undefined): readonly PolicyRule[] | undefined {
+  return section === EVERYTHING_TO_EVERYBODY ? undefined : section;
+}
 
 export function accessRules(rules: readonly PolicyRule[]): readonly AccessRule[] {
   return rules.map(({ prefixes, ...rest }) => ({ ...rest, prefixes: prefixes.map((prefix) => Buffer.from(prefix)) }));

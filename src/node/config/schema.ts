@@ -477,7 +477,7 @@ export const schema = z.strictObject({
       ),
       reconnectMinMs: duration('100ms').describe('First wait before connecting again (with jitter).'),
       reconnectMaxMs: duration('5s').describe('Longest such wait.'),
-      scopes: scopes.optional(),
+      scopes,
       clockLimitMs: duration('5s').describe(
         "How far another root's clock may be off from this one's before they refuse each other.",
       ),
