@@ -1,6 +1,6 @@
 /** What each client of a listener may do, by what it proves: the commands it gets are restricted, or none are. */
 import { TokaidoError } from '../base/errors.js';
-import type { Access, AccessPolicy, Client } from '../commands/access/policy.js';
+import { Access, type AccessPolicy, type Client } from '../commands/access/policy.js';
 import { RestrictedCommands } from '../commands/access/restricted-commands.js';
 import type { Commands } from '../commands/commands.js';
 import type { Live } from '../pki/live.js';
@@ -8,13 +8,15 @@ import type { Admission } from './stream-server.js';
 
 /** The policy of a listener, with what it takes to know its clients. */
 export interface ListenerPolicy {
-  readonly policy: Live<AccessPolicy>;
+  /** `undefined` while everybody may do everything. */
+  readonly policy: Live<AccessPolicy | undefined>;
   /** Whose token it is; `undefined` for one that is not valid (any more). Asked on each request that brings one. */
   tokenName(token: string): string | undefined;
   /** Called for each refused request, with who asked and what for. */
   refused(who: Client, what: string): void;
 }
 
+const NOTHING = new Access([]);
 const BEARER = /^bearer +([\x21-\x7e]{1,512})$/i;
 
 /** What a client of a listener may do, as its policy is now. */
@@ -32,8 +34,16 @@ export class ClientAccess {
   /** By name of the token. */
   readonly #byToken = new Map<string, Granted>();
 
+  /**
+   * The access of a client that connects now; `undefined` while everybody may do everything: who has it then does not pay
+   * for rules. Such a connection ends when rules come (`admissionBy`).
+   */
+  static of(listener: ListenerPolicy, whole: Commands, certificates: readonly string[]): ClientAccess | undefined {
+    return listener.policy.current === undefined ? undefined : new ClientAccess(listener, whole, certificates);
+  }
+
   /** `certificates`: names in the verified certificate of the client; none without one. */
-  constructor(listener: ListenerPolicy, whole: Commands, certificates: readonly string[]) {
+  private constructor(listener: ListenerPolicy, whole: Commands, certificates: readonly string[]) {
     this.#listener = listener;
     this.#whole = whole;
     this.#certificates = certificates;
@@ -54,7 +64,8 @@ export class ClientAccess {
       const { current } = policy;
       if (answer !== undefined && current === asked) return answer;
       asked = current;
-      answer = current.for(client);
+      // Without rules any more this connection is over; what it began gets nothing by that.
+      answer = current === undefined ? NOTHING : current.for(client);
       return answer;
     };
     return {
@@ -96,10 +107,12 @@ export class ClientAccess {
 /** Whom a policy turns away before it says a word: nothing it could say would be allowed. */
 export function admissionBy({ policy }: ListenerPolicy): Admission {
   return {
-    isCertificateOptional: () => policy.current.admitsWithoutCertificate,
+    isPoliced: () => policy.current !== undefined,
+    isCertificateOptional: () => policy.current?.admitsWithoutCertificate === true,
     refusal: (certificates) => {
       const { current } = policy;
-      if (current.knowsTokens || !current.for({ certificates, token: undefined }).isEmpty) return undefined;
+      if (current === undefined || current.knowsTokens || !current.for({ certificates, token: undefined }).isEmpty)
+        return undefined;
       return certificates.length === 0
         ? 'it presented no certificate, and the policy allows nothing without one'
         : `the policy allows nothing to ${certificates.join(', ')}`;

@@ -74,8 +74,8 @@ export async function listenForClients(options: ClientListenerOptions): Promise<
     admission: policy === undefined ? undefined : admissionBy(policy),
     applicationProtocols: ['http/1.1'],
     onConnection: (socket, names) => {
-      if (policy === undefined) return new ClientConnection(socket, context);
-      const access = new ClientAccess(policy, commands, names);
+      const access = policy === undefined ? undefined : ClientAccess.of(policy, commands, names);
+      if (access === undefined) return new ClientConnection(socket, context);
       return new ClientConnection(socket, { ...context, commands: access.commands }, access);
     },
   });

@@ -34,6 +34,8 @@ export interface TlsProfile {
 export type ClientNames = readonly string[];
 
 export interface Admission {
+  /** Whether there are rules. Where that changes, everybody has to connect again: nothing begun is judged halfway. */
+  isPoliced(): boolean;
   /** With `clientCa`: whether clients may present no certificate. They are served as what they are: strangers. */
   isCertificateOptional(): boolean;
   /** Why a client of these names may not speak. */
@@ -99,28 +101,34 @@ export async function listenForStreams(options: StreamServerOptions): Promise<St
   const refuse = refusals(options);
 
   /** Those who may speak, where that can change. */
-  const admitted = new Map<Socket, ClientNames>();
+  const admitted = new Map<Socket, { readonly names: ClientNames; readonly policed: boolean }>();
   const isRefused = (socket: Socket, names: ClientNames): boolean => {
     const refusal = admission?.refusal(names);
-    if (refusal === undefined) return false;
+    if (refusal !== undefined) end(socket, refusal);
+    return refusal !== undefined;
+  };
+  const end = (socket: Socket, refusal: string): void => {
     refuse(refusal, socket);
     socket.destroy();
-    return true;
   };
   const converse = (socket: Socket, names: ClientNames): void => {
     if (isRefused(socket, names)) return;
-    if (admission !== undefined || names.length > 0) {
+    const policed = admission?.isPoliced() === true;
+    if (policed || names.length > 0) {
       const who = { address: socket.remoteAddress, ...certificateFacts(socket) };
       options.audit?.record('client.connected', { listener: listenerOf(options, socket), ...who });
     }
     if (admission !== undefined) {
-      admitted.set(socket, names);
+      admitted.set(socket, { names, policed });
       socket.on('close', () => admitted.delete(socket));
     }
     options.keeper.watch(socket, options.onConnection(socket, names));
   };
   const forget = admission?.onChange(() => {
-    for (const [socket, names] of [...admitted]) isRefused(socket, names);
+    for (const [socket, { names, policed }] of [...admitted]) {
+      if (!isRefused(socket, names) && policed !== admission.isPoliced())
+        end(socket, `the listener has ${policed ? 'no policy any more' : 'a policy now'}: connect again`);
+    }
   });
   const { server, unsubscribe }: Secured =
     tls === undefined

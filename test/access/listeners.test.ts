@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { type IncomingHttpHeaders, request as plainRequest } from 'node:http';
 import { request } from 'node:https';
+import { connect as connectPlain, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -19,7 +20,7 @@ const folder = mkdtempSync(join(tmpdir(), 'tokaido-access-'));
 const file = (name: string): string => join(folder, name);
 const pem = (name: string): string => readFileSync(file(name), 'utf8');
 
-const ports = { mixed: 0, certificates: 0, memcached: 0, plain: 0 };
+const ports = { mixed: 0, certificates: 0, memcached: 0, plain: 0, plainMemcached: 0 };
 let node: ServedNode;
 let token = '';
 let settings: object;
@@ -62,7 +63,7 @@ before(async () => {
         { port: ports.certificates, tls, policy: [app] },
         { port: ports.plain },
       ],
-      memcached: [{ port: ports.memcached, tls, policy: [app] }],
+      memcached: [{ port: ports.memcached, tls, policy: [app] }, { port: ports.plainMemcached }],
       admin: { port: await freePort() },
     },
   };
@@ -321,14 +322,66 @@ describe('a changed policy', () => {
     // A configuration that is not valid changes nothing.
     await adopt('role: nothing');
     assert.equal(await status('GET', '/one/app/a', { as: 'app' }), 403);
-    // A listener that is open to everybody does not get narrower without anybody noticing that it did not.
-    const guarded = text.replace(`- port: ${ports.plain}\n`, `- port: ${ports.plain}\n      policy: []\n`);
-    assert.notEqual(guarded, text);
-    await adopt(guarded);
-    assert.match(node.log, new RegExp(`clients 127.0.0.1:${ports.plain}.*began without a policy gets none: RESTART`));
     await adopt(text);
     assert.equal(await status('GET', '/one/app/a', { as: 'app' }), 200);
     mixed.socket.destroy();
+  });
+
+  describe('of a listener that began without one', () => {
+    const settingsWith = (plain: object, memcached: object): string => {
+      const { listen, ...rest } = settings as { listen: { clients: object[]; memcached: object[] } };
+      const clients = [...listen.clients.slice(0, 2), { port: ports.plain, ...plain }];
+      const plainMemcached = { port: ports.plainMemcached, ...memcached };
+      return stringify({ ...rest, listen: { ...listen, clients, memcached: [listen.memcached[0], plainMemcached] } });
+    };
+    const open = (port: number): Socket => {
+      const socket = connectPlain({ host: '127.0.0.1', port });
+      socket.on('error', () => undefined);
+      return socket;
+    };
+    const answer = async (socket: Socket, text: string, end: RegExp): Promise<string> => {
+      let received = '';
+      const take = (chunk: Buffer): void => {
+        received += chunk.toString('latin1');
+      };
+      socket.on('data', take);
+      socket.write(text);
+      await eventually(`an answer to ${text}`, () => end.test(received) || socket.closed);
+      socket.off('data', take);
+      return received;
+    };
+    const GET = 'GET /one/secret HTTP/1.1\r\nHost: x\r\n\r\n';
+    const READ = { anonymous: true, databases: ['one'], prefixes: ['public/'], allow: ['read'] };
+
+    it('holds after SIGHUP, without a restart: who is connected has to come again, and is judged by it', async () => {
+      const [http, memcached] = [open(ports.plain), open(ports.plainMemcached)];
+      assert.match(await answer(http, GET, /value$/), /^HTTP\/1\.1 200/);
+      assert.match(await answer(memcached, 'get secret\r\n', /END/), /value/);
+      await adopt(settingsWith({ policy: [READ] }, { policy: [READ] }));
+      const adoptedMs = performance.now();
+      await eventually('both are closed', () => http.closed && memcached.closed);
+      assert.ok(performance.now() - adoptedMs < 1000);
+      const [again, other] = [open(ports.plain), open(ports.plainMemcached)];
+      assert.match(await answer(again, GET, /reader?\.|key/), /^HTTP\/1\.1 403/);
+      assert.match(await answer(again, GET.replace('secret', 'public/p'), /value$/), /^HTTP\/1\.1 200/);
+      assert.match(await answer(other, 'get secret\r\n', /\n/), /SERVER_ERROR.*read this key/);
+      assert.match(await answer(other, 'get public/p\r\n', /END/), /value/);
+    });
+
+    it('may be by a token that nobody had to name before, and be taken back', async () => {
+      const rules = [{ tokens: ['deploy'], databases: ['two'], allow: ['read'] }];
+      await adopt(settingsWith({ policy: rules, tokens: 'tokens' }, { policy: [] }));
+      const bearer = `GET /two/t HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\n\r\n`;
+      const asked = open(ports.plain);
+      assert.match(await answer(asked, bearer, /value$/), /^HTTP\/1\.1 200/);
+      assert.match(await answer(asked, GET, /token/), /^HTTP\/1\.1 401/);
+      const shut = open(ports.plainMemcached);
+      await eventually('a policy of nothing turns everybody away', () => shut.closed);
+      await adopt(stringify(settings));
+      await eventually('it has to come again', () => asked.closed);
+      assert.match(await answer(open(ports.plain), GET, /value$/), /^HTTP\/1\.1 200/);
+      assert.match(node.log, /everybody may do everything on a listener that had a policy/);
+    });
   });
 });
 

@@ -70,11 +70,11 @@ export async function listenForMemcached(options: MemcachedListenerOptions): Pro
     admission: policy === undefined ? undefined : admissionBy(policy),
     applicationProtocols: ['memcached'],
     onConnection: (socket, names) => {
-      if (policy === undefined) return new MemcachedConnection(socket, context);
-      return new MemcachedConnection(socket, {
-        ...context,
-        commands: new ClientAccess(policy, commands, names).commands,
-      });
+      const access = policy === undefined ? undefined : ClientAccess.of(policy, commands, names);
+      return new MemcachedConnection(
+        socket,
+        access === undefined ? context : { ...context, commands: access.commands },
+      );
     },
   });
   return {
