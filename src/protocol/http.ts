@@ -34,7 +34,9 @@ export type HttpParse =
 const CRLF2 = Buffer.from('\r\n\r\n');
 const LF2 = Buffer.from('\n\n');
 const NO_BODY = Buffer.alloc(0);
-const REQUEST_LINE = /^([A-Z]{1,16}) ([^ ]{1,65536}) HTTP\/1\.([01])$/;
+const METHOD = /^[A-Z]{1,16}$/;
+/** What a request line ends with, but for the last digit. */
+const VERSION = ' HTTP/1.';
 const HEADER = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*$/;
 const MAX_HEADERS = 100;
 /** Longer headers are not kept for comparison: an idle connection holds what it keeps. */
@@ -44,26 +46,47 @@ function malformed(message: string): TokaidoError {
   return new TokaidoError('MALFORMED', message);
 }
 
-/** End of the head (after the blank line), or -1. Bare line feeds are accepted, as the reference does. */
-function headEnd(bytes: Buffer): number {
+/** A head as it was sent, with what stands around its lines taken off, and where it ends (after the blank line). */
+interface RawHead {
+  readonly text: string;
+  readonly end: number;
+}
+
+/** `undefined` while the blank line is missing. Bare line feeds are accepted, as the reference does. */
+function rawHead(bytes: Buffer): RawHead | undefined {
   const crlf = bytes.indexOf(CRLF2);
+  if (crlf < 0) {
+    const lf = bytes.indexOf(LF2);
+    return lf < 0 ? undefined : { text: bytes.toString('latin1', 0, lf).trimEnd(), end: lf + 2 };
+  }
+  const text = bytes.toString('latin1', 0, crlf);
   // What comes behind, in a pipeline, is not looked through for each request.
-  const lf = (crlf < 0 ? bytes : bytes.subarray(0, crlf)).indexOf(LF2);
-  if (lf >= 0) return lf + 2;
-  return crlf < 0 ? -1 : crlf + 4;
+  const lf = text.indexOf('\n\n');
+  return lf < 0 ? { text: text.trimEnd(), end: crlf + 4 } : { text: text.slice(0, lf).trimEnd(), end: lf + 2 };
 }
 
 /** What the headers of a request say, whatever its first line is. */
 interface Fields {
   readonly headers: ReadonlyMap<string, string>;
+  /** Whether the connection goes on when the request is of HTTP/1.1, and of 1.0. */
+  readonly keepsNew: boolean;
+  readonly keepsOld: boolean;
   readonly expectsContinue: boolean;
-  readonly body: Head['body'];
+  readonly body: BodyForm;
 }
 
 function parseFields(block: string, bodyBytes: number): Fields {
   const headers = parseHeaders(block === '' ? [] : block.split(/\r?\n/));
   const expectsContinue = headers.get('expect')?.toLowerCase() === '100-continue';
-  return { headers, expectsContinue, body: bodyForm(headers, bodyBytes) };
+  // A list of options; `close` wins.
+  const options =
+    headers
+      .get('connection')
+      ?.toLowerCase()
+      .split(/[ \t]*,[ \t]*/) ?? [];
+  const keepsNew = !options.includes('close');
+  const keepsOld = keepsNew && options.includes('keep-alive');
+  return { headers, keepsNew, keepsOld, expectsContinue, body: bodyForm(headers, bodyBytes) };
 }
 
 function parseHeaders(lines: readonly string[]): Map<string, string> {
@@ -80,12 +103,16 @@ function parseHeaders(lines: readonly string[]): Map<string, string> {
   return headers;
 }
 
+type BodyForm = { readonly kind: 'sized'; readonly bytes: number } | { readonly kind: 'chunked' };
+
 /** A request whose head is understood and whose body is still coming. */
 interface Head {
-  readonly request: Omit<HttpRequest, 'body'>;
+  readonly method: string;
+  readonly target: string;
+  readonly keepAlive: boolean;
+  readonly fields: Fields;
+  /** Of the head. */
   readonly bytes: number;
-  readonly expectsContinue: boolean;
-  readonly body: { readonly kind: 'sized'; readonly bytes: number } | { readonly kind: 'chunked' };
 }
 
 /** Understands one request after the other; looks at no byte of a long body twice. */
@@ -114,31 +141,42 @@ export class HttpDecoder {
       this.#head = head;
       this.#at = head.bytes;
     }
-    const { request, bytes: start, body, expectsContinue } = this.#head;
-    const whole = body.kind === 'sized' ? sizedBody(bytes, start, body.bytes) : this.#chunkedBody(bytes);
+    const { method, target, keepAlive, fields, bytes: start } = this.#head;
+    const { headers, expectsContinue, body: form } = fields;
+    const whole = form.kind === 'sized' ? sizedBody(bytes, start, form.bytes) : this.#chunkedBody(bytes);
     if (whole === undefined) return { kind: 'incomplete', expectsContinue: expectsContinue && bytes.length === start };
     this.#head = undefined;
-    this.#chunks = [];
-    this.#chunkBytes = 0;
-    this.#inTrailer = false;
-    return { kind: 'request', request: { ...request, body: whole.body }, bytes: whole.end };
+    if (form.kind === 'chunked') {
+      this.#chunks = [];
+      this.#chunkBytes = 0;
+      this.#inTrailer = false;
+    }
+    const { body, end } = whole;
+    return { kind: 'request', request: { method, target, headers, body, keepAlive }, bytes: end };
   }
 
   #parseHead(bytes: Buffer): Head | 'incomplete' | 'not-http' {
     const { headBytes, bodyBytes } = this.#limits;
-    const end = headEnd(bytes);
-    if (end > headBytes || (end < 0 && bytes.length > headBytes)) {
+    const raw = rawHead(bytes);
+    if ((raw === undefined ? bytes.length : raw.end) > headBytes) {
       throw new TokaidoError('TOO_LARGE', `a request head of more than ${headBytes} bytes`);
     }
-    if (end < 0) return 'incomplete';
-    const text = bytes.toString('latin1', 0, end).trimEnd();
+    if (raw === undefined) return 'incomplete';
+    const { text, end } = raw;
     const lineEnd = text.indexOf('\n');
     const line = lineEnd < 0 ? text : text.slice(0, text[lineEnd - 1] === '\r' ? lineEnd - 1 : lineEnd);
-    const [, method, target, minor] = REQUEST_LINE.exec(line) ?? [];
-    if (method === undefined || target === undefined) return 'not-http';
-    const { headers, expectsContinue, body } = this.#fields(lineEnd < 0 ? '' : text.slice(lineEnd + 1), bodyBytes);
-    const keepAlive = keepsAlive(minor === '1', headers.get('connection'));
-    return { request: { method, target, headers, keepAlive }, bytes: end, expectsContinue, body };
+    // By hand: a regular expression took as long as all the rest.
+    const methodEnd = line.indexOf(' ');
+    const targetEnd = line.length - VERSION.length - 1;
+    const minor = line[line.length - 1];
+    if (methodEnd >= targetEnd || !line.startsWith(VERSION, targetEnd) || (minor !== '1' && minor !== '0')) {
+      return 'not-http';
+    }
+    const method = line.slice(0, methodEnd);
+    const target = line.slice(methodEnd + 1, targetEnd);
+    if (!METHOD.test(method) || target === '' || target.includes(' ')) return 'not-http';
+    const fields = this.#fields(lineEnd < 0 ? '' : text.slice(lineEnd + 1), bodyBytes);
+    return { method, target, keepAlive: minor === '1' ? fields.keepsNew : fields.keepsOld, fields, bytes: end };
   }
 
   /** A client sends the same headers again and again: those of its last request need no second look. */
@@ -188,13 +226,6 @@ export class HttpDecoder {
   }
 }
 
-/** `Connection` is a list of options; `close` wins. */
-function keepsAlive(isNewer: boolean, connection: string | undefined): boolean {
-  if (connection === undefined) return isNewer;
-  const options = connection.toLowerCase().split(/[ \t]*,[ \t]*/);
-  return !options.includes('close') && (isNewer || options.includes('keep-alive'));
-}
-
 interface Body {
   readonly body: Buffer;
   readonly end: number;
@@ -212,7 +243,7 @@ function bodyTooLarge(limit: number): TokaidoError {
 }
 
 /** How the body is delimited. Two ways at once are refused: they are how requests are smuggled past a proxy. */
-function bodyForm(headers: ReadonlyMap<string, string>, limit: number): Head['body'] {
+function bodyForm(headers: ReadonlyMap<string, string>, limit: number): BodyForm {
   const coding = headers.get('transfer-encoding');
   const length = headers.get('content-length');
   if (coding !== undefined) {
@@ -238,20 +269,36 @@ export interface HttpReply {
 /** A body up to this size goes out in one piece with its head. */
 const MAX_JOINED_BYTES = 4096;
 
+/** How heads with a status begin, by status and by whether the connection goes on; made anew when the date changes. */
+const starts = new Map<number, { readonly date: string; readonly bytes: Buffer }>();
+
+function startOf(status: number, date: string, keepAlive: boolean): Buffer {
+  const which = keepAlive ? status : -status;
+  const known = starts.get(which);
+  if (known?.date === date) return known.bytes;
+  const end = keepAlive ? '' : 'Connection: close\r\n';
+  const reason = HTTP_REASONS[status] ?? 'Unknown';
+  const bytes = Buffer.from(`HTTP/1.1 ${status} ${reason}\r\nServer: Tokaido\r\nDate: ${date}\r\n${end}`, 'latin1');
+  starts.set(which, { date, bytes });
+  return bytes;
+}
+
 /** Renders replies. `date` is the value of the Date header, which the caller caches. */
 export function renderHttp(reply: HttpReply, date: string, keepAlive: boolean): Buffer[] {
   const body = reply.body ?? NO_BODY;
-  let head = `HTTP/1.1 ${reply.status} ${HTTP_REASONS[reply.status] ?? 'Unknown'}\r\nServer: Tokaido\r\nDate: ${date}\r\n`;
-  if (!keepAlive) head += 'Connection: close\r\n';
+  const start = startOf(reply.status, date, keepAlive);
   // A 304 would announce the length of what it does not send.
-  if (reply.status !== 304) head += `Content-Length: ${reply.announcedBytes ?? body.length}\r\n`;
-  for (const name in reply.headers) head += `${name}: ${reply.headers[name]}\r\n`;
-  head += '\r\n';
-  if (body.length > MAX_JOINED_BYTES) return [Buffer.from(head, 'latin1'), body];
+  let rest = reply.status === 304 ? '' : `Content-Length: ${reply.announcedBytes ?? body.length}\r\n`;
+  for (const name in reply.headers) rest += `${name}: ${reply.headers[name]}\r\n`;
+  rest += '\r\n';
+  const headBytes = start.length + rest.length;
   // One piece is written at less cost than two.
-  const bytes = Buffer.allocUnsafe(head.length + body.length);
-  bytes.write(head, 0, 'latin1');
-  bytes.set(body, head.length);
+  const isJoined = body.length <= MAX_JOINED_BYTES;
+  const bytes = Buffer.allocUnsafe(isJoined ? headBytes + body.length : headBytes);
+  bytes.set(start, 0);
+  bytes.write(rest, start.length, 'latin1');
+  if (!isJoined) return [bytes, body];
+  bytes.set(body, headBytes);
   return [bytes];
 }
 

@@ -14,8 +14,16 @@ const SPACE = 0x20;
  */
 export function decodePercent(text: string): Buffer {
   const bytes = Buffer.from(text, 'latin1');
-  if (!text.includes('%') && !text.includes('+')) return bytes;
-  return decodeEscapes(bytes, PERCENT, true);
+  return hasEscapes(text) ? decodeEscapes(bytes, PERCENT, true) : bytes;
+}
+
+/** The same as text, one byte per character: names are read so, and seldom have anything to decode. */
+export function decodePercentText(text: string): string {
+  return hasEscapes(text) ? decodePercent(text).toString('latin1') : text;
+}
+
+function hasEscapes(text: string): boolean {
+  return text.includes('%') || text.includes('+');
 }
 
 /** Decodes a sign with two hexadecimal digits in place; returns the shorter view. */

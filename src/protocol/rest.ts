@@ -23,7 +23,7 @@ export type RestCommand =
 
 export function parseRest({ method, target, headers, body }: HttpRequest): RestCommand {
   const query = target.indexOf('?');
-  const path = (query < 0 ? target : target.slice(0, query)).replace(/^\//, '');
+  const path = target.slice(target.startsWith('/') ? 1 : 0, query < 0 ? undefined : query);
   const slash = path.indexOf('/');
   const database = slash < 0 ? undefined : decodePercent(path.slice(0, slash)).toString('utf8');
   // Between a database and a key there may be two slashes: keys that begin with one escape it.

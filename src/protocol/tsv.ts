@@ -6,7 +6,7 @@ import { type ErrorCode, TokaidoError } from '../base/errors.js';
 import { PROTOCOL_ERRORS } from './errors.js';
 import type { HttpReply, HttpRequest } from './http.js';
 import { type ColumnEncoding, decodeColumn, EncodingChoice, encodeColumn } from './kt-rpc/columns.js';
-import { decodePercent } from './percent.js';
+import { decodePercent, decodePercentText } from './percent.js';
 
 /** Most arguments of a call: each costs time and memory beside its bytes. */
 export const MAX_ARGUMENTS = 200_000;
@@ -43,23 +43,29 @@ function readForm(text: string, input: Map<string, Buffer>): void {
   for (const pair of text.split('&')) {
     if (pair === '') continue;
     const at = pair.indexOf('=');
-    const name = decodePercent(at < 0 ? pair : pair.slice(0, at)).toString('latin1');
+    const name = decodePercentText(at < 0 ? pair : pair.slice(0, at));
     checkRoom(input);
     input.set(name, decodePercent(at < 0 ? '' : pair.slice(at + 1)));
   }
 }
 
-/** A row ends at a line feed (or with the body); its name at the first tab. Lines without a tab mean nothing. */
-function readTable(text: string, encoding: ColumnEncoding, input: Map<string, Buffer>): void {
+/**
+ * A row ends at a line feed (or with the body); its name at the first tab. Lines without a tab mean nothing. Raw values
+ * are views of the body.
+ */
+function readTable(body: Buffer, encoding: ColumnEncoding, input: Map<string, Buffer>): void {
+  const text = body.toString('latin1');
+  const isRaw = encoding === 'raw';
   for (let from = 0; from < text.length; ) {
     const feed = text.indexOf('\n', from);
     const next = feed < 0 ? text.length : feed;
     const end = next > from && text.charCodeAt(next - 1) === 0x0d ? next - 1 : next;
     const tab = text.indexOf('\t', from);
     if (tab >= 0 && tab < end) {
-      const name = decodeColumn(encoding, text.slice(from, tab)).toString('latin1');
+      const column = text.slice(from, tab);
+      const name = isRaw ? column : decodeColumn(encoding, column).toString('latin1');
       checkRoom(input);
-      input.set(name, decodeColumn(encoding, text.slice(tab + 1, end)));
+      input.set(name, isRaw ? body.subarray(tab + 1, end) : decodeColumn(encoding, text.slice(tab + 1, end)));
     }
     from = next + 1;
   }
@@ -75,12 +81,13 @@ export function parseRpc(request: HttpRequest): RpcCall | undefined {
   if (!isRpc(request)) return undefined;
   const { target, headers, body } = request;
   const query = target.indexOf('?');
-  const procedure = decodePercent(target.slice(PATH.length, query < 0 ? undefined : query)).toString('latin1');
+  const procedure = decodePercentText(target.slice(PATH.length, query < 0 ? undefined : query));
   const input = new Map<string, Buffer>();
   if (query >= 0) readForm(target.slice(query + 1), input);
   const type = headers.get('content-type')?.toLowerCase();
-  if (type?.startsWith(FORM) === true) readForm(body.toString('latin1'), input);
-  else if (type?.startsWith(TABLE) === true) readTable(body.toString('latin1'), encodingOf(type), input);
+  if (type === TABLE) readTable(body, 'raw', input);
+  else if (type?.startsWith(TABLE) === true) readTable(body, encodingOf(type), input);
+  else if (type?.startsWith(FORM) === true) readForm(body.toString('latin1'), input);
   return { procedure, input };
 }
 
@@ -114,7 +121,7 @@ export function tableReply(status: number, encoding: ColumnEncoding, body: Buffe
 export function rpcReply(status: number, output: readonly Row[]): HttpReply {
   const choice = new EncodingChoice();
   for (const [name, value] of output) {
-    choice.add(Buffer.from(name, 'latin1'));
+    choice.addText(name);
     choice.add(value);
   }
   const { encoding } = choice;

@@ -84,14 +84,27 @@ export class EncodingChoice {
   #urlBytes = 0;
 
   add(column: Buffer): void {
-    const length = Math.min(column.length, LOOKED_AT);
-    if (column.length > LOOKED_AT) this.#plain = false;
+    const length = this.#begin(column.length);
+    for (let i = 0; i < length; i++) this.#look(column[i] as number);
+  }
+
+  /** A column that holds one byte per character. */
+  addText(column: string): void {
+    const length = this.#begin(column.length);
+    for (let i = 0; i < length; i++) this.#look(column.charCodeAt(i));
+  }
+
+  /** Returns how many of its bytes are looked at. */
+  #begin(bytes: number): number {
+    const length = Math.min(bytes, LOOKED_AT);
+    if (bytes > LOOKED_AT) this.#plain = false;
     this.#base64Bytes += Math.floor((length * 6) / 4) + 3;
-    for (let i = 0; i < length; i++) {
-      const byte = column[i] as number;
-      if (byte < 0x20 || byte === 0x7f) this.#plain = false;
-      this.#urlBytes += COUNTS_ONE[byte] === 1 ? 1 : 3;
-    }
+    return length;
+  }
+
+  #look(byte: number): void {
+    if (byte < 0x20 || byte === 0x7f) this.#plain = false;
+    this.#urlBytes += COUNTS_ONE[byte] === 1 ? 1 : 3;
   }
 
   get encoding(): ColumnEncoding {

@@ -112,7 +112,7 @@ function renderInPieces(rows: Rows, { host, isOpen }: RpcSession): HttpReply | P
   const step = (): HttpReply | undefined => {
     for (const end = Math.min(rows.length, looked + PIECE_ROWS); looked < end; looked++) {
       const [name, value] = rows[looked] as Row;
-      choice.add(Buffer.from(name, 'latin1'));
+      choice.addText(name);
       choice.add(value);
     }
     if (looked < rows.length) return undefined;
