@@ -66,11 +66,16 @@ async function build() {
   const list = files.sort().join('\n');
   const stamp = join(root, 'dist', '.built');
   const previous = existsSync(stamp) ? readFileSync(stamp, 'utf8') : '';
-  const newest = Math.max(...files.map(modified), modified(join(root, 'tsconfig.json')));
+  const newest = Math.max(
+    ...files.map(modified),
+    modified(join(root, 'tsconfig.json')),
+    modified(join(root, 'scripts', 'bundle.mjs')),
+  );
   if (previous === list && modified(stamp) > newest) return;
   if (previous !== list) rmSync(join(root, 'dist'), { recursive: true, force: true });
   say('building ...');
   await must(bin('tsc'), ['-p', '.'], { stdio: ['ignore', 2, 2] });
+  await must(process.execPath, [join(root, 'scripts', 'bundle.mjs')], { stdio: ['ignore', 2, 2] });
   mkdirSync(join(root, 'dist'), { recursive: true });
   writeFileSync(stamp, list);
 }

@@ -16,7 +16,7 @@ export function registerConfig(program: Command): void {
     .action(
       action(async (file: string, flags: { readonly json?: boolean }) => {
         const { loadConfig } = await import('../node/config/load.js');
-        const { stringify } = await import('yaml');
+        const { printConfig } = await import('../node/config/print.js');
         const loaded = await loadConfig(file);
         const { postgres } = loaded;
         // A URL may carry a password; nobody needs to see it here.
@@ -32,7 +32,7 @@ export function registerConfig(program: Command): void {
                 },
               };
         if (flags.json) printJson(shown);
-        else print(`${file} is valid; with all defaults it is:\n\n${stringify(shown).trimEnd()}`);
+        else print(`${file} is valid; with all defaults it is:\n\n${printConfig(shown)}`);
       }),
     );
 }

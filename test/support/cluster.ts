@@ -57,11 +57,11 @@ export interface AddNode {
   readonly env?: Record<string, string>;
 }
 
-/** `dist/src/cli/main.js`, whatever the build folder is called. */
+/** `dist/bundle/cli/main.js`, whatever the build folder is called. */
 export function cliPath(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, 'src', 'cli', 'main.js'))) folder = dirname(folder);
-  return join(folder, 'src', 'cli', 'main.js');
+  while (!existsSync(join(folder, 'bundle', 'cli', 'main.js'))) folder = dirname(folder);
+  return join(folder, 'bundle', 'cli', 'main.js');
 }
 
 export class Cluster {
