@@ -67,13 +67,15 @@ const WHY_NOTHING = {
 };
 
 function reportText(report: TableReport): string[] {
-  const { mapping, rows, columns, filter, isPartitioned, isPublished, samples, problems } = report;
+  const { mapping, rows, columns, filter, isPartitioned, isPublished, asText, samples, problems } = report;
   const size = rows === undefined ? 'rows not counted yet (ANALYZE counts them)' : `about ${rows} rows`;
   const lines = [
     `${mapping.table} -> database ${mapping.database}, keys ${mapping.key}`,
     `  ${size}${isPartitioned ? ', partitioned' : ''}; ${isPublished ? 'published' : 'not published yet'}: ${columns.join(', ') || 'no columns'}`,
   ];
   if (filter !== undefined) lines.push(`  only rows that meet ${filter}`);
+  if (asText.length > 0)
+    lines.push(`  all values come as text: ${asText.join(', ')} would not be read in binary form (postgres.binary)`);
   for (const { row, records } of samples) {
     const text = Object.entries(row).map(
       ([name, value]) => `${name}=${value === null ? 'NULL' : shown(Buffer.from(value))}`,

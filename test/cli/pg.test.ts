@@ -95,6 +95,29 @@ describe('tokaido pg', () => {
     );
   });
 
+  it('check says which columns keep the stream from the binary form', async () => {
+    await sql.query('CREATE TABLE coins (k text PRIMARY KEY, v money, n numeric)');
+    const node = await cluster.add({
+      name: 'binary',
+      role: 'root',
+      config: {
+        databases: ['first', 'kv'],
+        postgres: {
+          connection: postgres.url,
+          binary: true,
+          tables: [table, { ...table, table: 'public.coins', database: 'first' }],
+        },
+      },
+    });
+    const { out } = await tokaido(['pg', 'check', '--config', join(node.folder, 'node.yaml')]);
+    const lines = out
+      .toString()
+      .split('\n')
+      .filter((line) => line.includes('as text'));
+    assert.deepEqual(lines, ['  all values come as text: v would not be read in binary form (postgres.binary)']);
+    await sql.query('DROP TABLE coins');
+  });
+
   it('preview prints the first keys', async () => {
     const { code, out } = await run('preview', 'public.kv', '--limit', '4');
     assert.equal(code, 0);

@@ -97,6 +97,7 @@ export class FeedBench {
       heartbeatMs: 200,
       silenceMs: 10_000,
       copyConnections: 2,
+      binary: false,
       slotWarnBytes: 2 ** 30,
       maxTransactionBytes: 8 * 2 ** 20,
       maxTransactionChanges: 50_000,

@@ -11,6 +11,7 @@ import { TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
 import type { Store } from '../../store/types.js';
+import { type BinaryTypes, loadBinaryTypes } from './binary/types.js';
 import {
   applicationName,
   connectPrimary,
@@ -61,6 +62,8 @@ export interface AttemptOptions {
   readonly copyFirst: boolean;
   /** Postgres has to keep large transactions until they commit: there was no room for them here. */
   readonly keepWhole: boolean;
+  /** A binary value came that cannot be read: have all of them as text. */
+  readonly asText: boolean;
   /** Copy everything again, whatever the store has. */
   readonly copyAll: boolean;
   readonly onState: (state: AttemptState) => void;
@@ -73,6 +76,8 @@ interface Source {
   readonly replication: ReplicationConnection;
   readonly tables: readonly PublishedTable[];
   readonly types: TypeCatalog;
+  /** How values that come in binary form are read; `undefined`: they come as text. */
+  readonly binary: BinaryTypes | undefined;
 }
 
 /** A copy, done or under way, that the stream has to do with. */
@@ -171,7 +176,7 @@ export class Attempt {
     const resumeAt = await this.#resumePoint(sql, replication, origin);
     await this.#whole.forgetAllBut(config.tables);
     const [tables, types] = [await describeTables(sql, config.publication, config.tables), await loadTypes(sql)];
-    const source = { sql, replication, tables, types };
+    const source = { sql, replication, tables, types, binary: await this.#binary(sql, tables) };
     if (resumeAt === undefined) {
       const moment = await this.#newSlot(sql, replication, origin);
       const copy = await this.#prepareCopy(source, tables, moment, undefined);
@@ -187,6 +192,19 @@ export class Attempt {
     const copy = await this.#copyBeside(source, stale, overtaken);
     const copying: Copying = { moment: copy.lsn, beside: overtaken && { copy, overtaken, tables: stale } };
     if (overtaken !== undefined || (await this.#copyOut(copy))) await this.#streamFrom(resumeAt, source, copying);
+  }
+
+  /** The binary form, if it is asked for and every column that is published can be read in it. */
+  async #binary(sql: Sql, tables: readonly PublishedTable[]): Promise<BinaryTypes | undefined> {
+    const { config, log, asText } = this.#options;
+    if (!config.binary || asText) return undefined;
+    const types = await loadBinaryTypes(sql);
+    const columns = tables.flatMap((table) => {
+      return types.unreadable(table.columns).map((column) => `${table.mapping.table}.${column}`);
+    });
+    if (columns.length === 0) return types;
+    log.info({ columns }, 'values come as text: these columns are not read in binary form');
+    return undefined;
   }
 
   /** Where to go on, or `undefined` when everything has to be copied (again). */
@@ -311,7 +329,7 @@ export class Attempt {
 
   async #streamFrom(
     startLsn: Lsn,
-    { sql, replication, tables, types }: Source,
+    { sql, replication, tables, types, binary }: Source,
     { moment, beside }: Copying = {},
   ): Promise<void> {
     const { config, runtime, log, store, counters, notes } = this.#options;
@@ -340,6 +358,7 @@ export class Attempt {
       })),
       overtaken,
       types,
+      binary,
       limits: config,
       spillFolder: this.#options.spillFolder,
       counters,
@@ -384,7 +403,7 @@ export class Attempt {
     this.#options.onState('streaming');
     log.info({ slot: config.slot, lsn: formatLsn(startLsn) }, 'streaming');
     const isStreaming = config.maxSpillBytes > 0 && !this.#options.keepWhole;
-    const command = `START_REPLICATION SLOT ${quoteIdentifier(config.slot)} LOGICAL ${formatLsn(startLsn)} (proto_version '2', streaming '${isStreaming ? 'on' : 'off'}', publication_names '${quoteIdentifier(config.publication)}')`;
+    const command = `START_REPLICATION SLOT ${quoteIdentifier(config.slot)} LOGICAL ${formatLsn(startLsn)} (proto_version '2', streaming '${isStreaming ? 'on' : 'off'}', binary '${binary !== undefined}', publication_names '${quoteIdentifier(config.publication)}')`;
     try {
       const streaming = replication.stream(command, (chunk) => {
         heardMs = runtime.monotonicMs();

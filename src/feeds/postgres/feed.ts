@@ -12,6 +12,7 @@ import type { Runtime, Timer } from '../../base/runtime.js';
 import type { FeedPosition, Store } from '../../store/types.js';
 import type { Feed } from '../feed.js';
 import { Attempt } from './attempt.js';
+import { Undecodable } from './binary/numbers.js';
 import { type ConnectionConfig, describeTarget } from './connection.js';
 import type { CopyProgress } from './copy.js';
 import { checkMappings, type MissingRow } from './mapping.js';
@@ -31,6 +32,8 @@ export interface PostgresFeedConfig extends ConnectionConfig, SetupConfig, Strea
   readonly heartbeatMs: number;
   /** A connection that says nothing for this long is given up, ms. */
   readonly silenceMs: number;
+  /** Values of the stream come in binary form, where all of them can be read so. */
+  readonly binary: boolean;
   /** Connections that share a copy. */
   readonly copyConnections: number;
 }
@@ -95,9 +98,10 @@ interface Lesson {
   readonly copyFirst: boolean;
   readonly copyAll: boolean;
   readonly keepWhole: boolean;
+  readonly asText: boolean;
 }
 
-const NO_LESSON: Lesson = { missing: [], copyFirst: false, copyAll: false, keepWhole: false };
+const NO_LESSON: Lesson = { missing: [], copyFirst: false, copyAll: false, keepWhole: false, asText: false };
 
 export class PostgresFeed implements Feed {
   readonly #options: PostgresFeedOptions;
@@ -192,6 +196,10 @@ export class PostgresFeed implements Feed {
     if (error instanceof SpillFull) {
       this.#log.warn({ reason: error.message }, 'Postgres has to keep large transactions until they commit');
       return { ...NO_LESSON, keepWhole: true };
+    }
+    if (error instanceof Undecodable) {
+      this.#log.warn({ reason: error.message }, 'a value cannot be read in binary form: asking for text');
+      return { ...NO_LESSON, asText: true };
     }
     if (error instanceof TablesChanged) {
       this.#log.info(

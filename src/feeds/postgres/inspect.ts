@@ -1,12 +1,13 @@
 /** Looks at tables as the feed would, without a node and without changing anything: for `tokaido pg check` and `preview`. */
 import type pg from 'pg';
 import { messageOf, TokaidoError } from '../../base/errors.js';
+import { type BinaryTypes, loadBinaryTypes } from './binary/types.js';
 import { selectFrom } from './copy.js';
 import { BoundMapping, type MappedRecord, type TableMapping } from './mapping.js';
 import type { Tuple } from './pgoutput.js';
 import { checkServer, checkTable, loadTypes, quoteTable, type SetupConfig } from './setup.js';
 import { describeColumns, describeTables, type PublishedTable } from './tables.js';
-import type { TypeCatalog } from './values.js';
+import { type TypeCatalog, textOrNull } from './values.js';
 
 /** A mistake, and what mends it. */
 export interface Problem {
@@ -29,6 +30,8 @@ export interface TableReport {
   readonly filter: string | undefined;
   readonly isPartitioned: boolean;
   readonly isPublished: boolean;
+  /** Columns that are not read in binary form, where that is asked for: because of them all values come as text. */
+  readonly asText: readonly string[];
   readonly samples: readonly Sample[];
   readonly problems: readonly Problem[];
 }
@@ -79,7 +82,7 @@ export async function sampleRows(
     rowMode: 'array',
   } as never);
   return (rows as unknown as Tuple[]).map((tuple) => ({
-    row: Object.fromEntries(table.columns.map(({ name }, at) => [name, tuple[at] ?? null])),
+    row: Object.fromEntries(table.columns.map(({ name }, at) => [name, textOrNull(tuple[at])])),
     records: bound.records(tuple),
   }));
 }
@@ -87,14 +90,16 @@ export async function sampleRows(
 /** Everything that would stop the feed, not only the first of it, and what it would make of the rows there are. */
 export async function inspect(
   sql: pg.Client,
-  config: SetupConfig,
+  config: SetupConfig & { readonly binary: boolean },
   samples: number,
 ): Promise<{ readonly problems: readonly Problem[]; readonly tables: readonly TableReport[] }> {
   const problems: Problem[] = [];
   await checkServer(sql, { ...config, tables: [] }).catch((error: unknown) => problems.push(problemOf(error)));
   const types = await loadTypes(sql);
+  const binary = config.binary ? await loadBinaryTypes(sql) : undefined;
   const tables: TableReport[] = [];
-  for (const mapping of config.tables) tables.push(await inspectTable(sql, config, mapping, types, samples));
+  for (const mapping of config.tables)
+    tables.push(await inspectTable(sql, config, mapping, { types, binary }, samples));
   return { problems, tables };
 }
 
@@ -102,7 +107,7 @@ async function inspectTable(
   sql: pg.Client,
   { publication }: SetupConfig,
   mapping: TableMapping,
-  types: TypeCatalog,
+  { types, binary }: { readonly types: TypeCatalog; readonly binary: BinaryTypes | undefined },
   limit: number,
 ): Promise<TableReport> {
   const problems: Problem[] = [];
@@ -114,6 +119,7 @@ async function inspectTable(
     filter: undefined,
     isPartitioned: false,
     isPublished: false,
+    asText: [],
   };
   try {
     const { table, isPublished } = await findTable(sql, publication, mapping);
@@ -128,6 +134,7 @@ async function inspectTable(
       filter: table.filter,
       isPartitioned: table.isPartitioned,
       isPublished,
+      asText: binary?.unreadable(table.columns) ?? [],
     };
     try {
       return { ...report, samples: await sampleRows(sql, table, types, limit), problems };

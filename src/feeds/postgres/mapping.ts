@@ -19,6 +19,7 @@ import {
   MAX_DIMENSIONS,
   OID,
   type TypeCatalog,
+  textOrNull,
 } from './values.js';
 
 /** One table's mapping, as configured. */
@@ -182,8 +183,8 @@ export class BoundMapping {
   #allKeys(row: Tuple): Buffer[] {
     const each = this.#each;
     if (each === undefined) return this.#keyOf(row, undefined);
-    const value = row[each.index];
-    const items = value == null ? [] : (arrayItems(value, each.delimiter) ?? []).flat(MAX_DIMENSIONS);
+    const value = textOrNull(row[each.index]);
+    const items = value === null ? [] : (arrayItems(value, each.delimiter) ?? []).flat(MAX_DIMENSIONS);
     const elements = new Set(items.filter((item) => typeof item === 'string'));
     return [...elements].flatMap((element) => this.#keyOf(row, element));
   }
@@ -226,7 +227,7 @@ export class BoundMapping {
   #expiry(row: Tuple): number {
     const { column, after = 0 } = this.#mapping.expires ?? {};
     if (column === undefined) return NEVER_EXPIRES;
-    const xtMs = expiryMs(this.#value(row, column) ?? null);
+    const xtMs = expiryMs(textOrNull(this.#value(row, column)));
     return xtMs === NEVER_EXPIRES ? xtMs : Math.min(xtMs + after, MAX_XT_MS);
   }
 
@@ -266,7 +267,7 @@ export class BoundMapping {
     if (row === undefined) {
       const where = keyColumns(this.#mapping.key).map((name) => {
         const value = this.#value(after, name) ?? (before === undefined ? undefined : this.#value(before, name));
-        return [name, value ?? ''] as const;
+        return [name, textOrNull(value) ?? ''] as const;
       });
       missing.push({ table, id, columns: this.#columns.map(({ name }) => name), where });
       return undefined;
@@ -314,10 +315,10 @@ export class BoundMapping {
     }
     if ('module' in value) return this.#madeOf(value, sent);
     if ('json' in value) {
-      const text = (raw: string | null, oid: number): string => jsonText(raw, oid, this.#types);
+      const text = (raw: string | Buffer | null, oid: number): string => jsonText(raw, oid, this.#types);
       return this.#membersOf(value.json, sent, text, jsonObject, (stored) => jsonMembers(stored.toString('utf8')));
     }
-    const packed = (raw: string | null, oid: number): Buffer => packValue(raw, oid, this.#types);
+    const packed = (raw: string | Buffer | null, oid: number): Buffer => packValue(raw, oid, this.#types);
     return this.#membersOf(value.msgpack, sent, packed, packMap, mapMembers);
   }
 
@@ -325,7 +326,7 @@ export class BoundMapping {
   #membersOf<T>(
     columns: 'all' | readonly string[],
     sent: (index: number) => Value,
-    encode: (value: string | null, typeOid: number) => T,
+    encode: (value: string | Buffer | null, typeOid: number) => T,
     join: (members: ReadonlyMap<string, T>) => Buffer,
     split: (stored: Buffer) => ReadonlyMap<string, T> | undefined,
   ): Buffer | ((stored: Buffer | undefined) => Buffer | undefined) {

@@ -8,7 +8,7 @@ import { TokaidoError } from '../../base/errors.js';
 import { arrayItems, baseType, bytesOf, type Items, isoTime, OID, type TypeCatalog } from './values.js';
 
 /** One column's value, encoded. */
-export function packValue(value: string | null, typeOid: number, types: TypeCatalog): Buffer {
+export function packValue(value: string | Buffer | null, typeOid: number, types: TypeCatalog): Buffer {
   const writer = new ByteWriter(value === null ? 1 : value.length + 9);
   pack(writer, value, typeOid, types);
   return writer.take();
@@ -58,11 +58,16 @@ function double(writer: ByteWriter, value: number): void {
   writer.u8(0xcb).bytes(bytes);
 }
 
-function pack(writer: ByteWriter, value: string | null, typeOid: number, types: TypeCatalog): void {
-  if (value === null) {
+function pack(writer: ByteWriter, raw: string | Buffer | null, typeOid: number, types: TypeCatalog): void {
+  if (raw === null) {
     writer.u8(0xc0);
     return;
   }
+  if (typeof raw !== 'string') {
+    binary(writer, raw);
+    return;
+  }
+  const value = raw;
   const oid = baseType(typeOid, types);
   switch (oid) {
     case OID.bool:

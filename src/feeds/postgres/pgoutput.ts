@@ -33,10 +33,15 @@ export interface Relation {
   readonly columns: readonly Column[];
 }
 
-/** A value in text form; `null`; or `undefined` for a large value that did not change and was not sent. */
-export type Value = string | null | undefined;
+/**
+ * A value in text form, or the bytes of a `bytea` that came in binary form; `null`; or `undefined` for a large value that
+ * did not change and was not sent.
+ */
+export type Value = string | Buffer | null | undefined;
 /** One value per column of the relation. */
 export type Tuple = readonly Value[];
+/** For each column of a relation, how its binary form is read; a value of a column without is left out. */
+export type Readers = readonly (((bytes: Buffer) => string | Buffer) | undefined)[];
 
 export type Message =
   | { readonly kind: 'begin'; readonly commitLsn: Lsn }
@@ -100,7 +105,7 @@ function text(reader: ByteReader): string {
   return reader.slice(start, length).toString('utf8');
 }
 
-function tuple(reader: ByteReader): Tuple {
+function tuple(reader: ByteReader, readers: Readers | undefined): Tuple {
   const count = reader.u16();
   const values: Value[] = [];
   for (let i = 0; i < count; i++) {
@@ -108,7 +113,10 @@ function tuple(reader: ByteReader): Tuple {
     if (kind === 'n') values.push(null);
     else if (kind === 'u') values.push(undefined);
     else if (kind === 't') values.push(reader.bytes(reader.u32()).toString('utf8'));
-    else throw new TokaidoError('CORRUPT', `unknown column kind ${JSON.stringify(kind)}`);
+    else if (kind === 'b') {
+      const bytes = reader.bytes(reader.u32());
+      values.push(readers?.[i]?.(bytes));
+    } else throw new TokaidoError('CORRUPT', `unknown column kind ${JSON.stringify(kind)}`);
   }
   return values;
 }
@@ -130,20 +138,24 @@ function relation(reader: ByteReader): Relation {
   return { id, schema, table, columns };
 }
 
-function update(reader: ByteReader): Message {
+function update(reader: ByteReader, readersOf: ReadersOf): Message {
   const relationId = reader.u32();
+  const readers = readersOf(relationId);
   let tag = String.fromCharCode(reader.u8());
   let before: Tuple | undefined;
   if (tag === 'K' || tag === 'O') {
-    before = tuple(reader);
+    before = tuple(reader, readers);
     tag = String.fromCharCode(reader.u8());
   }
   if (tag !== 'N') throw new TokaidoError('CORRUPT', `an update without its new row (${tag})`);
-  return { kind: 'update', relationId, before, after: tuple(reader) };
+  return { kind: 'update', relationId, before, after: tuple(reader, readers) };
 }
 
-/** Errors: `CORRUPT`. */
-export function decodeMessage(bytes: Buffer): Message {
+/** Of a relation, by its number. */
+type ReadersOf = (relationId: number) => Readers | undefined;
+
+/** Errors: `CORRUPT`, and those of `readersOf`. */
+export function decodeMessage(bytes: Buffer, readersOf: ReadersOf = () => undefined): Message {
   const reader = new ByteReader(bytes);
   const tag = String.fromCharCode(reader.u8());
   switch (tag) {
@@ -158,14 +170,14 @@ export function decodeMessage(bytes: Buffer): Message {
     case 'I': {
       const relationId = reader.u32();
       reader.u8();
-      return { kind: 'insert', relationId, after: tuple(reader) };
+      return { kind: 'insert', relationId, after: tuple(reader, readersOf(relationId)) };
     }
     case 'U':
-      return update(reader);
+      return update(reader, readersOf);
     case 'D': {
       const relationId = reader.u32();
       reader.u8();
-      return { kind: 'delete', relationId, before: tuple(reader) };
+      return { kind: 'delete', relationId, before: tuple(reader, readersOf(relationId)) };
     }
     case 'T': {
       const count = reader.u32();

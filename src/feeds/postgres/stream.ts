@@ -17,6 +17,7 @@
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Store } from '../../store/types.js';
 import { type BatchLimits, ChangeBatch } from './batch.js';
+import type { BinaryTypes } from './binary/types.js';
 import {
   BoundMapping,
   type FoundRows,
@@ -26,7 +27,15 @@ import {
   type RowChange,
 } from './mapping.js';
 import type { Overtaken } from './overtaken.js';
-import { decodeEnvelope, decodeMessage, type Lsn, type Message, ofStreamed, type Relation } from './pgoutput.js';
+import {
+  decodeEnvelope,
+  decodeMessage,
+  type Lsn,
+  type Message,
+  ofStreamed,
+  type Readers,
+  type Relation,
+} from './pgoutput.js';
 import { Spill, SpillFull } from './spill.js';
 import { hasColumns, type PublishedTable, TablesChanged } from './tables.js';
 import type { TypeCatalog } from './values.js';
@@ -45,6 +54,8 @@ export interface StreamOptions {
   /** What a copy that goes on meanwhile must not touch, when there is one. */
   readonly overtaken: Overtaken | undefined;
   readonly types: TypeCatalog;
+  /** Values come in binary form, of these types; `undefined`: as text. */
+  readonly binary: BinaryTypes | undefined;
   readonly limits: StreamLimits;
   /** Where transactions that are streamed before they commit wait. */
   readonly spillFolder: string;
@@ -84,6 +95,7 @@ interface Target extends CopiedTable {
 interface Described {
   readonly relation: Relation;
   readonly targets: readonly Target[];
+  readonly readers: Readers | undefined;
 }
 
 /** The stream cannot go on before these rows were asked for; nothing of the transaction was applied. */
@@ -112,6 +124,7 @@ export interface StreamCounters {
 export class FeedStream {
   readonly #options: StreamOptions;
   readonly #relations = new Map<number, Described>();
+  readonly #readersOf = (relationId: number): Readers | undefined => this.#relations.get(relationId)?.readers;
   #pending: RowChange[] = [];
   #pendingBytes = 0;
   /** The batch that was handed to the store last, until the store begins with it. */
@@ -199,7 +212,11 @@ export class FeedStream {
         return;
       }
     }
-    this.#onMessage(decodeMessage(envelope.payload), envelope.payload.length);
+    this.#onBytes(envelope.payload);
+  }
+
+  #onBytes(payload: Buffer): void {
+    this.#onMessage(decodeMessage(payload, this.#readersOf), payload.length);
   }
 
   /**
@@ -282,7 +299,7 @@ export class FeedStream {
     this.#isOld = this.#isApplied(endLsn);
     for await (const messages of this.#spill.read(xid)) {
       if (this.#failed) return;
-      for (const message of messages) this.#onMessage(decodeMessage(message), message.length);
+      for (const message of messages) this.#onBytes(message);
       if (this.#pressed) await new Promise<void>((resolve) => (this.#relieved = resolve));
     }
     if (this.#failed) return;
@@ -310,7 +327,8 @@ export class FeedStream {
     const targets = this.#options.tables
       .filter(({ table }) => table.mapping.table === name)
       .map((table) => ({ ...table, bound: undefined }));
-    this.#relations.set(relation.id, { relation, targets });
+    const readers = this.#options.binary?.readers(relation.columns);
+    this.#relations.set(relation.id, { relation, targets, readers });
   }
 
   #each(relationId: number, bytes: number, change: (mapping: BoundMapping) => RowChange): void {

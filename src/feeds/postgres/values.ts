@@ -3,6 +3,7 @@
  * and never parsed into numbers, so that no digit of a number and no byte of a json column is lost.
  */
 import { NEVER_EXPIRES } from '../../base/types.js';
+import type { Value } from './pgoutput.js';
 
 /** What is known of the types of one database beyond the built-in scalars. */
 export interface TypeCatalog {
@@ -40,7 +41,8 @@ export function baseType(typeOid: number, { domains }: TypeCatalog): number {
 }
 
 /** Bytes of a value: bytea as it is, everything else as text. */
-export function bytesOf(value: string, typeOid: number): Buffer {
+export function bytesOf(value: string | Buffer, typeOid: number): Buffer {
+  if (typeof value !== 'string') return value;
   return typeOid === OID.bytea ? Buffer.from(value.slice(2), 'hex') : Buffer.from(value, 'utf8');
 }
 
@@ -57,6 +59,12 @@ export function isoTime(value: string): string {
   if (time === undefined) return date;
   const offset = zone === undefined ? '' : zone === '+00' ? 'Z' : zone.length === 3 ? `${zone}:00` : zone;
   return `${date}T${time}${offset}`;
+}
+
+/** The text that Postgres would have written; `null` for what is NULL or was not sent. */
+export function textOrNull(value: Value): string | null {
+  if (value == null || typeof value === 'string') return value ?? null;
+  return `\\x${value.toString('hex')}`;
 }
 
 /** An expiration time in ms since 1970. A timestamp without a time zone is UTC; before 1970 is long past, so 1. */
@@ -76,8 +84,10 @@ export function isTime(typeOid: number): boolean {
 }
 
 /** A value as JSON text, without loss: what a JSON number cannot hold in every reader stays text. */
-export function jsonText(value: string | null, typeOid: number, types: TypeCatalog): string {
-  if (value === null) return 'null';
+export function jsonText(raw: string | Buffer | null, typeOid: number, types: TypeCatalog): string {
+  if (raw === null) return 'null';
+  if (typeof raw !== 'string') return JSON.stringify(raw.toString('base64'));
+  const value = raw;
   switch (baseType(typeOid, types)) {
     case OID.bool:
       return value === 't' ? 'true' : 'false';

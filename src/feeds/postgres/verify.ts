@@ -16,6 +16,7 @@ import { findTable } from './inspect.js';
 import { BoundMapping, keyColumns, literalPrefix, type TableMapping } from './mapping.js';
 import type { Tuple } from './pgoutput.js';
 import { loadTypes, quoteIdentifier } from './setup.js';
+import { textOrNull } from './values.js';
 
 /** Rows read, and records asked for, at a time. */
 const SLICE_ROWS = 1000;
@@ -85,7 +86,7 @@ export async function verifyTable(options: VerifyOptions): Promise<VerifyReport>
     for (const row of rows) {
       const records = bound.records(row);
       if (typeof records === 'string') continue;
-      const where = places.map((at) => row[at] ?? null);
+      const where = places.map((at) => textOrNull(row[at]));
       for (const { key, value, xtMs } of records) {
         if (!isOver({ xtMs }, options.nowMs())) slice.set(key.toString('latin1'), { value, xtMs, where });
       }

@@ -252,6 +252,12 @@ const postgres = z.strictObject({
     .max(16)
     .default(2)
     .describe('Connections that share the copy of tables; besides them the feed has two, and a third for a moment.'),
+  binary: z
+    .boolean()
+    .default(false)
+    .describe(
+      'Values of the stream come in binary form, when every published column can be read so; the records are the same. docs/postgres.md says when it is faster.',
+    ),
   slotWarnBytes: size('1GiB').describe('WAL that Postgres keeps for the slot from which on the log warns.'),
   slotDropBytes: quantity(SIZE_UNITS, '50GiB', { least: 1, most: LARGEST_SIZE })
     .optional()
