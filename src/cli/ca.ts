@@ -7,6 +7,7 @@ import { keyAccess, keyOption, type MadeFlags, publicKeyOption, readPublicKey, w
 import { registerRevocation } from './ca-revocation.js';
 import { registerRotation } from './ca-rotate.js';
 import { action, print, printJson } from './output.js';
+import { scopeFor } from './scope-option.js';
 
 interface InitFlags extends MadeFlags {
   readonly dir: string;
@@ -27,6 +28,7 @@ interface IssueFlags extends MadeFlags {
   readonly name: string;
   readonly dns: readonly string[];
   readonly ip: readonly string[];
+  readonly scope: readonly string[];
 }
 
 interface RenewFlags extends MadeFlags {
@@ -121,6 +123,11 @@ function registerIssue(ca: Command): void {
     .option('--days <number>', 'how long it is valid', '90')
     .option('--dns <names...>', 'DNS names to include', [])
     .option('--ip <addresses...>', 'IP addresses to include', [])
+    .option(
+      '--scope <parts...>',
+      "what a relay or edge may follow at most: DATABASE or DATABASE/PREFIX, '*' for every database; without it, what replication.scopes of its upstream says",
+      [],
+    )
     .addOption(keyOption())
     .option('--json', 'print one JSON object')
     .addHelpText('after', '\nExample:\n  tokaido ca issue --ca ./pki --role edge --name edge-tokyo --out ./edge-tokyo')
@@ -128,7 +135,9 @@ function registerIssue(ca: Command): void {
       action(async (flags: IssueFlags) => {
         const { role, name, dns, ip, key: keyKind } = flags;
         const days = Number(flags.days);
-        const options = { ca: flags.ca, out: flags.out ?? name, role, name, days, dns, ip, nowMs: Date.now(), keyKind };
+        const scope = flags.scope.length === 0 ? {} : scopeFor(role, flags.scope);
+        const to = { ca: flags.ca, out: flags.out ?? name, role, name, days, dns, ip, ...scope };
+        const options = { ...to, nowMs: Date.now(), keyKind };
         const made = await issueCertificate(options, openCa(flags.ca, keyAccess(flags)));
         if (flags.json) printJson(made);
         else print(`${made.identity}\nvalid until ${made.notAfter}\nwrote ${made.files.join(', ')}`);

@@ -7,8 +7,10 @@ import { openCa } from '../pki/ca.js';
 import { writeNew } from '../pki/files.js';
 import { checkPattern, createToken, type TokenStatement } from '../pki/join-token.js';
 import { certificatesOf } from '../pki/pem.js';
+import { scopeText } from '../pki/scope-names.js';
 import { type KeyFlags, keyAccess, withKeyOptions } from './ca-key.js';
 import { action, print, printJson } from './output.js';
+import { SCOPE_HELP, scopeFor } from './scope-option.js';
 
 const TIMEOUT_MS = 30_000;
 const UNITS: Readonly<Record<string, number>> = { m: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -22,6 +24,7 @@ interface TokenFlags extends KeyFlags {
 interface CreateFlags extends TokenFlags {
   readonly role: 'root' | 'relay' | 'edge' | 'client';
   readonly name: string;
+  readonly scope: readonly string[];
   readonly expires: string;
 }
 
@@ -68,11 +71,13 @@ async function create(flags: CreateFlags): Promise<void> {
   const [anchor] = certificatesOf(ca.trustPem, flags.ca);
   const { role } = flags;
   const name = checkPattern(flags.name);
+  const scope = scopeFor(role, flags.scope);
   const token = createToken({ role, name, caFingerprint: anchor?.fingerprint256 ?? '' });
   const createdMs = Date.now();
   const { id, publicKey } = token;
   const expiresMs = createdMs + lifeMs(flags.expires);
-  const statement: TokenStatement = { id, clusterId: ca.clusterId, role, name, publicKey, createdMs, expiresMs };
+  const { clusterId } = ca;
+  const statement: TokenStatement = { id, clusterId, role, name, ...scope, publicKey, createdMs, expiresMs };
   mkdirSync(join(flags.ca, 'tokens'), { recursive: true, mode: 0o700 });
   writeNew(pathOf(flags.ca, id), JSON.stringify(statement), 'public');
   await publish(flags, statement);
@@ -96,8 +101,12 @@ export function registerToken(program: Command): void {
       new Option('--role <role>', 'what the machine may be').choices(['relay', 'edge', 'client']).default('edge'),
     )
     .requiredOption('--name <pattern>', 'its name; * stands for any letters: edge-*')
+    .option('--scope <parts...>', SCOPE_HELP, [])
     .option('--expires <time>', 'how long it may be used, at most 30d', '24h')
-    .addHelpText('after', "\nExample:\n  tokaido token create --ca ./online --role edge --name 'edge-*'")
+    .addHelpText(
+      'after',
+      "\nExamples:\n  tokaido token create --ca ./online --role edge --name 'edge-*' --scope dns flags/jp/\n  tokaido token create --ca ./online --role relay --name relay-fra --scope '*'",
+    )
     .action(action(async (flags: CreateFlags) => await create(flags)));
   token
     .command('list')
@@ -107,11 +116,14 @@ export function registerToken(program: Command): void {
     .addHelpText('after', '\nExample:\n  tokaido token list')
     .action(
       action(async (flags: TokenFlags) => {
-        const { tokens } = (await talk(flags.admin, {})) as { tokens: readonly Record<string, string | number>[] };
+        const { tokens } = (await talk(flags.admin, {})) as {
+          tokens: readonly Record<string, string | number | readonly string[]>[];
+        };
         if (flags.json) printJson({ tokens });
-        for (const { id, state, role, name, expiresMs, usedBy } of flags.json ? [] : tokens) {
+        for (const { id, state, role, name, scope, expiresMs, usedBy } of flags.json ? [] : tokens) {
           const by = usedBy === undefined ? '' : ` by ${usedBy}`;
-          print(`${id}  ${state}${by}  ${role} ${name}  until ${new Date(Number(expiresMs)).toISOString()}`);
+          const seen = Array.isArray(scope) ? `  scope ${scope.map((part) => scopeText(String(part))).join(' ')}` : '';
+          print(`${id}  ${state}${by}  ${role} ${name}${seen}  until ${new Date(Number(expiresMs)).toISOString()}`);
         }
       }),
     );

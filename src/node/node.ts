@@ -23,6 +23,7 @@ import type { Identity } from '../pki/names.js';
 import type { Equality } from '../replication/equality.js';
 import { encodeFrame } from '../replication/frames.js';
 import type { Heartbeats } from '../replication/heartbeats.js';
+import { Scope } from '../replication/scope.js';
 import type { ReplicationServer } from '../replication/server.js';
 import type { TreeNode } from '../replication/tree.js';
 import type { Connect, UpstreamFollower } from '../replication/upstream-follower.js';
@@ -309,7 +310,8 @@ export class Node {
       farewell: (message) => encodeFrame({ type: 'refuse', code: 'IDENTITY', message }),
       onJoin: (socket) => this.enrollment.door.serve(socket),
       onLink: (link) => {
-        const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress };
+        const scope = link.scope === undefined ? undefined : Scope.of(link.scope);
+        const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress, scope };
         const events = this.#replica.accept(peer, link);
         return this.audit.linked('follower', link, events, { scope: this.#replica.scopeOf(peer) });
       },

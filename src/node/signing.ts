@@ -24,6 +24,7 @@ import type { NodeIdentity } from '../pki/identity.js';
 import { matchesName, type TokenStatement } from '../pki/join-token.js';
 import { checkName, type Identity, identityOf } from '../pki/names.js';
 import { certificatesOf } from '../pki/pem.js';
+import { areScopeNames, keptScope } from '../pki/scope-names.js';
 import { RESERVED_DATABASE } from '../store/reserved.js';
 import type { LocalStore } from '../store/store.js';
 
@@ -61,6 +62,12 @@ export interface SigningOptions {
   readonly runtime: Runtime;
   readonly log: Logger;
   readonly audit: Audit;
+}
+
+/** Whom a certificate is for, and what it lets its holder follow. */
+interface Certifiable {
+  readonly identity: Identity;
+  readonly scope: readonly string[];
 }
 
 const keyOf = (id: string): Buffer => Buffer.from(`${TOKENS}${id}`);
@@ -102,16 +109,16 @@ export class Signing {
     const ca = openCa(folder, secret === undefined ? {} : { passphrase: secret });
     const nowMs = runtime.nowMs();
     const { body, publicKey } = request;
-    const identity =
+    const { identity, scope } =
       body.kind === 'join' ? await this.#joining(request, body, nowMs) : this.#renewing(request, body, nowMs);
     if (identity.clusterId !== ca.clusterId)
       throw new TokaidoError('IDENTITY', `the CA in ${folder} is not that of cluster ${identity.clusterId}`);
     this.#limit(identity.name, nowMs);
     const { dns, ip } = body.kind === 'join' ? body : hostNamesOf(leafOf(body));
-    const { pem, record } = await certify(ca, { publicKey, identity, days, dns, ip, nowMs });
+    const { pem, record } = await certify(ca, { publicKey, identity, days, dns, ip, scope, nowMs });
     const { serial, notAfter } = record;
     if (body.kind === 'join') {
-      const facts = { from, identity: record.identity, serial, notAfter, token: body.token };
+      const facts = { from, identity: record.identity, serial, notAfter, token: body.token, scope };
       this.#options.audit.record('node.joined', facts);
     }
     log.info({ from, kind: body.kind, identity: record.identity, serial, notAfter }, 'a certificate is signed');
@@ -127,7 +134,7 @@ export class Signing {
     this.#recent.set(name, [...times, nowMs]);
   }
 
-  #renewing(request: Request, body: RenewBody, nowMs: number): Identity {
+  #renewing(request: Request, body: RenewBody, nowMs: number): Certifiable {
     const own = this.#options.identity();
     const chain = certificatesOf(body.certificate, 'the certificate that was sent');
     const [leaf] = chain as [X509Certificate];
@@ -138,11 +145,11 @@ export class Signing {
     const identity = identityOf(leaf.subjectAltName);
     if (identity === undefined || identity.role === 'ca' || identity.clusterId !== own?.identity.clusterId)
       throw new TokaidoError('IDENTITY', 'the certificate to renew is not that of a node of this cluster');
-    return identity;
+    return { identity, scope: keptScope(leaf.subjectAltName) };
   }
 
   /** Uses the token up. A machine that lost the answer may ask again, with the same key. */
-  async #joining(request: Request, body: JoinBody, nowMs: number): Promise<Identity> {
+  async #joining(request: Request, body: JoinBody, nowMs: number): Promise<Certifiable> {
     const { store, writeRefusal } = this.#options;
     const refusal = writeRefusal();
     if (refusal !== undefined) throw refusal;
@@ -158,7 +165,8 @@ export class Signing {
       const used = { atMs: nowMs, name: body.name, keyHash };
       const next = Buffer.from(JSON.stringify({ ...record, used } satisfies Partial<TokenRecord>));
       transaction.set(RESERVED_DATABASE, keyOf(statement.id), next, statement.expiresMs + KEEP_MS);
-      return { clusterId: statement.clusterId, role: statement.role, name: body.name };
+      const { clusterId, role, scope = [] } = statement;
+      return { identity: { clusterId, role, name: body.name }, scope };
     });
     // On the disk before anything is signed: a token that was used must not come back with a power cut.
     return await written.flushed;
@@ -201,7 +209,8 @@ export class Signing {
     if (!isOurs || !isSignedByCa(Buffer.from(sent.statement), signature, String(sent.chain))) {
       throw new TokaidoError('IDENTITY', 'the token is not signed by a CA that this node believes');
     }
-    const { id, expiresMs } = statement;
+    const { id, expiresMs, scope } = statement;
+    if (scope !== undefined && !areScopeNames(scope)) throw new TokaidoError('MALFORMED', 'this is not a scope');
     const isRevocation = statement.revoke === id;
     const nowMs = this.#options.runtime.nowMs();
     if ([...store.reserved(TOKENS)].length >= MAX_TOKENS)

@@ -18,6 +18,8 @@ export interface IssuedRecord {
   readonly notAfter: string;
   /** Fingerprint of the CA certificate that signed it. */
   readonly issuer?: string;
+  /** Names of what its holder may follow at most; everything when absent. */
+  readonly scope?: readonly string[];
   readonly revoked?: string;
 }
 

@@ -8,6 +8,7 @@ import { readKey, readPublic, replace } from './files.js';
 import type { IdentityFiles } from './identity.js';
 import { identityOf } from './names.js';
 import { certificatesOf } from './pem.js';
+import { keptScope } from './scope-names.js';
 
 /** DNS names and addresses of a certificate. */
 export function hostNamesOf({ subjectAltName = '' }: X509Certificate): { dns: string[]; ip: string[] } {
@@ -54,7 +55,8 @@ export async function renewCertificate(options: RenewOptions, ca: OpenCa): Promi
   if (identity === undefined || identity.role === 'ca')
     throw new TokaidoError('IDENTITY', `${files.certificate} is not the certificate of a node or client`);
   const keys = newKeys(options.keyKind);
-  const request = { ...options, identity, ...hostNamesOf(old), publicKey: keys.publicKey, nowMs };
+  const scope = keptScope(old.subjectAltName);
+  const request = { ...options, identity, ...hostNamesOf(old), scope, publicKey: keys.publicKey, nowMs };
   const { pem, record } = await certify(ca, request);
   replaceIdentity(files, { keyPem: keyPem(keys), certificatePem: pem, trustPem: ca.trustPem });
   return record;

@@ -50,6 +50,8 @@ export interface IssueOptions {
   readonly days: number;
   readonly dns: readonly string[];
   readonly ip: readonly string[];
+  /** Names of what it may follow at most (`scope-names.ts`); says nothing of it without any. */
+  readonly scope?: readonly string[];
   readonly nowMs: number;
   readonly keyKind?: KeyKind;
 }
@@ -214,12 +216,13 @@ export interface SigningRequest {
   readonly days: number;
   readonly dns: readonly string[];
   readonly ip: readonly string[];
+  readonly scope?: readonly string[];
   readonly nowMs: number;
 }
 
 /** Certifies a public key, and keeps a record of it. The one place where a CA signs for somebody else. */
 export async function certify(ca: OpenCa, request: SigningRequest): Promise<{ pem: string; record: IssuedRecord }> {
-  const { identity, publicKey, dns, ip } = request;
+  const { identity, publicKey, dns, ip, scope = [] } = request;
   const dates = validity(request.nowMs, request.days);
   checkWithin(ca.certificate, dates.notAfterMs);
   const fields: CertificateFields = {
@@ -228,7 +231,7 @@ export async function certify(ca: OpenCa, request: SigningRequest): Promise<{ pe
     unit: identity.role,
     ...dates,
     publicKey,
-    names: { uri: [formatIdentity(identity)], dns, ip },
+    names: { uri: [formatIdentity(identity), ...scope], dns, ip },
     pathLength: undefined,
   };
   const certificate = await buildCertificate(fields, ca.signer, ca.certificate);
@@ -238,6 +241,7 @@ export async function certify(ca: OpenCa, request: SigningRequest): Promise<{ pe
     notBefore: new Date(dates.notBeforeMs).toISOString(),
     notAfter: new Date(dates.notAfterMs).toISOString(),
     issuer: ca.certificate.fingerprint256,
+    ...(scope.length === 0 ? {} : { scope }),
   };
   writeRecord(ca.folder, record);
   return { pem: `${toPem('CERTIFICATE', certificate)}${ca.chainPem}`, record };

@@ -19,6 +19,8 @@ export interface TokenStatement {
   readonly role: Exclude<Role, 'ca'>;
   /** A name, in which `*` stands for any letters. */
   readonly name: string;
+  /** Names of what the machine may follow at most (`scope-names.ts`). */
+  readonly scope?: readonly string[];
   /** SPKI in base64. */
   readonly publicKey: string;
   readonly createdMs: number;

@@ -22,6 +22,7 @@ import type { NodeIdentity } from '../pki/identity.js';
 import type { Live } from '../pki/live.js';
 import type { Identity } from '../pki/names.js';
 import { checkPeer, type PeerFacts, type Refusal, type RefusalReason, type Verdict } from '../pki/policy.js';
+import { type CertifiedPart, certifiedScope } from '../pki/scope-names.js';
 import { outOfDate } from '../pki/trust.js';
 import { JOIN_PROTOCOL } from './join-link.js';
 import type { Link, LinkHandlers } from './link.js';
@@ -119,6 +120,7 @@ function explainTlsError(error: unknown): string {
 /** A socket that passed all checks, as a `Link`. */
 class TlsLink implements Link {
   readonly peer: Identity;
+  readonly scope: readonly CertifiedPart[] | undefined;
   readonly peerAddress: string;
   readonly fingerprint: string;
   readonly #socket: TLSSocket;
@@ -126,8 +128,9 @@ class TlsLink implements Link {
   #reason: string | undefined;
 
   constructor(socket: TLSSocket, peer: Identity, runtime: Runtime) {
-    const { fingerprint256 = '' } = certificateOf(socket);
+    const { fingerprint256 = '', subjectaltname } = certificateOf(socket);
     this.fingerprint = fingerprint256;
+    this.scope = certifiedScope(subjectaltname);
     this.#socket = socket;
     this.peer = peer;
     this.peerAddress = addressOf(socket);

@@ -72,6 +72,8 @@ describe('a cluster whose root signs', () => {
       '--admin',
       `127.0.0.1:${root.adminPort}`,
       '--json',
+      '--scope',
+      '*',
       ...more,
     ]);
     assert.equal(made.code, 0, made.err);
@@ -113,7 +115,7 @@ describe('a cluster whose root signs', () => {
     );
     assert.ok((certificate?.expiresInMs ?? 0) < 7 * DAY_MS && (certificate?.expiresInMs ?? 0) > 6.9 * DAY_MS);
     const listed = await tokaido(['token', 'list', '--admin', `127.0.0.1:${root.adminPort}`]);
-    assert.match(listed.out.toString(), /used by edge-7 {2}edge edge-\*/);
+    assert.match(listed.out.toString(), /used by edge-7 {2}edge edge-\* {2}scope \* {2}until/);
     const audited = readFileSync(join(root.folder, 'audit.log'), 'utf8');
     assert.match(audited, /"node\.joined".*edge\/edge-7/);
     assert.ok(!cluster.log(root).includes(text.slice(30)) && !cluster.log(relay).includes(text.slice(30)));
@@ -172,6 +174,8 @@ describe('a cluster whose root signs', () => {
       at('foreign'),
       '--name',
       'x',
+      '--scope',
+      '*',
       '--admin',
       `127.0.0.1:${root.adminPort}`,
     ]);

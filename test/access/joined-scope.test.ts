@@ -1,0 +1,172 @@
+/** Nodes that joined with a token are held to its scope: real machines, from root and relay that have no rules of their own. */
+import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { parse, stringify } from 'yaml';
+import { createIntermediate, issueCertificate, openCa } from '../../src/pki/ca.js';
+import { scopeNames } from '../../src/pki/scope-names.js';
+import { tokaido } from '../support/cli.js';
+import { Cluster, type ClusterNode } from '../support/cluster.js';
+import { eventually } from '../support/local-runtime.js';
+import { freePort } from '../support/postgres.js';
+import { ServedNode } from '../support/serve.js';
+
+const SOON_MS = 20_000;
+const SECRET = 'never to leave';
+
+describe('a cluster whose nodes join with tokens', () => {
+  let cluster: Cluster;
+  let root: ClusterNode;
+  const served: ServedNode[] = [];
+
+  interface Machine {
+    readonly folder: string;
+    readonly clients: number;
+    readonly admin: number;
+    readonly replication: number;
+    readonly node: ServedNode;
+  }
+  let relay: Machine;
+  let edge: Machine;
+
+  const at = (...parts: string[]): string => join(cluster.folder, ...parts);
+  const create = async (...flags: string[]): ReturnType<typeof tokaido> => {
+    const where = ['--ca', at('online'), '--admin', `127.0.0.1:${root.adminPort}`];
+    return await tokaido(['token', 'create', ...where, '--json', ...flags]);
+  };
+
+  /** From a bare machine to a serving node; of its configuration only ports are added to what `join` wrote. */
+  async function joined(name: string, role: 'relay' | 'edge', upstreamPort: number, scope: string[]): Promise<Machine> {
+    const made = await create('--role', role, '--name', name, '--scope', ...scope);
+    assert.equal(made.code, 0, made.err);
+    const { token } = JSON.parse(made.out.toString()) as { token: string };
+    const folder = at(name);
+    const { code, err } = await tokaido([
+      'join',
+      `https://127.0.0.1:${upstreamPort}`,
+      '--token',
+      token,
+      '--out',
+      folder,
+    ]);
+    assert.equal(code, 0, err);
+    const [clients, admin, replication] = [await freePort(), await freePort(), await freePort()];
+    const settings = parse(readFileSync(join(folder, 'node.yaml'), 'utf8')) as object;
+    assert.ok(!('replication' in settings), 'nobody wrote rules');
+    const listen = { clients: { port: clients }, admin: { port: admin }, replication: { port: replication } };
+    const config = { ...settings, listen };
+    writeFileSync(join(folder, 'node.yaml'), stringify(config));
+    const node = await ServedNode.start(['--config', join(folder, 'node.yaml')], folder);
+    served.push(node);
+    return { folder, clients, admin, replication, node };
+  }
+
+  const put = async (path: string, body: string): Promise<void> => {
+    const reply = await fetch(`http://127.0.0.1:${root.clientPort}/${path}`, { method: 'PUT', body });
+    assert.equal(reply.status, 201);
+  };
+  const get = async ({ clients }: Machine, path: string): Promise<string | number> => {
+    const reply = await fetch(`http://127.0.0.1:${clients}/${path}`);
+    return reply.ok ? await reply.text() : reply.status;
+  };
+  const followers = async (admin: number): Promise<Record<string, string>> => {
+    const status = (await (await fetch(`http://127.0.0.1:${admin}/status`)).json()) as {
+      followers: { name: string; scope: string }[];
+    };
+    return Object.fromEntries(status.followers.map(({ name, scope }) => [name, scope]));
+  };
+  const isOnDisk = ({ folder }: Machine, text: string): boolean => {
+    const data = join(folder, 'data');
+    const files = readdirSync(data, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+    return files.some((entry) => readFileSync(join(entry.parentPath ?? entry.path, entry.name)).includes(text));
+  };
+
+  before(async () => {
+    cluster = await Cluster.create();
+    await createIntermediate({ folder: at('online'), name: 'online', days: 100, nowMs: Date.now() }, openCa(at('ca')));
+    root = await cluster.add({
+      name: 'root',
+      role: 'root',
+      config: {
+        databases: ['dns', 'flags', 'keys'],
+        signing: { ca: '../online', days: 7 },
+        replication: { scopes: 'certificates' },
+        audit: { file: 'audit.log' },
+      },
+    });
+    cluster.start(root);
+    await cluster.ready(root);
+    await put('dns/jp%2Fa', 'one');
+    await put('dns/fr%2Fhidden', `${SECRET} before`);
+    await put('keys/jp%2Fmaster', `${SECRET} key`);
+    relay = await joined('relay-1', 'relay', root.replicationPort, ['dns', 'flags']);
+    edge = await joined('edge-1', 'edge', relay.replication, ['dns/jp/', 'keys']);
+  });
+  after(async () => {
+    for (const node of served) await node.stop();
+    await cluster.close();
+  });
+
+  it('gives each what its token names, and of that no more than the relay has', async () => {
+    await eventually('the edge has the snapshot', async () => (await get(edge, 'dns/jp%2Fa')) === 'one', SOON_MS);
+    await put('dns/fr%2Flater', `${SECRET} after`);
+    await put('keys/jp%2Flater', `${SECRET} key`);
+    await put('dns/jp%2Flast', 'two');
+    await eventually('the edge has the log', async () => (await get(edge, 'dns/jp%2Flast')) === 'two', SOON_MS);
+    assert.deepEqual(await followers(root.adminPort), { 'relay-1': 'dns, flags' });
+    assert.deepEqual(await followers(relay.admin), { 'edge-1': 'dns ("jp/")' });
+    assert.equal(await get(relay, 'dns/fr%2Flater'), `${SECRET} after`);
+    assert.equal(await get(edge, 'dns/fr%2Fhidden'), 404);
+    for (const text of [SECRET, 'hidden', 'master', 'later', 'keys'])
+      assert.ok(!isOnDisk(edge, text), `${text} lies on the disk of the edge`);
+    assert.ok(isOnDisk(relay, `${SECRET} after`) && !isOnDisk(relay, `${SECRET} key`));
+    const audited = readFileSync(join(root.folder, 'audit.log'), 'utf8');
+    assert.match(audited, /"node\.joined".*edge\/edge-1.*tokaido-scope:dns\/jp%2F/);
+  });
+
+  it('holds a node to its token where the configuration would give it everything', async () => {
+    const path = join(relay.folder, 'node.yaml');
+    writeFileSync(path, `${readFileSync(path, 'utf8')}replication: { scopes: all }\n`);
+    relay.node.signal('SIGHUP');
+    await eventually('it is read', () => relay.node.log.includes('the policies of the configuration hold'));
+    await put('dns/fr%2Fall', SECRET);
+    await put('dns/jp%2Fall', 'three');
+    await eventually('the edge follows on', async () => (await get(edge, 'dns/jp%2Fall')) === 'three', SOON_MS);
+    assert.deepEqual(await followers(relay.admin), { 'edge-1': 'dns ("jp/")' });
+    assert.ok(!isOnDisk(edge, SECRET));
+  });
+
+  it('keeps the scope when a certificate is renewed', async () => {
+    const days = 1 / 24 / 30;
+    const brief = await cluster.add({ name: 'brief', role: 'edge', upstreams: [root] });
+    const scope = scopeNames(['flags/only/']);
+    const short = { ca: at('online'), out: at('short'), role: 'edge', name: 'brief', days, scope } as const;
+    await issueCertificate({ ...short, dns: [], ip: [], nowMs: Date.now() });
+    for (const file of ['node.crt', 'node.key'])
+      writeFileSync(join(brief.folder, file), readFileSync(at('short', file)));
+    cluster.start(brief);
+    await cluster.ready(brief);
+    const renewed = async (): Promise<boolean> => {
+      return ((await cluster.status(brief)).certificate?.expiresInMs ?? 0) > 86_400_000;
+    };
+    await eventually('it is renewed', renewed, SOON_MS);
+    const path = join(brief.folder, 'node.crt');
+    assert.match(new X509Certificate(readFileSync(path)).subjectAltName ?? '', /URI:tokaido-scope:flags\/only%2F/);
+    const { brief: seen } = await followers(root.adminPort);
+    assert.equal(seen, 'flags ("only/")');
+  });
+
+  it('makes no token for a follower that says nothing of its scope, nor one with a scope for who follows nobody', async () => {
+    for (const [flags, message] of [
+      [['--role', 'edge', '--name', 'x'], /say with --scope what the edge may follow/],
+      [['--role', 'relay', '--name', 'x', '--scope', 'dns/'], /is not part of a scope.*or '\*' for every database/s],
+      [['--role', 'client', '--name', 'x', '--scope', '*'], /a client has no scope/],
+    ] as const) {
+      const { code, err } = await create(...flags);
+      assert.notEqual(code, 0);
+      assert.match(err, message);
+    }
+  });
+});
