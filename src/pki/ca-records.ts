@@ -59,8 +59,9 @@ export type Selection = { readonly name: string } | { readonly serial: string } 
 function select(folder: string, selection: Selection, nowMs: number): IssuedRecord[] {
   const records = readRecords(folder);
   if ('name' in selection) {
-    const found = records.filter(({ identity, notAfter, revoked }) => {
-      return identity.split('/').at(-1) === selection.name && revoked === undefined && Date.parse(notAfter) > nowMs;
+    // Those that are marked already as well: who was interrupted before the list was signed asks again.
+    const found = records.filter(({ identity, notAfter }) => {
+      return identity.split('/').at(-1) === selection.name && Date.parse(notAfter) > nowMs;
     });
     if (found.length > 0) return found;
     throw new TokaidoError('IDENTITY', `this CA has issued no certificate to ${selection.name} that is still valid`, {

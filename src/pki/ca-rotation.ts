@@ -5,11 +5,12 @@
  */
 import type { X509Certificate } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { TokaidoError } from '../base/errors.js';
 import { type CaOptions, type Issued, type KeyAccess, type OpenCa, openCa, prepareCa } from './ca.js';
 import { readRecords } from './ca-records.js';
-import { readKey, readPublic, replace } from './files.js';
+import { type Change, settle, takeStep } from './ca-step.js';
+import { readKey, readPublic } from './files.js';
 import { certificatesOf, toPem } from './pem.js';
 import { MAX_STATEMENTS, type SignedStatement, signStatement } from './trust-statement.js';
 import { buildCertificate } from './x509.js';
@@ -35,6 +36,9 @@ export function allCas(folder: string, access: KeyAccess = {}): [OpenCa, ...Open
  */
 export async function rotateCa(options: CaOptions, oldKey: KeyAccess = {}): Promise<Issued> {
   const { folder, nowMs } = options;
+  const step = `rotate ${options.name}`;
+  const finished = settle<Issued>(folder, step);
+  if (finished !== undefined) return finished;
   const old = openCa(folder, oldKey);
   if (!old.certificate.checkIssued(old.certificate)) {
     throw new TokaidoError('IDENTITY', `${folder} holds an intermediate CA`, {
@@ -43,7 +47,7 @@ export async function rotateCa(options: CaOptions, oldKey: KeyAccess = {}): Prom
   }
   if (isRotating(folder)) {
     throw new TokaidoError('IDENTITY', `${folder} is being rotated already`, {
-      hint: 'end that first: tokaido ca rotate --retire',
+      hint: `renew every node, then end it: tokaido ca rotate --retire (${tellAgain(folder)})`,
     });
   }
   const made = prepareCa(options, old.clusterId);
@@ -52,24 +56,27 @@ export async function rotateCa(options: CaOptions, oldKey: KeyAccess = {}): Prom
   const endsMs = Math.min(fields.notAfterMs, Date.parse(old.certificate.validTo));
   const bridgeFields = { ...fields, notAfterMs: endsMs, pathLength: 1 };
   const bridge = toPem('CERTIFICATE', await buildCertificate(bridgeFields, old.signer, old.certificate));
-  const place = join(folder, 'old', `${new Date(nowMs).toISOString().slice(0, 10)}-${fields.serial.slice(0, 8)}`);
-  replace(join(place, 'ca.crt'), String(old.certificate), 'public');
-  const files = { certificate: join(folder, 'ca.crt'), key: join(folder, 'ca.key'), trust: join(folder, 'trust.crt') };
-  if (existsSync(files.key)) replace(join(place, 'ca.key'), readKey(files.key, 'CA key'), 'key');
-  if (made.keyPem !== undefined) replace(files.key, made.keyPem, 'key');
+  const place = join('old', `${new Date(nowMs).toISOString().slice(0, 10)}-${fields.serial.slice(0, 8)}`);
   const trust = `${own}${old.certificate}`;
-  // By the old CA, whom everybody believes.
-  await state(folder, trust, old);
-  replace(files.trust, trust, 'public');
-  replace(files.certificate, `${own}${bridge}`, 'public');
-  const notAfter = new Date(fields.notAfterMs).toISOString();
-  const written = [
-    files.certificate,
-    files.trust,
-    statementsPath(folder),
-    ...(made.keyPem === undefined ? [] : [files.key]),
+  const keyPath = join(folder, 'ca.key');
+  const before: Change[] = [{ path: join(place, 'ca.crt'), text: String(old.certificate), kind: 'public' }];
+  if (existsSync(keyPath)) before.push({ path: join(place, 'ca.key'), text: readKey(keyPath, 'CA key'), kind: 'key' });
+  const after: Change[] = [
+    { path: 'ca.crt', text: `${own}${bridge}`, kind: 'public' },
+    { path: 'trust.crt', text: trust, kind: 'public' },
+    // By the old CA, whom everybody believes.
+    await statement(folder, trust, old),
   ];
-  return { identity: fields.names.uri[0] as string, serial: fields.serial, notAfter, files: written };
+  if (made.keyPem !== undefined) after.push({ path: 'ca.key', text: made.keyPem, kind: 'key' });
+  const notAfter = new Date(fields.notAfterMs).toISOString();
+  const files = after.map(({ path }) => join(folder, path));
+  const issued = { identity: fields.names.uri[0] as string, serial: fields.serial, notAfter, files };
+  return takeStep(folder, { name: step, changes: [...before, ...after], made: issued });
+}
+
+/** For who was interrupted between writing and publishing. */
+function tellAgain(folder: string): string {
+  return `to tell the nodes again: curl --data-binary @${statementsPath(folder)} http://ROOT:PORT/trust`;
 }
 
 /** What nodes were told of whom to believe, the newest last: signed, to be published at the root. */
@@ -77,7 +84,7 @@ export function statementsPath(folder: string): string {
   return join(folder, 'trust.json');
 }
 
-async function state(folder: string, authorities: string, { signer, clusterId }: OpenCa): Promise<void> {
+async function statement(folder: string, authorities: string, { signer, clusterId }: OpenCa): Promise<Change> {
   const path = statementsPath(folder);
   const before = existsSync(path)
     ? (JSON.parse(readPublic(path, 'statements')) as { readonly statements: readonly SignedStatement[] }).statements
@@ -85,7 +92,8 @@ async function state(folder: string, authorities: string, { signer, clusterId }:
   const last = before.at(-1);
   const number = last === undefined ? 1 : (JSON.parse(last.statement) as { readonly number: number }).number + 1;
   const statements = [...before, await signStatement({ number, clusterId, authorities }, signer)];
-  replace(path, `${JSON.stringify({ statements: statements.slice(-MAX_STATEMENTS) }, null, 2)}\n`, 'public');
+  const text = `${JSON.stringify({ statements: statements.slice(-MAX_STATEMENTS) }, null, 2)}\n`;
+  return { path: basename(path), text, kind: 'public' };
 }
 
 /**
@@ -96,8 +104,13 @@ export async function retireOld(
   folder: string,
   { nowMs, force, ...access }: KeyAccess & { readonly nowMs: number; readonly force: boolean },
 ): Promise<string> {
+  const finished = settle<string>(folder, 'retire');
+  if (finished !== undefined) return finished;
   const old = oldFolders(folder).map((path) => openCertificate(path).fingerprint256);
-  if (!isRotating(folder)) throw new TokaidoError('IDENTITY', `${folder} is not being rotated`);
+  if (!isRotating(folder)) {
+    const hint = old.length === 0 ? 'begin with: tokaido ca rotate' : `it was ended already; ${tellAgain(folder)}`;
+    throw new TokaidoError('IDENTITY', `${folder} is not being rotated`, { hint });
+  }
   const records = readRecords(folder);
   const current = openCertificate(folder).fingerprint256;
   // Renewed by the new CA since: what is left of an old certificate is not in use.
@@ -113,10 +126,12 @@ export async function retireOld(
     });
   }
   const trust = String(openCertificate(folder));
-  await state(folder, trust, openCa(folder, access));
-  replace(join(folder, 'ca.crt'), trust, 'public');
-  replace(join(folder, 'trust.crt'), trust, 'public');
-  return join(folder, 'trust.crt');
+  const changes: Change[] = [
+    { path: 'ca.crt', text: trust, kind: 'public' },
+    { path: 'trust.crt', text: trust, kind: 'public' },
+    await statement(folder, trust, openCa(folder, access)),
+  ];
+  return takeStep(folder, { name: 'retire', changes, made: join(folder, 'trust.crt') });
 }
 
 /** Whether nodes are told to believe more than the CA in this folder. */

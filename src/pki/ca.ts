@@ -9,7 +9,8 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf, TokaidoError } from '../base/errors.js';
 import { type IssuedRecord, writeRecord } from './ca-records.js';
-import { readKey, readPublic, replace, writeNew } from './files.js';
+import { type Change, settle, takeNewStep } from './ca-step.js';
+import { readKey, readPublic, refuseExisting } from './files.js';
 import { checkName, formatIdentity, type Identity, identityOf, type Role } from './names.js';
 import { certificatesOf, toPem } from './pem.js';
 import { commandSigner, keySigner, openKey, type Signer } from './signer.js';
@@ -125,31 +126,44 @@ export function prepareCa(options: Omit<CaOptions, 'folder'>, clusterId: string,
 
 /** Makes a CA for a new cluster. Errors: `IDENTITY` when the folder holds one already. */
 export async function createCa(options: CaOptions): Promise<Issued & { readonly clusterId: string }> {
+  const name = `init ${options.name}`;
+  const finished = settle<Issued & { readonly clusterId: string }>(options.folder, name);
+  if (finished !== undefined) return finished;
   const clusterId = randomBytes(16).toString('hex');
   const made = prepareCa(options, clusterId);
   const certificate = toPem('CERTIFICATE', await buildCertificate(made.fields, made.signer));
-  return { ...writeCa(options.folder, made, certificate), clusterId };
+  const changes = filesOfCa(made, certificate);
+  return takeNewStep(options.folder, {
+    name,
+    changes,
+    made: { ...issuedAs(options.folder, made, changes), clusterId },
+  });
 }
 
-/** Errors: `IDENTITY` when the folder holds a CA already. */
-function writeCa(folder: string, { fields, keyPem: key }: NewCa, certificatePem: string): Issued {
-  const files = { key: join(folder, 'ca.key'), certificate: join(folder, 'ca.crt') };
-  if (key !== undefined) writeNew(files.key, key, 'key');
-  writeNew(files.certificate, certificatePem, 'public');
+/** What a folder needs to be a CA: the key last in the list, if it is kept there. */
+function filesOfCa({ keyPem: key }: NewCa, certificatePem: string): Change[] {
+  const certificate: Change = { path: 'ca.crt', text: certificatePem, kind: 'public' };
+  return key === undefined ? [certificate] : [certificate, { path: 'ca.key', text: key, kind: 'key' }];
+}
+
+function issuedAs(folder: string, { fields }: NewCa, changes: readonly Change[]): Issued {
   const { serial, notAfterMs, names } = fields;
-  const written = key === undefined ? [files.certificate] : [files.certificate, files.key];
-  return { identity: names.uri[0] as string, serial, notAfter: new Date(notAfterMs).toISOString(), files: written };
+  const files = changes.map(({ path }) => join(folder, path));
+  return { identity: names.uri[0] as string, serial, notAfter: new Date(notAfterMs).toISOString(), files };
 }
 
 /** Makes an intermediate CA: it signs day by day, so that the root's key can stay in a safe. Errors: `IDENTITY`. */
 export async function createIntermediate(options: CaOptions, root: OpenCa): Promise<Issued> {
+  const { folder } = options;
+  const step = `intermediate ${options.name}`;
+  const finished = settle<Issued>(folder, step);
+  if (finished !== undefined) return finished;
+  for (const name of ['ca.crt', 'ca.key', 'trust.crt']) refuseExisting(join(folder, name));
   const made = prepareCa(options, root.clusterId, 0);
   checkWithin(root.certificate, made.fields.notAfterMs);
   const certificate = toPem('CERTIFICATE', await buildCertificate(made.fields, root.signer, root.certificate));
   const { serial, names, notBeforeMs, notAfterMs } = made.fields;
-  const issued = writeCa(options.folder, made, `${certificate}${root.chainPem}`);
-  const trust = join(options.folder, 'trust.crt');
-  replace(trust, root.trustPem, 'public');
+  // First the record: what exists can be revoked.
   writeRecord(root.folder, {
     serial,
     identity: names.uri[0] as string,
@@ -157,7 +171,9 @@ export async function createIntermediate(options: CaOptions, root: OpenCa): Prom
     notAfter: new Date(notAfterMs).toISOString(),
     issuer: root.certificate.fingerprint256,
   });
-  return { ...issued, files: [...issued.files, trust] };
+  const trust: Change = { path: 'trust.crt', text: root.trustPem, kind: 'public' };
+  const changes = [...filesOfCa(made, `${certificate}${root.chainPem}`), trust];
+  return takeNewStep(folder, { name: step, changes, made: issuedAs(folder, made, changes) });
 }
 
 function checkWithin(ca: X509Certificate, notAfterMs: number): void {
@@ -181,8 +197,9 @@ export interface OpenCa {
   readonly clusterId: string;
 }
 
-/** Errors: `IDENTITY` when the folder holds no CA that can sign. */
+/** Ends what a crash interrupted in the folder. Errors: `IDENTITY` when the folder holds no CA that can sign; `CORRUPT`. */
 export function openCa(folder: string, { passphrase, signCommand }: KeyAccess = {}): OpenCa {
+  settle(folder);
   const paths = { certificate: join(folder, 'ca.crt'), key: join(folder, 'ca.key'), trust: join(folder, 'trust.crt') };
   const text = readPublic(paths.certificate, 'CA certificate');
   const [certificate, ...above] = certificatesOf(text, paths.certificate);
@@ -250,15 +267,22 @@ export async function certify(ca: OpenCa, request: SigningRequest): Promise<{ pe
 /** Makes a key, certifies it, and writes all that a node needs to one folder. Errors: `IDENTITY`, `CONFIG`. */
 export async function issueCertificate(options: IssueOptions, ca = openCa(options.ca)): Promise<Issued> {
   const identity: Identity = { clusterId: ca.clusterId, role: options.role, name: checkName(options.name) };
+  const { out } = options;
+  const step = `issue ${formatIdentity(identity)}`;
+  const finished = settle<Issued>(out, step);
+  if (finished !== undefined) return finished;
+  for (const name of ['node.key', 'node.crt', 'ca.crt']) refuseExisting(join(out, name));
   const keys = newKeys(options.keyKind);
   try {
     const { pem, record } = await certify(ca, { ...options, identity, publicKey: keys.publicKey });
-    const files = ['node.key', 'node.crt', 'ca.crt'].map((name) => join(options.out, name)) as [string, string, string];
-    writeNew(files[0], keyPem(keys), 'key');
-    writeNew(files[1], pem, 'public');
-    writeNew(files[2], ca.trustPem, 'public');
+    const changes: Change[] = [
+      { path: 'node.key', text: keyPem(keys), kind: 'key' },
+      { path: 'node.crt', text: pem, kind: 'public' },
+      { path: 'ca.crt', text: ca.trustPem, kind: 'public' },
+    ];
+    const files = changes.map(({ path }) => join(out, path));
     const { serial, notAfter } = record;
-    return { serial, identity: record.identity, notAfter, files };
+    return takeNewStep(out, { name: step, changes, made: { serial, identity: record.identity, notAfter, files } });
   } catch (error) {
     if (error instanceof TokaidoError) throw error;
     throw new TokaidoError('IDENTITY', `cannot issue the certificate: ${messageOf(error)}`, { cause: error });

@@ -7,25 +7,30 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   statSync,
   writeSync,
 } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
 
 const KEY_MODE = 0o600;
 const PUBLIC_MODE = 0o644;
 
 /** Errors: `IDENTITY` when the file exists already. */
+export function refuseExisting(path: string): void {
+  if (!existsSync(path)) return;
+  throw new TokaidoError('IDENTITY', `${path} exists already; nothing was overwritten`, {
+    hint: 'choose another folder, or move the old file away',
+  });
+}
+
+/** Errors: `IDENTITY` when the file exists already. */
 export function writeNew(path: string, text: string, kind: 'key' | 'public'): void {
-  if (existsSync(path)) {
-    throw new TokaidoError('IDENTITY', `${path} exists already; nothing was overwritten`, {
-      hint: 'choose another folder, or move the old file away',
-    });
-  }
+  refuseExisting(path);
   replace(path, text, kind);
 }
 
@@ -33,8 +38,8 @@ export function writeNew(path: string, text: string, kind: 'key' | 'public'): vo
 export function replace(path: string, text: string, kind: 'key' | 'public'): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   const mode = kind === 'key' ? KEY_MODE : PUBLIC_MODE;
+  removeUnfinished(dirname(path));
   const temporary = `${path}.${process.pid}.new`;
-  rmSync(temporary, { force: true });
   const file = openSync(temporary, 'wx', mode);
   try {
     writeSync(file, text);
@@ -44,6 +49,36 @@ export function replace(path: string, text: string, kind: 'key' | 'public'): voi
   }
   chmodSync(temporary, mode);
   renameSync(temporary, path);
+  flushFolder(dirname(path));
+}
+
+/** What processes that were killed while they wrote a file have left: half a key, perhaps. */
+function removeUnfinished(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    const pid = /\.(\d+)\.new$/.exec(name)?.[1];
+    if (pid === undefined || (Number(pid) !== process.pid && isRunning(Number(pid)))) continue;
+    rmSync(join(folder, name), { force: true });
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return codeOf(error) === 'EPERM';
+  }
+}
+
+/** A name in a folder is on the disk when the folder is. */
+function flushFolder(folder: string): void {
+  if (process.platform === 'win32') return;
+  const file = openSync(folder, 'r');
+  try {
+    fsyncSync(file);
+  } finally {
+    closeSync(file);
+  }
 }
 
 /** Errors: `IDENTITY` when it cannot be read. */
