@@ -14,7 +14,7 @@ import { type Change, DATABASES, SCHEMA, TABLES, Workload } from './workload.js'
 
 const WRITERS = 4;
 /** How long everything may take to become equal after the last write. */
-const SETTLE_MS = 30_000;
+const SETTLE_MS = 120_000;
 /** Seconds around a kill that do not count as quiet. */
 const AROUND_KILL_MS = 1_000;
 /** Nodes started at a time: a start costs processor time, and there are few cores. */
