@@ -22,6 +22,11 @@ export type AuditEvent =
   | 'tokens.changed'
   | 'certificate.changed'
   | 'revocation.changed'
+  /** A CA counts from now on, or does not any more: for this node, or for a listener. */
+  | 'trust.changed'
+  /** Somebody brought a statement which CAs count; it holds, or was refused. */
+  | 'trust.published'
+  | 'trust.refused'
   /** A machine got its first certificate with a token; a request for a certificate was refused. Where one signs. */
   | 'node.joined'
   | 'join.refused';

@@ -36,11 +36,13 @@ export class KtFollowers {
     node.stores.onSwap(() => followers.#serve());
     if (listener.tls === false)
       log.warn({ allow: listener.allow }, 'Kyoto Tycoon servers at these addresses may read everything, in plaintext');
+    const tls = node.certificates.clientTls(listener);
+    node.audit.watchClientCa(`kyotoTycoon ${listener.host}:${listener.port}`, tls);
     followers.#listener = await listenForKtFollowers({
       host: listener.host,
       port: listener.port,
       allow: listener.allow,
-      tls: node.certificates.clientTls(listener),
+      tls,
       keeper: node.clientKeeper,
       runtime: node.runtime,
       log,

@@ -211,7 +211,7 @@ export class Node {
     const renews = this.enrollment.renewal() !== undefined;
     this.#expiries = new ExpiryWatch({ ...published, renews });
     if (config.identity !== false)
-      this.#publishedTrust = new PublishedTrust({ ...published, caFile: config.identity.ca });
+      this.#publishedTrust = new PublishedTrust({ ...published, audit, caFile: config.identity.ca });
     const { current } = this.stores;
     if (current !== undefined) this.#unseen.watch(current);
     this.stores.onSwap((store) => this.#unseen.watch(store));
@@ -352,8 +352,10 @@ export class Node {
     const services = this.#services();
     for (const listener of this.config.listen.clients) {
       const { host, port } = listener;
-      const policy = this.clientPolicies.of(listenerAt('clients', listener), listener);
-      const own = { host, port, tls: this.certificates.clientTls(listener), policy };
+      const at = listenerAt('clients', listener);
+      const tls = this.certificates.clientTls(listener);
+      this.audit.watchClientCa(at, tls);
+      const own = { host, port, tls, policy: this.clientPolicies.of(at, listener) };
       this.#clients.push(await listenForClients({ ...shared, ...own, signals, feedWaits, services }));
     }
     const queues = new MessageQueues({ signals, slices: new Slices(runtime), runtime });
@@ -361,8 +363,9 @@ export class Node {
     for (const listener of this.config.listen.memcached) {
       const tls = this.certificates.clientTls(listener);
       const { database } = listener;
-      const policy = this.clientPolicies.of(listenerAt('memcached', listener), listener);
-      const own = { ...listener, database, tls, policy };
+      const at = listenerAt('memcached', listener);
+      this.audit.watchClientCa(at, tls);
+      const own = { ...listener, database, tls, policy: this.clientPolicies.of(at, listener) };
       this.#memcached.push(await listenForMemcached({ ...shared, ...own, queues, recaching }));
     }
   }

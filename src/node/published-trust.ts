@@ -5,6 +5,7 @@
  * A file that cannot be written is left to whoever manages it, with a warning.
  */
 import type { X509Certificate } from 'node:crypto';
+import type { Audit } from '../base/audit.js';
 import { messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
@@ -37,6 +38,7 @@ export interface PublishedTrustOptions {
   readonly writeRefusal: () => TokaidoError | undefined;
   readonly runtime: Runtime;
   readonly log: Logger;
+  readonly audit: Audit;
 }
 
 export class PublishedTrust {
@@ -97,6 +99,19 @@ export class PublishedTrust {
 
   /** Takes statements, as `tokaido ca rotate` writes them, from anybody. Errors: `IDENTITY`, `MALFORMED`, `READ_ONLY`. */
   async take(text: string): Promise<Published> {
+    const { audit } = this.#options;
+    try {
+      const { fresh, published } = await this.#take(text);
+      const authorities = fresh.at(-1)?.authorities.map(({ fingerprint256 }) => fingerprint256);
+      if (fresh.length > 0) audit.record('trust.published', { statement: fresh.at(-1)?.number, authorities });
+      return published;
+    } catch (error) {
+      audit.record('trust.refused', { reason: messageOf(error) });
+      throw error;
+    }
+  }
+
+  async #take(text: string): Promise<{ readonly fresh: readonly TrustStatement[]; readonly published: Published }> {
     const { writeRefusal, certificates, store, runtime } = this.#options;
     const refusal = writeRefusal();
     if (refusal !== undefined) throw refusal;
@@ -129,7 +144,7 @@ export class PublishedTrust {
       }
     }).flushed;
     this.#look();
-    return { published: fresh.length, known: brought.length - fresh.length };
+    return { fresh, published: { published: fresh.length, known: brought.length - fresh.length } };
   }
 
   close(): void {

@@ -1,13 +1,15 @@
 /** What a node tells its audit log, if it has one: itself, its links, its policies. */
-import { createHash } from 'node:crypto';
+import { createHash, type X509Certificate } from 'node:crypto';
 import type { Audit, AuditEvent, AuditFacts } from '../../base/audit.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime } from '../../base/runtime.js';
 import { VERSION } from '../../base/version.js';
 import type { NodeIdentity } from '../../pki/identity.js';
+import type { Live } from '../../pki/live.js';
 import { formatIdentity } from '../../pki/names.js';
 import type { LinkEvents } from '../../replication/upstream-follower.js';
 import type { Link } from '../../transport/link.js';
+import type { ClientTls } from '../../transport/stream-server.js';
 import type { NodeConfig } from '../config/schema.js';
 import type { ChainHead } from './chain.js';
 import { AuditLog } from './log.js';
@@ -17,6 +19,8 @@ export class AuditTrail implements Audit {
   /** What was recorded last. */
   #fingerprint: string | undefined;
   #revocation = '';
+  /** CAs that count: by who believes them, descriptions by fingerprint. */
+  readonly #trusted = new Map<string, ReadonlyMap<string, string>>();
 
   /** Errors: `STORAGE`. */
   constructor({ audit }: NodeConfig, { runtime, log }: { readonly runtime: Runtime; readonly log: Logger }) {
@@ -40,7 +44,10 @@ export class AuditTrail implements Audit {
     const { role } = config;
     this.#fingerprint = identity?.fingerprint;
     const own = identity === undefined ? {} : { identity: formatIdentity(identity.identity), ...certificate(identity) };
-    this.record('node.started', { name, role, version: VERSION, ...own, ...policies(config) });
+    const authorities = identity?.trust.authorities ?? [];
+    this.#trust(NODES, authorities);
+    const trusts = identity === undefined ? {} : { trusts: authorities.map(describe) };
+    this.record('node.started', { name, role, version: VERSION, ...own, ...trusts, ...policies(config) });
   }
 
   policiesChanged(config: NodeConfig): void {
@@ -54,9 +61,28 @@ export class AuditTrail implements Audit {
   ): void {
     if (identity.fingerprint !== this.#fingerprint) this.record('certificate.changed', certificate(identity));
     this.#fingerprint = identity.fingerprint;
+    this.#trust(NODES, identity.trust.authorities);
     const revocation = `${lists} ${revoked}`;
     if (revocation !== this.#revocation) this.record('revocation.changed', { lists, revoked });
     this.#revocation = revocation;
+  }
+
+  /** Writes down from now on when a listener takes clients of another CA. */
+  watchClientCa(listener: string, tls: Live<ClientTls> | undefined): void {
+    if (tls === undefined) return;
+    const look = (): void => this.#trust(listener, tls.current.clientTrust?.authorities ?? []);
+    look();
+    tls.onChange(look);
+  }
+
+  #trust(by: string, authorities: readonly X509Certificate[]): void {
+    const now = new Map(authorities.map((ca) => [ca.fingerprint256, describe(ca)]));
+    const before = this.#trusted.get(by);
+    this.#trusted.set(by, now);
+    if (before === undefined) return;
+    const added = [...now].flatMap(([fingerprint, ca]) => (before.has(fingerprint) ? [] : [ca]));
+    const removed = [...before].flatMap(([fingerprint, ca]) => (now.has(fingerprint) ? [] : [ca]));
+    if (added.length + removed.length > 0) this.record('trust.changed', { by, added, removed });
   }
 
   /** A link to a follower or upstream: says that it is there, and later that it has gone. */
@@ -79,6 +105,13 @@ export class AuditTrail implements Audit {
     this.record('node.stopped', {});
     this.#log?.close();
   }
+}
+
+/** Who believes in the CAs of `identity.ca`. */
+const NODES = 'node';
+
+function describe({ subject, fingerprint256 }: X509Certificate): string {
+  return `${subject.replaceAll('\n', ', ')} ${fingerprint256}`;
 }
 
 function certificate({ fingerprint, notAfterMs }: NodeIdentity): AuditFacts {
