@@ -506,7 +506,9 @@ export class FollowerSession {
     }
     this.#state = 'copying';
     this.#snapshot = new SnapshotSender(this.#host.store, this.scope, this.#host.snapshotPace);
-    this.#send({ type: 'snapshotBegin', ...this.#snapshot.contents });
+    const { horizonMs, ...contents } = this.#snapshot.contents;
+    const horizon = this.#hello?.takesHorizon === true ? { horizonMs } : {};
+    this.#send({ type: 'snapshotBegin', ...contents, ...horizon });
     this.pump();
   }
 

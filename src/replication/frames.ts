@@ -42,6 +42,7 @@ export const FRAME_HEADER_BYTES = 12;
 const SEEDED = 1;
 const LOOK = 2;
 const ORIGIN = 4;
+const TAKES_HORIZON = 8;
 /** Largest payload before the handshake is done: a stranger costs no more memory than this. */
 export const MAX_HANDSHAKE_BYTES = 64 * 1024;
 /** Largest payload afterwards; a transaction is at most half of it. */
@@ -105,6 +106,8 @@ export interface Hello {
   readonly position: Position;
   /** Id of the scope whose data the follower has. */
   readonly scopeId: string;
+  /** It understands a snapshot that says how far expirations count no more. One that is older does not. */
+  readonly takesHorizon: boolean;
   /** Of a root that exchanges with this one. */
   readonly origin?: HelloOrigin | undefined;
 }
@@ -178,6 +181,8 @@ export interface SnapshotBegin {
     readonly versionNs: VersionNs;
     readonly sid: Sid;
   }[];
+  /** See `SnapshotContents`. It is sent to those only who said that they take it. */
+  readonly horizonMs?: number | undefined;
 }
 
 /** Rows of one database in key order: stored keys and stored records, tombstones included. */
@@ -318,7 +323,12 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       id(writer, frame.self.instanceId);
       writer
         .text(frame.self.name)
-        .u8((frame.seeded ? SEEDED : 0) | (frame.isLook ? LOOK : 0) | (frame.origin === undefined ? 0 : ORIGIN));
+        .u8(
+          (frame.seeded ? SEEDED : 0) |
+            (frame.isLook ? LOOK : 0) |
+            (frame.origin === undefined ? 0 : ORIGIN) |
+            (frame.takesHorizon ? TAKES_HORIZON : 0),
+        );
       encodePosition(writer, frame.position);
       id(writer, frame.scopeId);
       if (frame.origin !== undefined) encodeHelloOrigin(writer, frame.origin);
@@ -356,6 +366,7 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       for (const clear of frame.clears) {
         writer.varint(clear.database).sized(clear.prefix).u64(clear.versionNs).varint(clear.sid);
       }
+      if (frame.horizonMs !== undefined) writer.u48(frame.horizonMs);
       return;
     case 'snapshotRecords':
       writer.varint(frame.database).bytes(frame.rows);
@@ -433,10 +444,11 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const self = { instanceId: readId(reader), name: reader.text() };
       const flags = reader.u8();
       const [seeded, isLook] = [(flags & SEEDED) !== 0, (flags & LOOK) !== 0];
+      const takesHorizon = (flags & TAKES_HORIZON) !== 0;
       const position = decodePosition(reader);
       const scopeId = reader.bytes(SCOPE_ID_BYTES).toString('hex');
       const origin = (flags & ORIGIN) === 0 ? undefined : readHelloOrigin(reader);
-      const hello = { version, clusterId, self, seeded, isLook, position, scopeId };
+      const hello = { version, clusterId, self, seeded, isLook, position, scopeId, takesHorizon };
       return ended(reader, { type: 'hello', ...hello, ...(origin === undefined ? {} : { origin }) });
     }
     case TYPE.welcome: {
@@ -472,7 +484,9 @@ function decodePayload(type: number, payload: Buffer): Frame {
         versionNs: versionNs(reader.u64()),
         sid: readSid(reader),
       }));
-      return ended(reader, { type: 'snapshotBegin', position, lastVersionNs, feeds, databases, clears });
+      const contents = { position, lastVersionNs, feeds, databases, clears };
+      const horizon = reader.remaining === 0 ? {} : { horizonMs: reader.u48() };
+      return ended(reader, { type: 'snapshotBegin', ...contents, ...horizon });
     }
     case TYPE.snapshotRecords:
       return { type: 'snapshotRecords', database: reader.varint(), rows: reader.rest() };

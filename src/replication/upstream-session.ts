@@ -523,6 +523,7 @@ export function helloOf({
     seeded: own !== undefined,
     position: own?.position() ?? [],
     scopeId: own === undefined ? Scope.WHOLE.id : Scope.decode(own.scope).id,
+    takesHorizon: true,
     ...(exchange === undefined
       ? {}
       : { origin: { sid: exchange.sid, timeMs: exchange.nowMs(), replaces: exchange.replaces } }),

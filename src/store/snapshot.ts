@@ -18,7 +18,8 @@ import type { Engine, MapId, Range, Snapshot } from '../engine/engine.js';
 import type { FeedPosition } from '../log/transaction.js';
 import { type DatabaseMaps, openDatabase, specFor } from './catalog.js';
 import type { DatabaseSpec } from './database-spec.js';
-import { indexKey } from './draft.js';
+import { indexKey, isBehind } from './draft.js';
+import { horizonOf } from './proof.js';
 import { checkRecord } from './record.js';
 import { NOTHING, RecordHasher, type SetHash } from './set-hash.js';
 import { type DatabaseState, decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
@@ -47,6 +48,12 @@ export interface SnapshotContents {
   readonly feeds: readonly FeedPosition[];
   readonly databases: readonly { readonly name: string; readonly records: number }[];
   readonly clears: readonly SnapshotClear[];
+  /**
+   * Expirations at this moment or before may have been worked off where the snapshot is from, ms: its records of that
+   * age may be gone already, and do not count (see `Horizons`). 0 when nothing was; absent when the source is too old to
+   * say.
+   */
+  readonly horizonMs?: number | undefined;
 }
 
 /**
@@ -107,7 +114,9 @@ export class SnapshotSource {
       const prefixes = keys === 'all' ? [prefix] : keys;
       return prefixes.map((part) => ({ database, prefix: part, versionNs, sid }));
     });
-    this.contents = { position, lastVersionNs, feeds, databases, clears };
+    const horizons = chosen.map(({ id, storage }) => horizonOf(state.horizons[storage], id).xtMs);
+    const horizonMs = Math.max(0, ...horizons);
+    this.contents = { position, lastVersionNs, feeds, databases, clears, horizonMs };
   }
 
   /** The next rows, about `bytes` of them, or `undefined` after the last. */
@@ -157,6 +166,8 @@ export class SnapshotLoader {
   readonly #live: number[];
   readonly #hasher = new RecordHasher();
   readonly #hashes: readonly SetHash[];
+  /** As the state row has it. The moment is the highest of all databases': theirs are numbered, and lie, as here. */
+  readonly #horizon: Buffer;
   #rows = 0;
 
   /** `specs` are the databases configured on this node; `scope` names the part that the snapshot is, empty for all. */
@@ -170,6 +181,8 @@ export class SnapshotLoader {
     });
     this.#live = contents.databases.map(() => 0);
     this.#hashes = contents.databases.map(() => Int32Array.from(NOTHING));
+    const { horizonMs = 0 } = contents;
+    this.#horizon = horizonMs === 0 ? EMPTY : indexKey(horizonMs + 1, 0, EMPTY);
     if (contents.clears.some(({ database }) => database >= contents.databases.length)) {
       throw new TokaidoError('CORRUPT', 'a snapshot has a clear of a database it did not announce');
     }
@@ -197,9 +210,10 @@ export class SnapshotLoader {
           continue;
         }
         this.#live[database] = (this.#live[database] ?? 0) + 1;
-        this.#hasher.count(this.#hashes[database] as SetHash, 1, key, record);
-        if (record.xtMs !== NEVER_EXPIRES)
-          writer.put(indexes.expiry, indexKey(record.xtMs, databaseId, key), Buffer.alloc(0));
+        const { xtMs } = record;
+        if (xtMs === NEVER_EXPIRES || isBehind(this.#horizon, xtMs, databaseId, key))
+          this.#hasher.count(this.#hashes[database] as SetHash, 1, key, record);
+        if (xtMs !== NEVER_EXPIRES) writer.put(indexes.expiry, indexKey(xtMs, databaseId, key), Buffer.alloc(0));
       }
     });
   }
@@ -219,6 +233,7 @@ export class SnapshotLoader {
         const hash = this.#hashes[index] as SetHash;
         return { id, name, storage: spec.storage, records: this.#live[index] ?? 0, hash };
       }),
+      horizons: { disk: this.#horizon, memory: this.#horizon },
       clears: clears.map(({ database, ...clear }) => ({ ...clear, databaseId: database + 1, loggedAt: LOGGED_AT })),
     };
     const { flushed } = await this.#engine.write((writer) => {

@@ -182,6 +182,7 @@ describe('frames of a scope', () => {
       self,
       seeded: true,
       isLook: false,
+      takesHorizon: false,
       position,
       scopeId: scope.id,
     });

@@ -26,6 +26,7 @@ const hello = (origin: Hello['origin']): Hello => ({
   self: { instanceId: '0'.repeat(32), name: 'root-2' },
   seeded: true,
   isLook: false,
+  takesHorizon: true,
   position: [],
   scopeId: '0'.repeat(64),
   ...(origin === undefined ? {} : { origin }),

@@ -36,6 +36,20 @@ const GOLDEN: readonly (readonly [Frame, string])[] = [
       '00000000000600' +
       '0563616368650900',
   ],
+  [
+    {
+      type: 'hello',
+      version: 1,
+      clusterId: '03'.repeat(16),
+      self: { instanceId: '01'.repeat(16), name: 'e' },
+      seeded: true,
+      isLook: false,
+      takesHorizon: true,
+      position,
+      scopeId: '04'.repeat(32),
+    },
+    `01${'03'.repeat(16)}${'01'.repeat(16)}016509010102ac020000000000000007${'04'.repeat(32)}`,
+  ],
   [{ type: 'audit', database: 'a', horizonMs: 5 }, '0161000000000005'],
   [{ type: 'audited', position, cutoffMs: 6 }, '010102ac020000000000000007000000000006'],
   [
@@ -72,7 +86,29 @@ const GOLDEN: readonly (readonly [Frame, string])[] = [
   [{ type: 'relink' }, ''],
 ];
 
+const BEGIN: Extract<Frame, { type: 'snapshotBegin' }> = {
+  type: 'snapshotBegin',
+  position,
+  lastVersionNs: versionNs(9n),
+  feeds: [{ feed: 'f', position: 8n }],
+  databases: [{ name: 'a', records: 3 }],
+  clears: [{ database: 0, prefix: Buffer.from('p'), versionNs: versionNs(6n), sid: sid(1) }],
+};
+const BEGIN_HEX =
+  '010102ac0200000000000000070000000000000009' + '01016600000000000000080101610301000170000000000000000601';
+
 describe('replication frames', () => {
+  it('snapshotBegin has the bytes it always had, and a horizon behind them for those who take it', () => {
+    for (const [frame, hex] of [
+      [BEGIN, BEGIN_HEX],
+      [{ ...BEGIN, horizonMs: 5 }, `${BEGIN_HEX}000000000005`],
+    ] as const) {
+      const encoded = encodeFrame(frame);
+      assert.equal(encoded.subarray(FRAME_HEADER_BYTES).toString('hex'), hex);
+      assert.deepEqual([...new FrameDecoder().push(encoded)], [frame]);
+    }
+  });
+
   for (const [frame, hex] of GOLDEN) {
     it(`${frame.type} has the bytes it always had`, () => {
       const encoded = encodeFrame(frame);

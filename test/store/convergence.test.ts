@@ -10,6 +10,7 @@ import {
   aChange,
   aHistory,
   bytes,
+  checkHashes,
   clear,
   dump,
   encode,
@@ -189,6 +190,33 @@ describe('stores that saw the same transactions in different orders (invariant 4
       assert.equal(seeded.get('other', bytes('removed')), undefined);
       assert.equal(seeded.get('default', bytes('kept'))?.value.toString(), 'x');
       assert.deepEqual(dump(seeded.engine), dump(source.engine));
+    });
+  });
+
+  it('a snapshot says how far expirations count no more: no false alarm beside a clock that is behind (invariant 11)', async () => {
+    await withBench(async (bench) => {
+      const early = bench.store(1);
+      const late = bench.store(undefined);
+      const changes = [set('short', '1', START_MS + 10), set('short', '2', START_MS + 10, 'other'), set('kept', '3')];
+      for (const store of [early, late]) await store.apply(encode([transaction(1, 1, 5, changes)])).committed;
+      bench.clock.ms += 20;
+      await collectAll(early);
+      bench.clock.ms -= 20;
+      const seeded = await bench.seeded(early);
+      // What the snapshot has collected still counts where the clock is behind.
+      assert.deepEqual(seeded.proving.compare(late.proving.prove()), {
+        equal: 0,
+        differences: [],
+        leftOut: [],
+        putOff: ['default', 'other'],
+      });
+      checkHashes(seeded);
+      bench.clock.ms += 20;
+      await collectAll(late);
+      for (const store of [early, late]) {
+        assert.deepEqual(seeded.proving.compare(store.proving.prove()).differences, []);
+        assert.equal(seeded.proving.compare(store.proving.prove()).equal, 2);
+      }
     });
   });
 

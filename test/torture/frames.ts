@@ -14,7 +14,17 @@ export function honestFrames(clusterId: string): Buffer[] {
   const self = { instanceId: '0123456789abcdef0123456789abcdef', name: 'stranger' };
   const part = Scope.of([{ databases: ['default'], prefixes: [Buffer.from('k')] }]).encoded;
   const frames: Frame[] = [
-    { type: 'hello', version: 1, clusterId, self, seeded: true, isLook: false, position, scopeId: Scope.WHOLE.id },
+    {
+      type: 'hello',
+      version: 1,
+      clusterId,
+      self,
+      seeded: true,
+      isLook: false,
+      position,
+      scopeId: Scope.WHOLE.id,
+      takesHorizon: true,
+    },
     {
       type: 'welcome',
       version: 1,
@@ -41,6 +51,7 @@ export function honestFrames(clusterId: string): Buffer[] {
       feeds: [{ feed: 'f', position: 1n }],
       databases: [{ name: 'default', records: 1 }],
       clears: [{ database: 0, prefix: Buffer.from('p'), versionNs: versionNs(1n), sid: sid(1) }],
+      horizonMs: 7,
     },
     { type: 'snapshotRecords', database: 0, rows: Buffer.from('rows') },
     { type: 'snapshotEnd', rows: 1 },
