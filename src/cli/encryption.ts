@@ -14,7 +14,7 @@ export function registerEncryption(program: Command): void {
     .description('work with the keys that values are encrypted with on the disk')
     .addHelpText(
       'after',
-      '\nExample, for a new key:\n  tokaido encryption key --file ./data.keys\n  systemctl stop tokaido\n  tokaido encryption reseal --config ./node.yaml\n  systemctl start tokaido',
+      '\nExample, for a new key (the running node encrypts everything anew; status says when the old key can go):\n  tokaido encryption key --file ./data.keys\n  tokaido status',
     );
   encryption
     .command('key')
@@ -39,9 +39,7 @@ export function registerEncryption(program: Command): void {
     );
   encryption
     .command('reseal')
-    .description(
-      'encrypt everything anew with the current key, of a node that does not run; others can be removed then',
-    )
+    .description('encrypt everything anew at once, of a node that does not run: one that runs does it by itself')
     .requiredOption('--config <file>', 'configuration of the node')
     .option('--json', 'print one JSON object')
     .addHelpText('after', '\nExample:\n  tokaido encryption reseal --config ./node.yaml')

@@ -83,6 +83,7 @@ export function renderStatus(status: NodeStatus): string {
     rows.push(['follower', `${name} (${role}) at ${address}: ${state}${copied}, ${lagChanges} behind${part}`]);
   }
   rows.push(['certificate', certificateText(status.certificate)]);
+  if (status.reseal !== undefined) rows.push(['encryption', resealText(status.reseal)]);
   for (const { feed, position } of status.reached) rows.push(['reached', `${feed} ${position}`]);
   const { revocation, audit } = status;
   if (audit !== undefined) rows.push(['audit', `line ${audit.number}, hash ${audit.hash}`]);
@@ -95,6 +96,12 @@ export function renderStatus(status: NodeStatus): string {
   if (status.feed !== undefined) rows.push(['feed', facts(status.feed)]);
   const width = Math.max(...rows.map(([label]) => label.length));
   return rows.map(([label, text]) => `${label.padEnd(width)}  ${text}`).join('\n');
+}
+
+function resealText({ state, looked, written, notNeeded }: NonNullable<NodeStatus['reseal']>): string {
+  if (state === 'running') return `encrypting anew: ${written} of ${looked} values looked at so far`;
+  const old = notNeeded.length === 0 ? '' : `; not needed any more: ${notNeeded.join(', ')}`;
+  return `all with the current key${old}`;
 }
 
 /** `slotLagBytes 0, state streaming`: what it is called in `--json`, with what it is now. */

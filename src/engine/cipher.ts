@@ -50,6 +50,11 @@ export class Cipher {
     return this.#current.id;
   }
 
+  /** Ids of the keys that only open. */
+  get olderIds(): readonly string[] {
+    return [...this.#byId.keys()].filter((id) => id !== this.#current.id);
+  }
+
   #nonce(): Buffer {
     if (this.#pooled === 0) {
       randomFillSync(this.#pool);
@@ -80,7 +85,7 @@ export class Cipher {
     const key = this.#byId.get(id);
     if (key === undefined) {
       throw new TokaidoError('STORAGE', `stored values are sealed with key ${id}, which this node does not have`, {
-        hint: 'put that key back behind the others (encryption.keyFile), or run `tokaido encryption reseal` before removing one',
+        hint: 'put that key back behind the others (encryption.keyFile), and remove one only when `tokaido status` says that it is not needed',
       });
     }
     const nonceEnd = HEAD_BYTES + NONCE_BYTES;

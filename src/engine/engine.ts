@@ -64,6 +64,21 @@ export interface Commit<T> {
   readonly flushed: Promise<void>;
 }
 
+/** Entries that are not stored as they would be now: plain, say, or sealed with an older key. */
+export interface Stale {
+  readonly keys: readonly Buffer[];
+  readonly looked: number;
+  /** The last entry looked at, behind which there may be more; `undefined` at the end of the map. */
+  readonly last: Buffer | undefined;
+}
+
+/** How many rows to look at, how many to name, and how many bytes to look at, about. */
+export interface StaleLimits {
+  readonly rows: number;
+  readonly wrong: number;
+  readonly bytes: number;
+}
+
 /** Reads outside any transaction see the newest commit, consistently within one event turn. */
 export interface Engine extends Reader {
   /**
@@ -85,6 +100,8 @@ export interface Engine extends Reader {
    */
   write<T>(fn: (writer: Writer) => T): Promise<Commit<T>>;
   snapshot(): Snapshot;
+  /** Entries behind `after` that would be stored differently if they were put now. Only engines that change what is put. */
+  stale?(map: MapId, after: Buffer | undefined, limits: StaleLimits): Stale;
   /**
    * Resolves when everything committed before the call is on the disk, by an earlier process too. Errors: `STORAGE`.
    */

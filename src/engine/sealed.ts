@@ -4,10 +4,23 @@
  * are what the engine orders by.
  *
  * Values that were stored before a map was sealed, or with another key, are read all the same; they are sealed with the
- * current key when they are written the next time, or all at once by `reseal`.
+ * current key when they are written the next time. `stale` finds them for who writes them anew bit by bit; `reseal` is
+ * for an engine that nobody else uses.
  */
 import { type Cipher, sealedBy } from './cipher.js';
-import type { Commit, Engine, Entry, MapId, MapOptions, Range, Reader, Snapshot, Writer } from './engine.js';
+import type {
+  Commit,
+  Engine,
+  Entry,
+  MapId,
+  MapOptions,
+  Range,
+  Reader,
+  Snapshot,
+  Stale,
+  StaleLimits,
+  Writer,
+} from './engine.js';
 
 /** Bytes of values that one step of `reseal` looks at, about. */
 const STEP_BYTES = 16 * 1024 * 1024;
@@ -101,14 +114,13 @@ export class SealedEngine implements Engine {
     limit: number,
   ): Promise<{ readonly looked: number; readonly written: number; readonly last: Buffer | undefined }> {
     const cipher = this.#options.cipher();
-    const wanted = this.#maps[map]?.sealed === true ? cipher.currentId : undefined;
-    const start = after === undefined ? {} : { start: Buffer.concat([after, Buffer.of(0)]) };
+    const wanted = this.#wanted(map);
     const { result } = await this.#below.write((below) => {
       const wrong: { readonly key: Buffer; readonly value: Buffer }[] = [];
       let looked = 0;
       let bytes = 0;
       let last: Buffer | undefined;
-      for (const { key, value } of below.range(map, { ...start, limit })) {
+      for (const { key, value } of below.range(map, { ...behind(after), limit })) {
         looked++;
         if (sealedBy(value) !== wanted) wrong.push({ key: Buffer.from(key), value: Buffer.from(value) });
         bytes += value.length;
@@ -124,6 +136,25 @@ export class SealedEngine implements Engine {
       return { looked, written: wrong.length, last };
     });
     return result;
+  }
+
+  stale(map: MapId, after: Buffer | undefined, { rows, wrong, bytes }: StaleLimits): Stale {
+    const wanted = this.#wanted(map);
+    const keys: Buffer[] = [];
+    let looked = 0;
+    let size = 0;
+    for (const { key, value } of this.#below.range(map, { ...behind(after), limit: rows })) {
+      looked++;
+      size += value.length;
+      if (sealedBy(value) !== wanted) keys.push(Buffer.from(key));
+      if (looked === rows || keys.length === wrong || size >= bytes) return { keys, looked, last: Buffer.from(key) };
+    }
+    return { keys, looked, last: undefined };
+  }
+
+  /** The key that values of a map are to be sealed with, if any. */
+  #wanted(map: MapId): string | undefined {
+    return this.#maps[map]?.sealed === true ? this.#options.cipher().currentId : undefined;
   }
 
   snapshot(): Snapshot {
@@ -150,4 +181,8 @@ export class SealedEngine implements Engine {
   async close(): Promise<void> {
     await this.#below.close();
   }
+}
+
+function behind(after: Buffer | undefined): Range {
+  return after === undefined ? {} : { start: Buffer.concat([after, Buffer.of(0)]) };
 }

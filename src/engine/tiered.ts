@@ -8,7 +8,18 @@
  * (`store/restore.ts`), because it needs the update log.
  */
 import { assert, TokaidoError } from '../base/errors.js';
-import type { Commit, Engine, Entry, MapId, MapOptions, Range, Snapshot, Writer } from './engine.js';
+import type {
+  Commit,
+  Engine,
+  Entry,
+  MapId,
+  MapOptions,
+  Range,
+  Snapshot,
+  Stale,
+  StaleLimits,
+  Writer,
+} from './engine.js';
 import { EMPTY_TREE, findInTree, scanTree, TreeEditor, type TreeRange, type TreeVersion } from './memory-tree.js';
 import { Recency } from './recency.js';
 
@@ -218,6 +229,13 @@ export class TieredEngine implements Engine {
       },
       close: () => disk.close(),
     };
+  }
+
+  /** What is in memory is not stored. */
+  stale(map: MapId, after: Buffer | undefined, limits: StaleLimits): Stale {
+    const slot = this.#slot(map);
+    const none = { keys: [], looked: 0, last: undefined };
+    return 'disk' in slot ? (this.#disk.stale?.(slot.disk, after, limits) ?? none) : none;
   }
 
   async flush(): Promise<void> {

@@ -1,5 +1,6 @@
 /** Encryption at rest: where the keys come from, and how a store's engine is opened with them. */
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
+import { promisify } from 'node:util';
 import { messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
@@ -33,15 +34,31 @@ export function parseKeys(text: string, what: string): readonly [SealingKey, ...
   return [current, ...others];
 }
 
+const COMMAND = 'encryption.keyCommand';
+
 function fromCommand([program = '', ...parameters]: readonly string[]): Cipher {
   try {
     const stdio: ['ignore', 'pipe', 'inherit'] = ['ignore', 'pipe', 'inherit'];
     const text = execFileSync(program, parameters, { encoding: 'utf8', timeout: COMMAND_MS, stdio });
-    return new Cipher(parseKeys(text, 'encryption.keyCommand'));
+    return new Cipher(parseKeys(text, COMMAND));
   } catch (error) {
-    if (error instanceof TokaidoError) throw error;
-    throw new TokaidoError('CONFIG', `encryption.keyCommand failed: ${messageOf(error).split('\n')[0]}`);
+    throw commandError(error);
   }
+}
+
+/** The same while the node serves: it does not wait. */
+async function fromCommandLater([program = '', ...parameters]: readonly string[]): Promise<Cipher> {
+  try {
+    const { stdout } = await promisify(execFile)(program, parameters, { encoding: 'utf8', timeout: COMMAND_MS });
+    return new Cipher(parseKeys(stdout, COMMAND));
+  } catch (error) {
+    throw commandError(error);
+  }
+}
+
+function commandError(error: unknown): TokaidoError {
+  if (error instanceof TokaidoError) return error;
+  return new TokaidoError('CONFIG', `${COMMAND} failed: ${messageOf(error).split('\n')[0]}`);
 }
 
 /** The store's own map that holds values of all databases. */
@@ -51,6 +68,8 @@ export class Encryption {
   readonly #cipher: Live<Cipher>;
   readonly #looks: Timer | undefined;
   readonly #isWhole: boolean;
+  readonly #databases: readonly string[];
+  readonly #reload: () => void;
 
   /** Errors: `IDENTITY` when the file cannot be read, or can be by others; `CONFIG` when it or the command gives no keys. */
   constructor(
@@ -58,19 +77,47 @@ export class Encryption {
     { runtime, log }: { readonly runtime: Runtime; readonly log: Logger },
   ) {
     this.#isWhole = databases.includes('*');
+    this.#databases = [...databases].sort();
     if (keyFile === undefined) {
-      this.#cipher = new LiveValue(fromCommand(keyCommand ?? []));
+      const value = new LiveValue(fromCommand(keyCommand ?? []));
+      this.#cipher = value;
+      this.#reload = () => {
+        fromCommandLater(keyCommand ?? []).then(
+          (cipher) => value.set(cipher),
+          (error: unknown) => log.warn({ reason: messageOf(error) }, 'encryption keys: going on with those before'),
+        );
+      };
       return;
     }
     const load = (): Cipher => new Cipher(parseKeys(readKey(keyFile, 'file of encryption keys'), keyFile));
     const file = new LiveFiles({ files: [keyFile], load, what: 'encryption keys', log });
     this.#looks = runtime.every(LOOK_MS, () => file.look());
     this.#cipher = file;
+    this.#reload = () => file.reload();
   }
 
   /** Id of the key that new values are sealed with. */
   get keyId(): string {
     return this.#cipher.current.currentId;
+  }
+
+  /** Ids of the keys that are here for what was sealed before. */
+  get olderKeyIds(): readonly string[] {
+    return this.#cipher.current.olderIds;
+  }
+
+  /** Names how all that is stored should be sealed: changes with the key, and with the databases. */
+  get target(): string {
+    return [this.keyId, ...this.#databases].join(' ');
+  }
+
+  onChange(listener: () => void): void {
+    this.#cipher.onChange(listener);
+  }
+
+  /** Asks for the keys again at once. */
+  reload(): void {
+    this.#reload();
   }
 
   engine(below: Engine): SealedEngine {

@@ -115,6 +115,15 @@ export function registerNodeMetrics(node: Node): void {
     const { nextUpdateMs } = node.certificates.revocation();
     return nextUpdateMs === undefined ? undefined : (nextUpdateMs - runtime.nowMs()) / 1000;
   });
+  metrics.gauge('reseal_pending', '1 while stored values may need another key than the current one.', () => {
+    return node.resealer === undefined ? undefined : Number(node.resealer.facts.isPending);
+  });
+  metrics.gauge('reseal_looked', 'Stored values looked at since the current key came.', () => {
+    return node.resealer?.facts.looked;
+  });
+  metrics.gauge('reseal_written', 'Stored values encrypted anew since the current key came.', () => {
+    return node.resealer?.facts.written;
+  });
   metrics.gauge('feed_lag_bytes', 'WAL that Postgres has sent and that is not safe here yet.', () => {
     const feed = node.feed?.status();
     return feed?.kind === 'postgres' ? feed.lagBytes : undefined;

@@ -73,6 +73,7 @@ export function nodeStatus(node: Node): NodeStatus {
           },
     revocation: revocationStatus(node),
     encryptionKey: node.encryption?.keyId,
+    reseal: resealStatus(node),
     audit: node.audit.head,
     reached: POSITIONED_FEEDS.flatMap((feed) => {
       const position = node.progress.position(feed);
@@ -101,6 +102,17 @@ function revocationStatus({ certificates }: Node): NodeStatus['revocation'] {
   const { lists, revoked, nextUpdateMs } = certificates.revocation();
   if (lists === 0) return undefined;
   return { lists, revoked, nextUpdate: timeOf(nextUpdateMs) };
+}
+
+function resealStatus({ encryption, resealer }: Node): NodeStatus['reseal'] {
+  if (encryption === undefined || resealer === undefined) return undefined;
+  const { isPending, looked, written } = resealer.facts;
+  return {
+    state: isPending ? 'running' : 'done',
+    looked,
+    written,
+    notNeeded: isPending ? [] : encryption.olderKeyIds,
+  };
 }
 
 function renewalStatus({ enrollment }: Node): NonNullable<NodeStatus['certificate']>['renewal'] {

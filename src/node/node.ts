@@ -57,6 +57,7 @@ import { PublishedLists } from './published-lists.js';
 import { PublishedTrust } from './published-trust.js';
 import type { Recovery } from './recovery.js';
 import { Replica } from './replica.js';
+import { Resealer } from './resealer.js';
 import type { NodeStatus } from './status.js';
 import type { StoreHolder } from './store-holder.js';
 import { loadTextDatabase } from './text-databases.js';
@@ -90,6 +91,7 @@ export class Node {
   readonly clientPolicies: ClientPolicies;
   readonly audit: AuditTrail;
   readonly encryption: Encryption | undefined;
+  resealer: Resealer | undefined;
   readonly #clients: ClientListener[] = [];
   readonly #memcached: ClientListener[] = [];
   #admin: AdminServer | undefined;
@@ -248,6 +250,9 @@ export class Node {
       });
     }
     this.#replica.keepHouse();
+    const { encryption, stores } = this;
+    if (encryption !== undefined)
+      this.resealer = new Resealer({ encryption, stores, runtime: this.#options.runtime, log: this.#log });
     // A root that recovers is up and reachable meanwhile: its followers are what it waits for.
     this.#beginWriting().catch((error: unknown) => this.#options.onFatal(error));
   }
@@ -276,12 +281,13 @@ export class Node {
   }
 
   /**
-   * Reads certificates, keys, CA bundles, revocation lists and tokens again at once. With another configuration: takes
+   * Reads certificates, keys (of encryption, too), CA bundles, revocation lists and tokens again at once. With another configuration: takes
    * its policies (scopes of followers, rules of client listeners), and nothing else of it.
    */
   reload(config?: NodeConfig): void {
     this.certificates.reload();
     this.clientPolicies.reload();
+    this.encryption?.reload();
     if (config === undefined) return;
     this.clientPolicies.adopt(config);
     this.#replica.setScopes(scopeRules(config));
@@ -555,6 +561,7 @@ export class Node {
     this.#unseen.close();
     this.#publishedTrust?.close();
     this.#expiries?.close();
+    this.resealer?.close();
     this.enrollment.close();
     this.certificates.close();
     await this.#feed?.stop();

@@ -104,6 +104,16 @@ export interface NodeStatus {
     | undefined;
   /** Id of the key that new values are encrypted with on the disk; `undefined` without encryption. */
   readonly encryptionKey: string | undefined;
+  /** Encrypting what is stored with that key, or as the configuration says, in the background. */
+  readonly reseal:
+    | {
+        readonly state: 'running' | 'done';
+        readonly looked: number;
+        readonly written: number;
+        /** Ids of older keys that may be removed now. */
+        readonly notNeeded: readonly string[];
+      }
+    | undefined;
   /** The newest line of the audit log, to be noted elsewhere; `undefined` without one. */
   readonly audit: { readonly number: number; readonly hash: string } | undefined;
   /** How far this node is in each feed, as its source writes positions. */

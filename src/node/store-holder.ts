@@ -149,6 +149,11 @@ export class StoreHolder {
     return this.#current;
   }
 
+  /** Whether a snapshot is being loaded beside the current store. */
+  get isLoading(): boolean {
+    return this.#isLoading;
+  }
+
   onSwap(listener: SwapListener): void {
     this.#listeners.push(listener);
   }

@@ -132,6 +132,19 @@ export class Draft {
     this.#writer.put(this.#maps.meta, key, value);
   }
 
+  /** Puts values as they are once more, those that are still there. Reads all before it touches any. */
+  putAgain(map: MapId, keys: readonly Buffer[]): void {
+    const values = keys.map((key) => {
+      const value = this.#writer.get(map, key);
+      return value === undefined ? undefined : Buffer.from(value);
+    });
+    for (const [index, value] of values.entries()) {
+      if (value === undefined) continue;
+      this.writes++;
+      this.#writer.put(map, keys[index] as Buffer, value);
+    }
+  }
+
   /** Errors: `NO_DATABASE`. */
   requireDatabase(name: string): void {
     this.#named(name);

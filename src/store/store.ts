@@ -38,6 +38,7 @@ import { LocalTransaction, type TransactionLimits } from './local-transaction.js
 import { decodeEpoch, EPOCH_KEY, encodeEpoch, isNext, withOwnEpoch } from './numbering.js';
 import { Proving } from './proving.js';
 import { StoredRecord } from './record.js';
+import { Resealing } from './resealing.js';
 import { RESERVED_DATABASE } from './reserved.js';
 import { type MemoryImage, restoreMemory } from './restore.js';
 import { Room } from './room.js';
@@ -90,6 +91,8 @@ export class LocalStore implements Store {
   readonly #queue: CommitQueue<Job>;
   /** Proof of equality with other stores. */
   readonly proving: Proving;
+  /** Encrypting anew what an older key, or none, encrypted. */
+  readonly resealing: Resealing;
   readonly #listeners = new Set<CommitListener>();
   #state: StoreState;
   /** The highest epoch ever begun here, whether or not anything was numbered in it. */
@@ -131,6 +134,7 @@ export class LocalStore implements Store {
       nowMs: () => options.runtime.nowMs(),
       change: async (run) => await this.#housekeep(run),
     });
+    this.resealing = new Resealing(engine, this.#maps, async (run) => await this.#housekeep(run));
     const configured = options.databases.map(({ name }) => name);
     this.#openDatabases([...this.#state.databases.map(({ name }) => name), ...configured]);
   }

@@ -91,6 +91,19 @@ describe('a sealed engine', () => {
     assert.deepEqual(read(secret), new Set(['after', 'before']));
     assert.deepEqual(new Set(stored(open)), new Set(['plain']));
     cipher = new Cipher([SECOND, FIRST]);
+    const limits = { rows: 20, wrong: 9, bytes: 1e6 };
+    const [some, rest] = [
+      engine.stale(secret, undefined, limits),
+      engine.stale(secret, keys.sort(Buffer.compare)[8], limits),
+    ];
+    assert.deepEqual([some.keys.length, some.looked, some.last], [9, 9, keys[8]]);
+    assert.deepEqual([rest.keys.length, rest.last], [9, keys[17]]);
+    assert.equal(engine.stale(secret, undefined, { ...limits, bytes: 1 }).keys.length, 1);
+    assert.deepEqual(engine.stale(open, undefined, { ...limits, rows: 100 }), {
+      keys: [],
+      looked: 25,
+      last: undefined,
+    });
     let written = 0;
     for (let last: Buffer | undefined, isFirst = true; isFirst || last !== undefined; isFirst = false) {
       const step = await engine.reseal(secret, last, 10);
