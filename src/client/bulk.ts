@@ -2,6 +2,7 @@
  * Whole databases over the protocol of clients, of Tokaido as of Kyoto Tycoon: all records by a cursor, many calls under
  * way at a time. Memory is bounded by what one batch holds.
  */
+import { startsWith } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
 import { NEVER_EXPIRES } from '../base/types.js';
 import type { RpcAnswer, TokaidoClient } from './client.js';
@@ -14,6 +15,8 @@ export interface BulkRecord {
   readonly xtMs: number;
 }
 
+/** Keys asked for at a time: with the longest keys, less than a node refuses to list. */
+const KEYS_AT_ONCE = 5000;
 /** Calls of a walk under way at a time, at most. */
 const MOST_AHEAD = 128;
 const FIRST_AHEAD = 8;
@@ -60,6 +63,29 @@ export async function* walkRecords(
     ahead = Math.max(1, Math.min(MOST_AHEAD, ahead * 2, fitting));
   }
   await client.call('cur_delete', at);
+}
+
+/**
+ * All keys of a database that begin with `prefix`, in batches. Of a server that cannot go on in the midst of its keys
+ * (Kyoto Tycoon, an older node) by a walk over its records. Not of one moment, and with the errors of `walkRecords`.
+ */
+export async function* listKeys(client: TokaidoClient, database: string, prefix: Buffer): AsyncGenerator<Buffer[]> {
+  const call = { DB: database, prefix, max: String(KEYS_AT_ONCE) };
+  let after: Buffer | undefined;
+  for (;;) {
+    const { status, rows } = await client.call('match_prefix', after === undefined ? call : { ...call, after });
+    if (status !== OK) isOver({ status, rows }, 'match_prefix', database);
+    const keys: Buffer[] = [];
+    for (const name of rows.keys()) if (name.startsWith('_')) keys.push(Buffer.from(name.slice(1), 'latin1'));
+    const goesOn = after === undefined || keys.every((key) => key.compare(after as Buffer) > 0);
+    if (!goesOn) break;
+    if (keys.length > 0) yield keys;
+    if (keys.length < KEYS_AT_ONCE) return;
+    after = keys.at(-1);
+  }
+  for await (const records of walkRecords(client, database)) {
+    yield records.map(({ key }) => key).filter((key) => startsWith(key, prefix));
+  }
 }
 
 /** The number of a database by its name, as the server lists them. Errors: `NO_DATABASE`, those of the connection. */

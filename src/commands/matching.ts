@@ -6,7 +6,7 @@
  * in the reference, and a dot means a line feed too.
  */
 import { RE2JS } from 're2js';
-import { afterPrefix } from '../base/bytes.js';
+import { afterKey, afterPrefix } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
 import type { Database } from '../store/types.js';
 import { type Commands, LONGEST_KEY_BYTES } from './commands.js';
@@ -49,9 +49,9 @@ function tooMany(): TokaidoError {
   });
 }
 
-/** In key order. Errors: `TOO_LARGE`. */
-export function matchPrefix(search: Search, prefix: Buffer): Matches {
-  return collect(search, prefix, () => 0, false);
+/** In key order; those behind `after` when it is given. Errors: `TOO_LARGE`. */
+export function matchPrefix(search: Search, prefix: Buffer, after?: Buffer): Matches {
+  return collect(search, prefix, () => 0, false, after);
 }
 
 /** In key order. Errors: `CONFLICT` when the expression does not compile, `TOO_LARGE`. */
@@ -80,11 +80,14 @@ function collect(
   prefix: Buffer,
   measure: (key: Buffer) => number | undefined,
   nearest: boolean,
+  after?: Buffer,
 ): Matches {
   const end = afterPrefix(prefix);
   const found = new Found(max, nearest);
-  let start = prefix;
   if (max <= 0 || prefix.length > LONGEST_KEY_BYTES) return [];
+  // What is behind a longer key is behind as much of it as a key can have.
+  const behind = after === undefined ? undefined : afterKey(after.subarray(0, LONGEST_KEY_BYTES));
+  let start = behind !== undefined && behind.compare(prefix) > 0 ? behind : prefix;
   return slices.run((slice) => {
     const range = { start, ...(end === undefined ? {} : { end }), limit: STEP_ROWS };
     const last = commands.visit(database, range, (key) => {
@@ -93,7 +96,7 @@ function collect(
       return !found.isFull && !slice.isOver();
     });
     if (last === undefined || found.isFull) return found.keys();
-    start = Buffer.concat([last, Buffer.of(0)]);
+    start = afterKey(last);
     return undefined;
   }, isWanted);
 }

@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type pg from 'pg';
 import { TokaidoClient } from '../../src/client/client.js';
+import { connectSql } from '../../src/feeds/postgres/connection.js';
+import { verifyTable } from '../../src/feeds/postgres/verify.js';
 import { json, tokaido } from '../support/cli.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { TestPostgres } from '../support/postgres.js';
@@ -145,6 +147,34 @@ describe('tokaido pg', () => {
       /^public\.kv -> kv at 0\/[0-9A-F]+: 2498 rows with a record, 0 missing, 0 different, 0 orphans\n$/,
     );
     assert.equal(code, 0);
+  });
+
+  it('verify asks for a thousand records at a time, and for no key twice when nothing differs', async () => {
+    const edgeClient = new TokaidoClient({ server: `127.0.0.1:${edge.clientPort}` });
+    const direct = await connectSql({ connection: postgres.url }, 'a test');
+    let calls = 0;
+    for (const name of ['call', 'getRecords'] as const) {
+      const original = edgeClient[name].bind(edgeClient) as (...args: unknown[]) => unknown;
+      const counted = (...args: unknown[]): unknown => {
+        calls++;
+        return original(...args);
+      };
+      Object.assign(edgeClient, { [name]: counted });
+    }
+    const mapping = { ...table, expires: { column: 'until' } };
+    const { rows: publications } = await sql.query<{ pubname: string }>('SELECT pubname FROM pg_publication');
+    const publication = publications[0]?.pubname as string;
+    const report = await verifyTable({
+      sql: direct,
+      client: edgeClient,
+      publication,
+      mapping,
+      nowMs: () => Date.now(),
+    });
+    edgeClient.close();
+    await direct.end();
+    assert.deepEqual([report.rows, report.missing, report.different, report.orphans], [2498, [], [], []]);
+    assert.ok(calls <= 6, `${calls} calls for 2498 records`);
   });
 
   it('verify finds an expiration time that is not that of the row', async () => {

@@ -337,6 +337,25 @@ describe('remote procedures', () => {
     assert.equal((await call('cur_jump', { CUR: '1', key }))[0], 413);
   });
 
+  it('the keys of a prefix are listed page by page, each behind the last of the one before', async () => {
+    const keys = Array.from({ length: 25 }, (_, i) => `p\xff${String.fromCharCode(0, i)}`);
+    const others = ['o', 'p', 'q'];
+    await client.rpc('set_bulk', Object.fromEntries([...keys, ...others].map((key) => [`_${key}`, 'v'])));
+    const listed: string[] = [];
+    for (let after = ''; ; after = listed.at(-1) as string) {
+      const { rows } = await client.rpc('match_prefix', { prefix: 'p\xff', after, max: '10' });
+      const page = [...rows.keys()].filter((name) => name !== 'num').map((name) => name.slice(1));
+      listed.push(...page);
+      if (page.length < 10) break;
+    }
+    assert.deepEqual(listed, keys);
+    const behind = async (after: string) => (await client.rpc('match_prefix', { prefix: 'p', after })).rows.get('num');
+    assert.equal(await behind(`p\xff\0\0${'\xff'.repeat(3000)}`), '24', 'behind a key that nobody can have');
+    assert.equal(await behind('z'), '0');
+    assert.equal(await behind('a'), '26', 'before the prefix');
+    assert.equal(await behind('p'), '25');
+  });
+
   it('a table of many rows is whole, and a bulk read of many keys too', async () => {
     const keys = Array.from({ length: 5000 }, (_, i) => `_k\t${i}`);
     await client.rpc('set_bulk', Object.fromEntries(keys.map((key) => [key, key.slice(1)])));

@@ -100,7 +100,9 @@ export const CURSOR_PROCEDURES: Readonly<Record<string, Procedure>> = {
       throw new TokaidoError('NOT_IMPLEMENTED', 'not implemented: cur_delete');
     },
   },
-  match_prefix: matching(async (search, { input }) => await matchPrefix(search, required(input, 'prefix'))),
+  match_prefix: matching(
+    async (search, { input }) => await matchPrefix(search, required(input, 'prefix'), input.get('after')),
+  ),
   match_regex: matching(async (search, { input }) => await matchRegex(search, required(input, 'regex'))),
   match_similar: matching(async (search, { input }) => {
     const origin = required(input, 'origin');
