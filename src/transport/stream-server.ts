@@ -7,6 +7,7 @@ import { messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import type { Live } from '../pki/live.js';
+import { parseIdentity } from '../pki/names.js';
 import type { Trust } from '../pki/trust.js';
 import type { ClientKeeper, Conversation } from './client-keeper.js';
 import { atEachExpiry, chainOf } from './peer-chain.js';
@@ -229,7 +230,7 @@ function secureServer(
     socket.on('error', () => undefined);
     const mayBeStranger = !asksCertificate || admission?.isCertificateOptional() === true;
     const isStranger = mayBeStranger && !(asksCertificate && hasCertificate(socket));
-    const judge = isStranger ? () => undefined : judgeOf(socket, tls, runtime);
+    const judge = isStranger ? () => undefined : judgeOf(socket, tls, runtime, admission);
     const refusal = judge();
     if (refusal === undefined) {
       if (!isStranger) watch(socket, judge);
@@ -258,7 +259,12 @@ const FAULTS: Readonly<Record<string, string>> = {
 };
 
 /** Why a client is refused, by what it presented at its handshake and by what is trusted now. */
-function judgeOf(socket: TLSSocket, tls: Live<ClientTls>, runtime: Runtime): () => string | undefined {
+function judgeOf(
+  socket: TLSSocket,
+  tls: Live<ClientTls>,
+  runtime: Runtime,
+  admission: Admission | undefined,
+): () => string | undefined {
   if (!hasCertificate(socket)) return () => 'it presented no certificate';
   const { authorized, authorizationError } = socket;
   const chain = chainOf(socket);
@@ -268,9 +274,17 @@ function judgeOf(socket: TLSSocket, tls: Live<ClientTls>, runtime: Runtime): () 
     const { clientTrust, names: allowed } = tls.current;
     const fault = clientTrust?.fault(chain, runtime.nowMs());
     if (fault !== undefined) return `its certificate does not verify: ${FAULTS[fault]}`;
-    if (allowed.length === 0 || names.some((name) => allowed.includes(name))) return undefined;
+    if (allowed.length === 0) return admission?.isPoliced() === false ? nodeRefusal(names) : undefined;
+    if (names.some((name) => allowed.includes(name))) return undefined;
     return `its certificate is for ${names.join(', ')}, which this listener does not allow`;
   };
+}
+
+/** A stolen edge is no client that writes: where every client may do everything, nodes are none unless they are named. */
+function nodeRefusal(names: ClientNames): string | undefined {
+  const node = names.map(parseIdentity).find((identity) => ['root', 'relay', 'edge'].includes(identity?.role ?? ''));
+  if (node === undefined) return undefined;
+  return `its certificate is that of the ${node.role} ${node.name}, not of a client: name it in tls.names, or in a policy`;
 }
 
 function listenerOf({ host, port }: StreamServerOptions, socket: Socket | undefined): string {

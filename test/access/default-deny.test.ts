@@ -3,10 +3,13 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { connect } from 'node:tls';
 import { parse, stringify } from 'yaml';
+import { issueCertificate } from '../../src/pki/ca.js';
 import { tokaido } from '../support/cli.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { eventually } from '../support/local-runtime.js';
+import { freePort } from '../support/postgres.js';
 
 describe('a root that was not told who may follow', () => {
   let cluster: Cluster;
@@ -51,6 +54,58 @@ describe('a root that was not told who may follow', () => {
     adopt([]);
     await eventually('it is cut off', async () => ['', 'nothing'].includes(await scope()));
     assert.equal(root.starts, 1);
+  });
+});
+
+describe('a listener that takes every client certificate of the cluster', () => {
+  it('takes none of a node, unless it is named', async () => {
+    const cluster = await Cluster.create();
+    try {
+      const [plain, open, named] = [await freePort(), await freePort(), await freePort()];
+      const tls = { certificate: 'node.crt', key: 'node.key', clientCa: 'ca.crt' };
+      const clients = [{ port: plain }, { port: open, tls }, { port: named, tls: { ...tls, names: ['edge'] } }];
+      const admin = await freePort();
+      const root = await cluster.add({
+        name: 'root',
+        role: 'root',
+        config: { listen: { clients, admin: { port: admin }, replication: false } },
+      });
+      for (const [role, name] of [
+        ['edge', 'edge'],
+        ['client', 'app'],
+      ] as const) {
+        const issued = {
+          ca: join(cluster.folder, 'ca'),
+          out: join(cluster.folder, name),
+          role,
+          name,
+          days: 1,
+        } as const;
+        await issueCertificate({ ...issued, dns: [], ip: [], nowMs: Date.now() });
+      }
+      cluster.start(root);
+      await cluster.ready({ ...root, adminPort: admin });
+      /** What a GET over a connection with this certificate begins with; empty when it is cut. */
+      const ask = async (port: number, as: string): Promise<string> => {
+        const pem = (file: string): string => readFileSync(join(cluster.folder, as, file), 'utf8');
+        const proof = { cert: pem('node.crt'), key: pem('node.key'), ca: pem('ca.crt') };
+        const socket = connect({ port, host: '127.0.0.1', checkServerIdentity: () => undefined, ...proof });
+        socket.on('error', () => undefined);
+        let received = '';
+        socket.on('data', (chunk: Buffer) => {
+          received += chunk.toString('latin1');
+        });
+        socket.write('GET /k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
+        await eventually('it is answered or cut', () => socket.closed);
+        return received.slice(0, 12);
+      };
+      assert.equal(await ask(open, 'app'), 'HTTP/1.1 404');
+      assert.equal(await ask(open, 'edge'), '');
+      assert.match(cluster.log(root), /its certificate is that of the edge edge, not of a client/);
+      assert.equal(await ask(named, 'edge'), 'HTTP/1.1 404');
+    } finally {
+      await cluster.close();
+    }
   });
 });
 

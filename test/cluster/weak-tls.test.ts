@@ -35,7 +35,7 @@ describe('the TLS ports of a node, as a scanner sees them', () => {
   before(async () => {
     cluster = await Cluster.create();
     clientPort = await freePort();
-    const tls = { certificate: 'node.crt', key: 'node.key', clientCa: 'ca.crt' };
+    const tls = { certificate: 'node.crt', key: 'node.key', clientCa: 'ca.crt', names: ['edge'] };
     root = await cluster.add({ name: 'root', role: 'root' });
     const listen = {
       clients: [{ port: root.clientPort }, { port: clientPort, tls }],
