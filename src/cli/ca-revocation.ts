@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { TokaidoError } from '../base/errors.js';
 import { type IssuedRecord, readRecords, revoke, type Selection, writeCrl } from '../pki/ca-records.js';
 import { allCas } from '../pki/ca-rotation.js';
+import { scopeText } from '../pki/scope-names.js';
 import { type KeyFlags, keyAccess, withKeyOptions } from './ca-key.js';
 import { action, print, printJson } from './output.js';
 import { publish } from './publish.js';
@@ -63,8 +64,10 @@ export function registerRevocation(ca: Command): void {
         const nowMs = Date.now();
         const certificates = readRecords(flags.ca).map((record) => ({ ...record, state: stateOf(record, nowMs) }));
         if (flags.json) printJson({ certificates });
-        for (const { serial, identity, notAfter, state } of flags.json ? [] : certificates)
-          print(`${serial}  ${notAfter}  ${identity}  ${state}`);
+        for (const { serial, identity, notAfter, state, scope } of flags.json ? [] : certificates) {
+          const seen = scope === undefined ? '' : `  scope ${scope.map(scopeText).join(' ')}`;
+          print(`${serial}  ${notAfter}  ${identity}  ${state}${seen}`);
+        }
       }),
     );
   const withPublish = (command: Command): Command =>

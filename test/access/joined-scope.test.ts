@@ -122,6 +122,8 @@ describe('a cluster whose nodes join with tokens', () => {
     for (const text of [SECRET, 'hidden', 'master', 'later', 'keys'])
       assert.ok(!isOnDisk(edge, text), `${text} lies on the disk of the edge`);
     assert.ok(isOnDisk(relay, `${SECRET} after`) && !isOnDisk(relay, `${SECRET} key`));
+    const listed = await tokaido(['ca', 'list', '--ca', at('online')]);
+    assert.match(listed.out.toString(), /edge\/edge-1 {2}valid {2}scope dns\/jp\/ keys\n/);
     const audited = readFileSync(join(root.folder, 'audit.log'), 'utf8');
     assert.match(audited, /"node\.joined".*edge\/edge-1.*tokaido-scope:dns\/jp%2F/);
   });
