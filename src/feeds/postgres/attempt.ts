@@ -7,7 +7,7 @@
  * server, tables and publication are checked; then the position. A fresh slot begins with a copy of all tables, and the
  * stream waits for it. Tables that changed in shape, or are new, are copied beside the stream.
  */
-import { TokaidoError } from '../../base/errors.js';
+import { codeOf, messageOf, TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
 import type { Store } from '../../store/types.js';
@@ -35,6 +35,19 @@ import { CopiedTables, describeTables, FEED_NAME, type PublishedTable, TablesCha
 import type { TypeCatalog } from './values.js';
 
 type Sql = Awaited<ReturnType<typeof connectSql>>;
+
+/** Postgres' code for a name that is not there. */
+const UNDEFINED_OBJECT = '42704';
+
+/**
+ * Postgres does not stream, because the publication or the slot is not there as of the position. Each was there before the
+ * attempt came so far: the publication is younger than changes that would have to come.
+ */
+export class NothingToStream extends TokaidoError {
+  constructor(reason: string) {
+    super('FEED', reason);
+  }
+}
 
 /** Position while there is no slot to go on from. */
 const NOTHING: Lsn = 0n;
@@ -405,14 +418,18 @@ export class Attempt {
     const isStreaming = config.maxSpillBytes > 0 && !this.#options.keepWhole;
     const command = `START_REPLICATION SLOT ${quoteIdentifier(config.slot)} LOGICAL ${formatLsn(startLsn)} (proto_version '2', streaming '${isStreaming ? 'on' : 'off'}', binary '${binary !== undefined}', publication_names '${quoteIdentifier(config.publication)}')`;
     try {
-      const streaming = replication.stream(command, (chunk) => {
-        heardMs = runtime.monotonicMs();
-        try {
-          stream.onData(chunk);
-        } catch (error) {
-          fail(error);
-        }
-      });
+      const streaming = replication
+        .stream(command, (chunk) => {
+          heardMs = runtime.monotonicMs();
+          try {
+            stream.onData(chunk);
+          } catch (error) {
+            fail(error);
+          }
+        })
+        .catch((error: unknown) => {
+          throw codeOf(error) === UNDEFINED_OBJECT ? new NothingToStream(messageOf(error)) : error;
+        });
       if (beside !== undefined) {
         const done = beside.copy.run().then((isWhole) => {
           if (isWhole) this.#copy = undefined;

@@ -6,12 +6,12 @@
  * Who owns what: an attempt owns its connections and its `FeedStream`; the store owns the position, and the notes which
  * tables are whole; Postgres owns the slot, which keeps WAL until `confirmed` moves.
  */
-import { codeOf, messageOf, TokaidoError } from '../../base/errors.js';
+import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
 import type { FeedPosition, Store } from '../../store/types.js';
 import type { Feed } from '../feed.js';
-import { Attempt } from './attempt.js';
+import { Attempt, NothingToStream } from './attempt.js';
 import { Undecodable } from './binary/numbers.js';
 import { type ConnectionConfig, describeTarget } from './connection.js';
 import type { CopyProgress } from './copy.js';
@@ -89,8 +89,6 @@ export interface PostgresFeedStatus {
 const STOP_LIMIT_MS = 3_000;
 const BACK_OFF_MIN_MS = 200;
 const BACK_OFF_MAX_MS = 10_000;
-/** Postgres' code for a name that is not there. */
-const UNDEFINED_OBJECT = '42704';
 
 /** What the next attempt has to know of the one before. */
 interface Lesson {
@@ -224,8 +222,7 @@ export class PostgresFeed implements Feed {
       { reason: this.#lastError, hint, source: this.#attempt?.source },
       'the feed lost its source: trying again',
     );
-    // Before it made the slot stream, the publication was there: it is younger than changes that would have to come.
-    return { ...NO_LESSON, copyAll: codeOf(error) === UNDEFINED_OBJECT };
+    return { ...NO_LESSON, copyAll: error instanceof NothingToStream };
   }
 
   async #sleep(ms: number): Promise<void> {
