@@ -83,8 +83,7 @@ Examples:
 }
 
 async function promote(flags: PromoteFlags): Promise<void> {
-  const { loadConfig, parseConfig } = await import('../node/config/load.js');
-  const { parseDocument } = await import('yaml');
+  const { loadConfig, parseConfig, parseDocument } = await import('../node/config/load.js');
   const path = resolve(flags.config);
   const before = await loadConfig(path);
   if (before.role === 'root' && !before.standby)
