@@ -227,7 +227,8 @@ function secureServer(
     socket.destroy();
   });
   server.on('secureConnection', (socket) => {
-    socket.on('error', () => undefined);
+    // A record that was changed or repeated on its way: Node.js says so and leaves the connection open.
+    socket.on('error', () => socket.destroy());
     const mayBeStranger = !asksCertificate || admission?.isCertificateOptional() === true;
     const isStranger = mayBeStranger && !(asksCertificate && hasCertificate(socket));
     const judge = isStranger ? () => undefined : judgeOf(socket, tls, runtime, admission);

@@ -170,6 +170,8 @@ class TlsLink implements Link {
     socket.on('drain', () => handlers.onDrain());
     socket.on('error', (error) => {
       this.#reason ??= explainTlsError(error);
+      // Node.js leaves a connection open whose records were changed on their way.
+      socket.destroy();
     });
     socket.on('close', () => {
       cancelExpiry();
@@ -304,7 +306,7 @@ export async function listenForFollowers(options: FollowerListenerOptions): Prom
     socket.destroy();
   });
   server.on('secureConnection', (socket) => {
-    socket.on('error', () => undefined);
+    socket.on('error', () => socket.destroy());
     if (socket.alpnProtocol === JOIN_PROTOCOL && options.onJoin !== undefined) {
       options.onJoin(socket);
       return;

@@ -1,17 +1,13 @@
 /** What a scanner would look for at the TLS ports of a running node, asked with openssl: nothing weak is spoken. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { stringify } from 'yaml';
 import { issueCertificate } from '../../src/pki/ca.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
-import { openssl } from '../support/openssl.js';
 import { freePort } from '../support/postgres.js';
-
-const LIMIT_MS = 10_000;
+import { oldSuites, scanTls, WEAK_GROUPS } from '../support/scan-tls.js';
 
 describe('the TLS ports of a node, as a scanner sees them', () => {
   let cluster: Cluster;
@@ -19,18 +15,7 @@ describe('the TLS ports of a node, as a scanner sees them', () => {
   let clientPort: number;
   let own: readonly string[];
 
-  /** What `openssl s_client` says after one handshake. */
-  async function scan(port: number, ...options: readonly string[]): Promise<{ open: boolean; text: string }> {
-    const parameters = ['s_client', '-connect', `127.0.0.1:${port}`, ...own, ...options];
-    const child = spawn('openssl', parameters, { timeout: LIMIT_MS, stdio: ['pipe', 'pipe', 'pipe'] });
-    let text = '';
-    child.stdout.on('data', (chunk) => (text += chunk));
-    child.stderr.on('data', (chunk) => (text += chunk));
-    child.stdin.on('error', () => undefined);
-    child.stdin.end('Q\n');
-    await once(child, 'close');
-    return { open: /New, TLSv|Cipher is (?!\(NONE\))/.test(text), text };
-  }
+  const scan = async (port: number, ...options: readonly string[]) => await scanTls(port, [...own, ...options]);
 
   before(async () => {
     cluster = await Cluster.create();
@@ -73,12 +58,8 @@ describe('the TLS ports of a node, as a scanner sees them', () => {
       const old = await scan(clientPort, version, '-cipher', 'ALL:COMPLEMENTOFALL:@SECLEVEL=0');
       assert.ok(!old.open, `${version}\n${old.text}`);
     }
-    const known = openssl(['ciphers', '-s', '-tls1_2', 'ALL:COMPLEMENTOFALL:@SECLEVEL=0'], cluster.folder);
-    const names = known
-      .trim()
-      .split(':')
-      .filter((name) => name !== '' && !name.startsWith('TLS_'));
-    assert.ok(names.length > 20, known);
+    const names = oldSuites();
+    assert.ok(names.length > 20, names.join());
     const spoken: string[] = [];
     for (const name of names) {
       const { open } = await scan(clientPort, '-tls1_2', '-cipher', `${name}:@SECLEVEL=0`);
@@ -91,13 +72,15 @@ describe('the TLS ports of a node, as a scanner sees them', () => {
   it('for clients: no signatures over SHA-1, no weak groups, no renegotiation, nothing resumed where a certificate counts', async () => {
     const weak = await scan(clientPort, '-tls1_2', '-sigalgs', 'ECDSA+SHA1', '-cipher', 'ALL:@SECLEVEL=0');
     assert.ok(!weak.open, weak.text);
-    for (const group of ['P-192', 'secp160r1', 'secp192k1']) {
+    for (const group of WEAK_GROUPS) {
       const { open } = await scan(clientPort, '-tls1_2', '-groups', group, '-cipher', 'ALL:@SECLEVEL=0');
       assert.ok(!open, group);
     }
     const { text } = await scan(clientPort, '-tls1_2', '-reconnect');
     assert.doesNotMatch(text, /^Reused, /m);
     assert.match(text, /Secure Renegotiation IS supported/);
+    const renegotiated = await scanTls(clientPort, [...own, '-tls1_2'], 'R\n');
+    assert.match(renegotiated.text, /RENEGOTIATING[\s\S]*(no renegotiation|handshake failure|error)/);
     assert.doesNotMatch(text, /Compression: (?!NONE)/);
   });
 });

@@ -17,6 +17,7 @@ import { parseConfig } from '../../src/node/config/load.js';
 import { encodeFollowRequest, KT_ACCEPT, type KtEvent, KtStreamDecoder } from '../../src/protocol/kt-replication.js';
 import { eventually } from '../support/local-runtime.js';
 import { freePort } from '../support/postgres.js';
+import { oldSuites, scanTls, WEAK_GROUPS } from '../support/scan-tls.js';
 import { ServedNode } from '../support/serve.js';
 
 const CIPHER = 'ECDHE-ECDSA-AES256-GCM-SHA384';
@@ -154,6 +155,37 @@ async function refused(followed: Followed): Promise<void> {
   await eventually('it is refused', () => followed.socket.closed);
   assert.equal(followed.bytes(), '');
 }
+
+describe('the listener for Kyoto Tycoon servers, as a scanner sees it', () => {
+  const own = ['-cert', file('admin.crt'), '-key', file('admin.key'), '-CAfile', file('ca.crt')];
+  const scan = async (...options: string[]) => await scanTls(ports.kyotoTycoon, [...own, ...options]);
+  const ANY = 'ALL:COMPLEMENTOFALL:@SECLEVEL=0';
+
+  it('speaks TLS 1.2 alone, with the one suite: forward secrecy and authenticated encryption', async () => {
+    for (const version of ['-tls1', '-tls1_1']) {
+      const old = await scan(version, '-cipher', ANY);
+      assert.ok(!old.open, `${version}\n${old.text}`);
+    }
+    const spoken: string[] = [];
+    for (const name of oldSuites())
+      if ((await scan('-tls1_2', '-cipher', `${name}:@SECLEVEL=0`)).open) spoken.push(name);
+    assert.deepEqual(spoken, [CIPHER]);
+  });
+
+  it('takes no signature over SHA-1, no weak group, no compression, no renegotiation, and resumes nothing', async () => {
+    const weak = await scan('-tls1_2', '-sigalgs', 'ECDSA+SHA1', '-cipher', ANY);
+    assert.ok(!weak.open, weak.text);
+    for (const group of WEAK_GROUPS) assert.ok(!(await scan('-tls1_2', '-groups', group, '-cipher', ANY)).open, group);
+    const { open, text } = await scan('-tls1_2', '-comp', '-reconnect', '-verify_return_error');
+    assert.ok(open, text);
+    assert.match(text, /(Server|Peer) Temp Key: ECDH, (prime256v1|P-256)/);
+    assert.match(text, /Secure Renegotiation IS supported/);
+    assert.doesNotMatch(text, /Compression: (?!NONE)/);
+    assert.doesNotMatch(text, /^Reused, /m);
+    const renegotiated = await scanTls(ports.kyotoTycoon, [...own, '-tls1_2'], 'R\n');
+    assert.match(renegotiated.text, /RENEGOTIATING[\s\S]*(no renegotiation|handshake failure|error)/);
+  });
+});
 
 describe('the listener for Kyoto Tycoon servers over TLS', () => {
   it('speaks TLS 1.2 with the one cipher they know, on P-256, from a key in DER', async () => {

@@ -5,13 +5,14 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { connect as connectPlain, createServer, type Server, type Socket } from 'node:net';
+import { connect as connectPlain } from 'node:net';
 import { join } from 'node:path';
 import { type ConnectionOptions, connect } from 'node:tls';
 import { createCa, issueCertificate, newKeys, openCa } from '../../src/pki/ca.js';
 import { revoke, writeCrl } from '../../src/pki/ca-records.js';
 import { encodeRequest, publicKeyText } from '../../src/pki/enrollment.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
+import { Middle } from '../support/middle.js';
 import { OpensslCa } from '../support/openssl.js';
 import { Dice } from '../support/random.js';
 import { honestFrames } from './frames.js';
@@ -34,73 +35,6 @@ const STRANGERS = [
 type Stranger = (typeof STRANGERS)[number];
 
 const sleep = async (ms: number): Promise<void> => await new Promise((resolve) => setTimeout(resolve, ms));
-
-/** A machine in the middle of one link: hands bytes on, keeps what the follower said, and may change one byte. */
-class Middle {
-  readonly #server: Server;
-  readonly #target: number;
-  readonly #sockets = new Set<Socket>();
-  /** What followers sent, the newest connection last. */
-  readonly recorded: Buffer[][] = [];
-  /** Changes the byte at this distance from now, in this direction. */
-  #alter: { left: number; readonly mask: number; readonly down: boolean } | undefined;
-  altered = 0;
-  port = 0;
-
-  constructor(target: number) {
-    this.#target = target;
-    this.#server = createServer((follower) => this.#join(follower));
-  }
-
-  async listen(): Promise<void> {
-    await new Promise<void>((resolve) => this.#server.listen(0, '127.0.0.1', resolve));
-    this.port = (this.#server.address() as { port: number }).port;
-  }
-
-  #join(follower: Socket): void {
-    const upstream = connectPlain(this.#target, '127.0.0.1');
-    const said: Buffer[] = [];
-    this.recorded.push(said);
-    if (this.recorded.length > 8) this.recorded.shift();
-    for (const socket of [follower, upstream]) {
-      this.#sockets.add(socket);
-      socket.on('error', () => undefined);
-      socket.on('close', () => {
-        this.#sockets.delete(socket);
-        (socket === follower ? upstream : follower).destroy();
-      });
-    }
-    follower.on('data', (chunk: Buffer) => {
-      if (said.length < 64) said.push(Buffer.from(chunk));
-      upstream.write(this.#pass(chunk, false));
-    });
-    upstream.on('data', (chunk: Buffer) => follower.write(this.#pass(chunk, true)));
-  }
-
-  #pass(chunk: Buffer, down: boolean): Buffer {
-    const alter = this.#alter;
-    if (alter === undefined || alter.down !== down) return chunk;
-    if (alter.left >= chunk.length) {
-      alter.left -= chunk.length;
-      return chunk;
-    }
-    const changed = Buffer.from(chunk);
-    changed[alter.left] = (changed[alter.left] as number) ^ alter.mask;
-    this.#alter = undefined;
-    this.altered++;
-    return changed;
-  }
-
-  /** The next bytes in one direction carry an error. */
-  alter(left: number, mask: number, down: boolean): void {
-    this.#alter = { left, mask, down };
-  }
-
-  async close(): Promise<void> {
-    for (const socket of this.#sockets) socket.destroy();
-    await new Promise<void>((resolve) => this.#server.close(() => resolve()));
-  }
-}
 
 class Attacks {
   readonly #dice: Dice;
