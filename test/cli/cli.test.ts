@@ -86,7 +86,7 @@ describe('tokaido', () => {
     const key = readFileSync(join(ca, 'ca.key'));
     const again = await tokaido(['ca', 'init', '--dir', ca]);
     assert.equal(again.code, 1);
-    assert.match(again.err, /ca\.key exists already; nothing was overwritten\nhint: /);
+    assert.match(again.err, /ca\.crt exists already; nothing was overwritten\nhint: /);
     assert.deepEqual(readFileSync(join(ca, 'ca.key')), key);
     for (const role of ['root', 'relay', 'edge', 'client']) {
       const out = join(folder, role);
