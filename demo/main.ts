@@ -31,6 +31,8 @@ const EDGE_NICENESS = 5;
 /** Sightings timed per second, over all edges: each costs a few questions to an edge, on the same two cores. */
 const SAMPLES_PER_SECOND = 75;
 
+/** How long a failure waits for a signal that explains it. */
+const AFTER_FAILURE_MS = 300;
 const DRAW_MS = 200;
 const WATCH_MS = 500;
 /** Marks that the rate is measured over. */
@@ -429,16 +431,15 @@ async function main(): Promise<void> {
     await demo.cleanUp().catch((reason: unknown) => process.stderr.write(`clean-up: ${String(reason)}\n`));
     process.exit(code);
   };
+  // Ctrl-C reaches Postgres and the nodes as well: what they do may be heard of before the signal is.
+  const fail = (error: unknown): void => void setTimeout(() => void end(1, error), AFTER_FAILURE_MS);
   process.on('SIGINT', () => void end(130));
   process.on('SIGTERM', () => void end(143));
   process.on('SIGHUP', () => void end(129));
   // Ending in the middle makes what was under way fail; anything else that fails unheard ends the demonstration.
-  process.on('unhandledRejection', (error) => void end(1, error));
-  process.on('uncaughtException', (error) => void end(1, error));
-  await demo.run().then(
-    async (code) => await end(code),
-    async (error: unknown) => await end(1, error),
-  );
+  process.on('unhandledRejection', fail);
+  process.on('uncaughtException', fail);
+  await demo.run().then(async (code) => await end(code), fail);
 }
 
 try {

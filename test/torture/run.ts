@@ -70,7 +70,8 @@ function readOptions(): Options | string {
   }
   const { values, positionals } = parsed;
   if (values.help) return HELP;
-  if (values.list) return TORTURES.map(({ name, about }) => `${name.padEnd(16)}${about}`).join('\n');
+  const width = 2 + Math.max(...TORTURES.map(({ name }) => name.length));
+  if (values.list) return TORTURES.map(({ name, about }) => `${name.padEnd(width)}${about}`).join('\n');
   const [name, ...more] = positionals;
   if (name === undefined || more.length > 0) throw new UsageError('name one torture');
   return {
