@@ -45,7 +45,9 @@ class SimulatedFollower {
     this.#socket.once('secureConnect', () => {
       const self = { instanceId: randomBytes(16).toString('hex'), name: 'simulated' };
       const hello = { type: 'hello', version: PROTOCOL_VERSION, clusterId, self, seeded: true, isLook: false } as const;
-      this.#socket.write(encodeFrame({ ...hello, takesHorizon: true, position: [], scopeId: Scope.WHOLE.id }));
+      this.#socket.write(
+        encodeFrame({ ...hello, takesHorizon: true, unpacks: [], position: [], scopeId: Scope.WHOLE.id }),
+      );
     });
   }
 

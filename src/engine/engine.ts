@@ -108,8 +108,11 @@ export interface Engine extends Reader {
   flush(): Promise<void>;
   /** Bytes the engine occupies, on the disk and in memory. */
   sizeBytes(): number;
-  /** Bytes of the disk that hold something now; the rest of the file is free for what comes. Costs a call per map. */
-  usedBytes(): number;
+  /**
+   * Bytes of the disk that hold something now, in one map or in all; the rest of the file is free for what comes. Costs a
+   * call per map.
+   */
+  usedBytes(map?: MapId): number;
   /** Flushes and closes. Nothing may be called after. */
   close(): Promise<void>;
 }

@@ -337,9 +337,9 @@ export class LmdbEngine implements Engine {
     await this.#flushed();
   }
 
-  usedBytes(): number {
+  usedBytes(of?: MapId): number {
     let bytes = 0;
-    for (const map of this.#maps) {
+    for (const map of of === undefined ? this.#maps : [this.#map(of)]) {
       const stats = map.getStats() as MapPages;
       bytes += (stats.treeBranchPageCount + stats.treeLeafPageCount + stats.overflowPages) * stats.pageSize;
     }

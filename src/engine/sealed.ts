@@ -174,8 +174,8 @@ export class SealedEngine implements Engine {
     return this.#below.sizeBytes();
   }
 
-  usedBytes(): number {
-    return this.#below.usedBytes();
+  usedBytes(map?: MapId): number {
+    return this.#below.usedBytes(map);
   }
 
   async close(): Promise<void> {

@@ -248,8 +248,10 @@ export class TieredEngine implements Engine {
     return bytes;
   }
 
-  usedBytes(): number {
-    return this.#disk.usedBytes();
+  usedBytes(map?: MapId): number {
+    if (map === undefined) return this.#disk.usedBytes();
+    const slot = this.#slots[map] as Slot;
+    return 'disk' in slot ? this.#disk.usedBytes(slot.disk) : 0;
   }
 
   async close(): Promise<void> {

@@ -158,6 +158,11 @@ export class Replica {
       snapshots: config.replication.snapshots,
       stalledMs: config.replication.silenceMs * STALLED_SILENCES,
       snapshotBytesPerSecond: config.replication.snapshotBytesPerSecond,
+      packsSnapshots: config.replication.snapshotCompression,
+      copyInstead: {
+        factor: config.replication.snapshotInsteadFactor,
+        leastBytes: config.replication.snapshotInsteadBytes,
+      },
       reached: () => this.progress.forFollowers(),
       scopeFor: (peer) => (peer.role === 'root' ? Scope.WHOLE : this.#scopes.for(peer)),
       exchange: this.#exchange(),

@@ -13,9 +13,9 @@ import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../base/
 import type { Logger } from '../base/logger.js';
 import { type Epoch, type LocalNumber, localNumber, type Position, type Sid } from '../base/types.js';
 import { changesBetween, describePosition, originOf, START } from '../log/position.js';
-import type { Found } from '../log/update-log.js';
 import type { LocalStore } from '../store/store.js';
 import type { AuditSource } from './audit-source.js';
+import type { CopyInstead } from './copy-cost.js';
 import { type Exchange, isOnlyOf, isReplacedBy, whyNoExchange } from './exchange.js';
 import { FollowerAudit } from './follower-audit.js';
 import { FollowerQuestions } from './follower-questions.js';
@@ -29,7 +29,7 @@ import {
   type PathNode,
   PROTOCOL_VERSION,
 } from './frames.js';
-import { aheadOf, aheadOfOrigin, findFor, whyBehind, whyNot } from './greeting.js';
+import { aheadOf, aheadOfOrigin, type FoundFor, findFor, whyBehind, whyNot } from './greeting.js';
 import type { Peer, PeerLink } from './link.js';
 import type { Scope } from './scope.js';
 import { type SnapshotPace, SnapshotSender } from './snapshot-sender.js';
@@ -62,6 +62,7 @@ export interface SessionHost {
   /** Bytes that may wait in one link's queue before the session stops feeding it. */
   readonly queueBytes: number;
   readonly snapshotPace: SnapshotPace;
+  readonly copyInstead: CopyInstead | undefined;
   /** A recent batch, if it is still in memory. */
   recentBatch(first: LocalNumber): RecentBatch | undefined;
   /** Whether this origin may have lost its tail and is taking it back right now. */
@@ -232,6 +233,7 @@ export class FollowerSession {
       case 'heartbeat':
       case 'snapshotBegin':
       case 'snapshotRecords':
+      case 'snapshotPacked':
       case 'snapshotEnd':
       case 'recall':
       case 'proof':
@@ -347,17 +349,17 @@ export class FollowerSession {
     this.#welcomeInNewEpoch(this.#hello as Hello);
   }
 
-  #find(hello: Hello): Found {
+  #find(hello: Hello): FoundFor {
     return findFor(hello, this.scope, this.#host);
   }
 
-  #refuseIfBehind(hello: Hello, found: Found): boolean {
+  #refuseIfBehind(hello: Hello, found: FoundFor): boolean {
     const refusal = whyBehind(hello, found, this.#host);
     if (refusal !== undefined) this.#refuse(refusal.code, refusal.message);
     return refusal !== undefined;
   }
 
-  #sendWelcome(found: Found): void {
+  #sendWelcome(found: FoundFor): void {
     this.#send({
       type: 'welcome',
       version: PROTOCOL_VERSION,
@@ -388,7 +390,7 @@ export class FollowerSession {
     }
   }
 
-  #logStart(found: Found, position: Position): void {
+  #logStart(found: FoundFor, position: Position): void {
     const at = {
       position: describePosition(position),
       ours: describePosition(this.#host.store.position()),
@@ -396,6 +398,8 @@ export class FollowerSession {
     };
     if (found.kind === 'from') this.#log.info(at, 'follower connected: sending from the log');
     else if (position.length === 0) this.#log.info(at, 'follower connected: it has nothing yet, sending a snapshot');
+    else if (found.kind === 'dear')
+      this.#log.info(at, 'follower connected: the log it lacks is longer than the data, sending a snapshot');
     else if (found.kind === 'too-old')
       this.#log.info(at, 'follower connected: too far behind for the log, sending a snapshot');
     else this.#log.warn(at, 'follower connected: its history differs from ours, sending a snapshot');
@@ -505,10 +509,9 @@ export class FollowerSession {
       return;
     }
     this.#state = 'copying';
-    this.#snapshot = new SnapshotSender(this.#host.store, this.scope, this.#host.snapshotPace);
-    const { horizonMs, ...contents } = this.#snapshot.contents;
-    const horizon = this.#hello?.takesHorizon === true ? { horizonMs } : {};
-    this.#send({ type: 'snapshotBegin', ...contents, ...horizon });
+    const { store, snapshotPace } = this.#host;
+    this.#snapshot = new SnapshotSender(store, this.scope, snapshotPace, this.#hello as Hello);
+    this.#send(this.#snapshot.begin);
     this.pump();
   }
 

@@ -8,12 +8,9 @@
 import { crc32 } from 'node:zlib';
 import { ByteReader, ByteWriter } from '../base/bytes.js';
 import { TokaidoError, unreachable } from '../base/errors.js';
-import { type OriginPosition, type Position, type Sid, type VersionNs, versionNs } from '../base/types.js';
+import { versionNs } from '../base/types.js';
 import { decodePosition, encodePosition } from '../log/position.js';
-import { type FeedPosition, readSid } from '../log/transaction.js';
-import type { RangeHash } from '../store/audit.js';
-import type { Proof } from '../store/proof.js';
-import type { KeyRange, RangeRows } from '../store/repair.js';
+import { readSid } from '../log/transaction.js';
 import { encodeHash } from '../store/set-hash.js';
 import {
   encodeBeats,
@@ -32,8 +29,10 @@ import {
   readPath,
   readRange,
 } from './frame-parts.js';
+import type { Frame, HelloOrigin } from './frame-types.js';
+import type { Packing } from './packing.js';
 import { SCOPE_ID_BYTES } from './scope.js';
-import { encodeTree, readTree, type TreeNode } from './tree.js';
+import { encodeTree, readTree } from './tree.js';
 
 /** The version of the protocol this code speaks. */
 export const PROTOCOL_VERSION = 1;
@@ -43,6 +42,9 @@ const SEEDED = 1;
 const LOOK = 2;
 const ORIGIN = 4;
 const TAKES_HORIZON = 8;
+/** Of a HELLO, for each way to pack rows; in `snapshotPacked`, the number of each. */
+const UNPACKS: Readonly<Record<Packing, number>> = { deflate: 16, zstd: 32 };
+const PACKED_AS: Readonly<Record<Packing, number>> = { deflate: 1, zstd: 2 };
 /** Largest payload before the handshake is done: a stranger costs no more memory than this. */
 export const MAX_HANDSHAKE_BYTES = 64 * 1024;
 /** Largest payload afterwards; a transaction is at most half of it. */
@@ -76,234 +78,10 @@ const TYPE = {
   answer: 20,
   report: 21,
   relink: 22,
+  snapshotPacked: 23,
 } as const;
 
-/** One node on the way to the root: its data directory's id (hex) and its name. */
-export interface PathNode {
-  readonly instanceId: string;
-  readonly name: string;
-}
-
-/** A root that follows another, to exchange with it. */
-export interface HelloOrigin {
-  readonly sid: Sid;
-  /** What its clock says, ms since 1970. */
-  readonly timeMs: number;
-  /** Server ids of roots whose place it has taken. */
-  readonly replaces: readonly Sid[];
-}
-
-/** First frame of a follower. */
-export interface Hello {
-  readonly type: 'hello';
-  readonly version: number;
-  readonly clusterId: string;
-  readonly self: PathNode;
-  /** Whether the follower has data at all; without any it needs a snapshot, whatever the log still holds. */
-  readonly seeded: boolean;
-  /** Only asks what the upstream would answer: it does, and closes. */
-  readonly isLook: boolean;
-  readonly position: Position;
-  /** Id of the scope whose data the follower has. */
-  readonly scopeId: string;
-  /** It understands a snapshot that says how far expirations count no more. One that is older does not. */
-  readonly takesHorizon: boolean;
-  /** Of a root that exchanges with this one. */
-  readonly origin?: HelloOrigin | undefined;
-}
-
-/** Answer of an upstream that accepts. */
-export interface Welcome {
-  readonly type: 'welcome';
-  readonly version: number;
-  readonly clusterId: string;
-  /** From the upstream itself to the root. */
-  readonly path: readonly PathNode[];
-  /** Where clients write: `host:port` of the root's client listener, or empty when it is not known. */
-  readonly rootAddress: string;
-  readonly position: Position;
-  readonly next: 'log' | 'snapshot';
-  /** What the upstream heard from the origins last. */
-  readonly beats: readonly OriginBeat[];
-  /** What this link carries, as `Scope` encodes it; empty for everything. */
-  readonly scope: Buffer;
-}
-
-/** A polite end, by either side. */
-export interface Refuse {
-  readonly type: 'refuse';
-  readonly code: string;
-  readonly message: string;
-}
-
-/** Encoded transactions, as they stand in the log. */
-export interface BatchFrame {
-  readonly type: 'batch';
-  readonly payload: Buffer;
-}
-
-/** What an origin said last: its position then, its clock then (ms since 1970), and how far its feeds were. */
-export interface OriginBeat extends OriginPosition {
-  readonly timeMs: number;
-  /**
-   * Positions of feeds before which nothing of the source is missing in this position. They may lie beyond those of the
-   * transactions: what a source does elsewhere moves it, and changes nothing here.
-   */
-  readonly reached: readonly FeedPosition[];
-}
-
-export interface Heartbeat {
-  readonly type: 'heartbeat';
-  /** From the upstream itself to the root, as it is now: it may have changed its own upstream since it welcomed. */
-  readonly path: readonly PathNode[];
-  readonly origins: readonly OriginBeat[];
-}
-
-export interface Ack {
-  readonly type: 'ack';
-  /** Visible to readers of the follower. */
-  readonly applied: Position;
-  /** Safe from a power cut at the follower. */
-  readonly flushed: Position;
-}
-
-/** What a snapshot consists of besides its records. */
-export interface SnapshotBegin {
-  readonly type: 'snapshotBegin';
-  readonly position: Position;
-  readonly lastVersionNs: VersionNs;
-  readonly feeds: readonly FeedPosition[];
-  readonly databases: readonly { readonly name: string; readonly records: number }[];
-  /** Clears that keep older writes out; `database` is an index into `databases`. */
-  readonly clears: readonly {
-    readonly database: number;
-    readonly prefix: Buffer;
-    readonly versionNs: VersionNs;
-    readonly sid: Sid;
-  }[];
-  /** See `SnapshotContents`. It is sent to those only who said that they take it. */
-  readonly horizonMs?: number | undefined;
-}
-
-/** Rows of one database in key order: stored keys and stored records, tombstones included. */
-export interface SnapshotRecords {
-  readonly type: 'snapshotRecords';
-  readonly database: number;
-  /** Sized key, sized record, repeated. */
-  readonly rows: Buffer;
-}
-
-export interface SnapshotEnd {
-  readonly type: 'snapshotEnd';
-  readonly rows: number;
-}
-
-/** An origin that lost its tail asks a follower for its own transactions after this one. */
-export interface Recall {
-  readonly type: 'recall';
-  readonly after: OriginPosition;
-}
-
-/** The follower has sent all of them (as batches). */
-export interface Recalled {
-  readonly type: 'recalled';
-}
-
-/** What the origin says of its records at the position that this frame stands behind; the same for every follower. */
-export interface ProofFrame extends Proof {
-  readonly type: 'proof';
-}
-
-/** The follower differs in a database: it wants to know where. One at a time. */
-export interface AuditFrame {
-  readonly type: 'audit';
-  readonly database: string;
-  /** It has worked off expirations up to here, ms. */
-  readonly horizonMs: number;
-}
-
-/** The upstream reads the database at `position`, which stands at this place among the batches. */
-export interface Audited {
-  readonly type: 'audited';
-  readonly position: Position;
-  /** Records that expire at this moment or before are left out at both ends. */
-  readonly cutoffMs: number;
-}
-
-/** The follower asks for parts of these ranges, `rows` rows in each; for the rows themselves with 0. */
-export interface Descend {
-  readonly type: 'descend';
-  readonly rows: number;
-  readonly ranges: readonly KeyRange[];
-}
-
-/** Consecutive parts of what was asked for. */
-export interface Ranges {
-  readonly type: 'ranges';
-  readonly parts: readonly RangeHash[];
-  /** That was all that the last DESCEND asked for. */
-  readonly isLast: boolean;
-}
-
-export interface RangeRowsFrame extends RangeRows {
-  readonly type: 'rangeRows';
-  readonly isLast: boolean;
-}
-
-/** Either side is done with it; a reason when it is not done in good order. */
-export interface AuditEnd {
-  readonly type: 'auditEnd';
-  readonly reason: string;
-}
-
-/** A follower asks something of whoever knows, up to the root: today, to certify a key. */
-export interface Ask {
-  readonly type: 'ask';
-  /** Comes back with the answer. */
-  readonly id: number;
-  readonly request: Buffer;
-}
-
-export interface Answer {
-  readonly type: 'answer';
-  readonly id: number;
-  readonly answer: Buffer;
-}
-
-/** What the follower knows of itself and of all nodes below it; itself first. */
-export interface Report {
-  readonly type: 'report';
-  readonly nodes: readonly TreeNode[];
-}
-
-/** The upstream has a new certificate: the follower shall open a new link, and leave this one when that works. */
-export interface Relink {
-  readonly type: 'relink';
-}
-
-export type Frame =
-  | Hello
-  | Welcome
-  | Refuse
-  | BatchFrame
-  | Heartbeat
-  | Ack
-  | SnapshotBegin
-  | SnapshotRecords
-  | SnapshotEnd
-  | Recall
-  | Recalled
-  | Ask
-  | Answer
-  | ProofFrame
-  | AuditFrame
-  | Audited
-  | Descend
-  | Ranges
-  | RangeRowsFrame
-  | AuditEnd
-  | Report
-  | Relink;
+export type * from './frame-types.js';
 
 function encodeHelloOrigin(writer: ByteWriter, { sid, timeMs, replaces }: HelloOrigin): void {
   writer.varint(sid).u48(timeMs).varint(replaces.length);
@@ -327,7 +105,8 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
           (frame.seeded ? SEEDED : 0) |
             (frame.isLook ? LOOK : 0) |
             (frame.origin === undefined ? 0 : ORIGIN) |
-            (frame.takesHorizon ? TAKES_HORIZON : 0),
+            (frame.takesHorizon ? TAKES_HORIZON : 0) |
+            frame.unpacks.reduce((flags, packing) => flags | UNPACKS[packing], 0),
         );
       encodePosition(writer, frame.position);
       id(writer, frame.scopeId);
@@ -370,6 +149,9 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       return;
     case 'snapshotRecords':
       writer.varint(frame.database).bytes(frame.rows);
+      return;
+    case 'snapshotPacked':
+      writer.u8(PACKED_AS[frame.packing]).varint(frame.database).varint(frame.bytes).bytes(frame.packed);
       return;
     case 'snapshotEnd':
       writer.varint(frame.rows);
@@ -445,10 +227,11 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const flags = reader.u8();
       const [seeded, isLook] = [(flags & SEEDED) !== 0, (flags & LOOK) !== 0];
       const takesHorizon = (flags & TAKES_HORIZON) !== 0;
+      const unpacks = packings().filter((packing) => (flags & UNPACKS[packing]) !== 0);
       const position = decodePosition(reader);
       const scopeId = reader.bytes(SCOPE_ID_BYTES).toString('hex');
       const origin = (flags & ORIGIN) === 0 ? undefined : readHelloOrigin(reader);
-      const hello = { version, clusterId, self, seeded, isLook, position, scopeId, takesHorizon };
+      const hello = { version, clusterId, self, seeded, isLook, position, scopeId, takesHorizon, unpacks };
       return ended(reader, { type: 'hello', ...hello, ...(origin === undefined ? {} : { origin }) });
     }
     case TYPE.welcome: {
@@ -490,6 +273,12 @@ function decodePayload(type: number, payload: Buffer): Frame {
     }
     case TYPE.snapshotRecords:
       return { type: 'snapshotRecords', database: reader.varint(), rows: reader.rest() };
+    case TYPE.snapshotPacked: {
+      const packing = readPacking(reader);
+      const [database, bytes] = [reader.varint(), reader.varint()];
+      if (bytes > MAX_FRAME_BYTES) throw new TokaidoError('CORRUPT', `packed rows of ${bytes} bytes`);
+      return { type: 'snapshotPacked', packing, database, bytes, packed: reader.rest() };
+    }
     case TYPE.snapshotEnd:
       return ended(reader, { type: 'snapshotEnd', rows: reader.varint() });
     case TYPE.recall:
@@ -530,6 +319,17 @@ function decodePayload(type: number, payload: Buffer): Frame {
     default:
       throw new TokaidoError('CORRUPT', `unknown frame type ${type}`);
   }
+}
+
+function packings(): Packing[] {
+  return Object.keys(UNPACKS) as Packing[];
+}
+
+function readPacking(reader: ByteReader): Packing {
+  const code = reader.u8();
+  const packing = packings().find((known) => PACKED_AS[known] === code);
+  if (packing === undefined) throw new TokaidoError('CORRUPT', `rows packed in an unknown way ${code}`);
+  return packing;
 }
 
 function ended<T extends Frame>(reader: ByteReader, frame: T): T {

@@ -6,6 +6,7 @@ import type { OriginPosition, Position, Sid } from '../base/types.js';
 import { describePosition, originOf } from '../log/position.js';
 import type { Found } from '../log/update-log.js';
 import type { LocalStore } from '../store/store.js';
+import { type CopyInstead, isCopyCheaper } from './copy-cost.js';
 import type { Exchange } from './exchange.js';
 import { type Hello, type PathNode, PROTOCOL_VERSION } from './frames.js';
 import { MAX_SCOPE_BYTES, type Scope } from './scope.js';
@@ -27,7 +28,12 @@ export interface Greeted {
 export interface Behind {
   readonly store: LocalStore;
   readonly exchange: Exchange | undefined;
+  /** When a snapshot is better than a long log; never when absent. */
+  readonly copyInstead?: CopyInstead | undefined;
 }
+
+/** Where a follower goes on; or, beyond what the log says, that a copy of everything is cheaper. */
+export type FoundFor = Found | { readonly kind: 'dear' };
 
 /** Why this node cannot have this follower, whatever either of them holds. */
 export function whyNot(hello: Hello, scope: Scope, { clusterId, path }: Greeted): Refusal | undefined {
@@ -70,14 +76,16 @@ export function aheadOf(position: Position, other: Position, origins: readonly S
 }
 
 /** Where the follower goes on. What it has of a replaced root and could not give back, nobody else may ever have. */
-export function findFor(
-  { seeded, position, scopeId, origin }: Hello,
-  scope: Scope,
-  { store, exchange }: Behind,
-): Found {
+export function findFor(hello: Hello, scope: Scope, behind: Behind): FoundFor {
+  const { seeded, position, scopeId, origin } = hello;
+  const { store, exchange, copyInstead } = behind;
   if (!seeded || scopeId !== scope.id) return { kind: 'too-old' };
   const isAlone = origin === undefined && aheadOf(position, store.position(), exchange?.replaces ?? []).length > 0;
-  return isAlone ? { kind: 'too-old' } : store.log.find(position, store.position());
+  const found: FoundFor = isAlone ? { kind: 'too-old' } : store.log.find(position, store.position());
+  if (found.kind !== 'from' || copyInstead === undefined || origin !== undefined) return found;
+  const isDear = isCopyCheaper(store, found.first, copyInstead);
+  // A copy that would take the follower back is not cheaper, it is impossible.
+  return isDear && whyBehind(hello, { kind: 'dear' }, behind) === undefined ? { kind: 'dear' } : found;
 }
 
 /**
@@ -86,7 +94,7 @@ export function findFor(
  * itself it has settled before; a root without others knows of all origins that there are. A root that exchanges keeps
  * what it has when it takes a snapshot, and refuses one that it cannot keep it beside.
  */
-export function whyBehind(hello: Hello, found: Found, { store, exchange }: Behind): Refusal | undefined {
+export function whyBehind(hello: Hello, found: FoundFor, { store, exchange }: Behind): Refusal | undefined {
   if (found.kind === 'from' || hello.origin !== undefined) return undefined;
   const position = store.position();
   const ahead = hello.position.find(({ sid, epoch, sequence }) => {

@@ -10,6 +10,7 @@ import type { LogBatch } from '../log/update-log.js';
 import type { Proof } from '../store/proof.js';
 import type { LocalStore } from '../store/store.js';
 import type { AuditSource } from './audit-source.js';
+import type { CopyInstead } from './copy-cost.js';
 import { type Exchange, isOnlyOf } from './exchange.js';
 import { FollowerSession, type FollowerState, type RecentBatch, type SessionHost } from './follower-session.js';
 import { MAX_PATH } from './frame-parts.js';
@@ -38,6 +39,10 @@ export interface ReplicationServerOptions {
   readonly stalledMs: number;
   /** Of one snapshot; no limit when absent. */
   readonly snapshotBytesPerSecond?: number | undefined;
+  /** Whether rows of snapshots are packed for followers that unpack them; they are when absent. */
+  readonly packsSnapshots?: boolean;
+  /** When a snapshot is better than a long log; never when absent. */
+  readonly copyInstead?: CopyInstead;
   /** How far this origin's feeds are; see `OriginBeat`. */
   readonly reached?: () => OriginBeat['reached'];
   /** What a follower may see, `undefined` for nothing at all. */
@@ -173,8 +178,10 @@ export class ReplicationServer {
         // A slice beyond what may wait would be more than may wait.
         sliceBytes: Math.min(SNAPSHOT_SLICE_BYTES, queueBytes),
         bytesPerSecond: this.#options.snapshotBytesPerSecond,
+        packs: this.#options.packsSnapshots ?? true,
         monotonicMs: () => this.#options.runtime.monotonicMs(),
       },
+      copyInstead: this.#options.copyInstead,
       exchange,
       onReplaced: this.#options.onReplaced ?? (() => undefined),
       path,

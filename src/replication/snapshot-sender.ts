@@ -1,7 +1,8 @@
 /** A snapshot on its way to one follower: slices no faster than allowed, and how far it is. */
 import { SnapshotSource } from '../store/snapshot.js';
 import type { LocalStore } from '../store/store.js';
-import type { Frame } from './frames.js';
+import type { Frame, Hello } from './frames.js';
+import { PACKED_SLICE_BYTES, PACKINGS, Packer } from './packing.js';
 import type { Scope } from './scope.js';
 
 export interface SnapshotPace {
@@ -9,8 +10,13 @@ export interface SnapshotPace {
   readonly sliceBytes: number;
   /** No limit when absent. */
   readonly bytesPerSecond: number | undefined;
+  /** Whether rows may be packed at all. */
+  readonly packs: boolean;
   monotonicMs(): number;
 }
+
+/** What the follower said in its HELLO. */
+type Receiver = Pick<Hello, 'unpacks' | 'takesHorizon'>;
 
 export class SnapshotSender {
   readonly #source: SnapshotSource;
@@ -18,14 +24,19 @@ export class SnapshotSender {
   readonly #startMs: number;
   /** Rows that are live records, as announced; the snapshot has tombstones besides. */
   readonly #records: number;
+  readonly #packer: Packer | undefined;
+  readonly #takesHorizon: boolean;
   #rows = 0;
   #bytes = 0;
 
-  /** Reads the store as it is now. Close it: it pins disk pages. */
-  constructor(store: LocalStore, scope: Scope, pace: SnapshotPace) {
+  /** Reads the store as it is now, for one who takes this and that. Close it: it pins disk pages. */
+  constructor(store: LocalStore, scope: Scope, pace: SnapshotPace, receiver: Receiver) {
     this.#source = new SnapshotSource(store.engine, () => true, scope);
     this.#pace = pace;
     this.#startMs = pace.monotonicMs();
+    this.#takesHorizon = receiver.takesHorizon;
+    const packing = pace.packs ? PACKINGS.find((known) => receiver.unpacks.includes(known)) : undefined;
+    this.#packer = packing === undefined ? undefined : new Packer(packing);
     this.#records = this.contents.databases.reduce((sum, { records }) => sum + records, 0);
   }
 
@@ -33,11 +44,17 @@ export class SnapshotSender {
     return this.#source.contents;
   }
 
+  /** What comes first. */
+  get begin(): Frame {
+    const { horizonMs, ...contents } = this.contents;
+    return { type: 'snapshotBegin', ...contents, ...(this.#takesHorizon ? { horizonMs } : {}) };
+  }
+
   get rows(): number {
     return this.#rows;
   }
 
-  /** Of rows, sent so far. */
+  /** Of rows as they were sent, so far. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -57,11 +74,15 @@ export class SnapshotSender {
   next(): Frame | undefined {
     // Small ones when they are to be slow: a follower that gets nothing for long is given up.
     const { sliceBytes, bytesPerSecond = Number.POSITIVE_INFINITY } = this.#pace;
-    const slice = this.#source.next(Math.ceil(Math.min(sliceBytes, bytesPerSecond / 4)));
+    const most = this.#packer === undefined ? sliceBytes : Math.min(sliceBytes, PACKED_SLICE_BYTES);
+    const slice = this.#source.next(Math.ceil(Math.min(most, bytesPerSecond / 4)));
     if (slice === undefined) return undefined;
-    this.#rows += slice.count;
-    this.#bytes += slice.rows.length;
-    return { type: 'snapshotRecords', database: slice.database, rows: slice.rows };
+    const { database, rows, count } = slice;
+    this.#rows += count;
+    const packed = this.#packer?.pack(rows);
+    this.#bytes += (packed ?? rows).length;
+    if (this.#packer === undefined || packed === undefined) return { type: 'snapshotRecords', database, rows };
+    return { type: 'snapshotPacked', packing: this.#packer.packing, database, bytes: rows.length, packed };
   }
 
   close(): void {

@@ -35,12 +35,14 @@ import {
   type Welcome,
 } from './frames.js';
 import type { Peer, PeerLink } from './link.js';
+import { PACKINGS, unpacked } from './packing.js';
 import { Scope } from './scope.js';
 import type { TreeNode } from './tree.js';
 
 /** Where a snapshot goes: a store in the making. */
 export interface SnapshotTarget {
-  add(slice: { readonly database: number; readonly rows: Buffer }): Promise<void>;
+  /** Resolves with the number of rows. */
+  add(slice: { readonly database: number; readonly rows: Buffer }): Promise<number>;
   /** Makes it the node's store, durably. */
   finish(rows: number): Promise<void>;
   /** Throws away what was loaded. */
@@ -184,6 +186,11 @@ export class UpstreamSession {
       case 'snapshotRecords':
         this.#onSnapshotRecords(frame);
         return;
+      case 'snapshotPacked': {
+        const { database, packing, packed, bytes } = frame;
+        this.#onSnapshotRecords({ database, rows: unpacked(packing, packed, bytes) });
+        return;
+      }
       case 'snapshotEnd':
         this.#onSnapshotEnd(frame.rows);
         return;
@@ -434,7 +441,7 @@ export class UpstreamSession {
     this.#expect('loading', 'snapshotRecords');
     this.#received(slice.rows.length);
     this.#inOrder(async () => {
-      await this.#opened().add(slice);
+      this.#rows += await this.#opened().add(slice);
       this.#done(slice.rows.length);
     });
   }
@@ -524,6 +531,7 @@ export function helloOf({
     position: own?.position() ?? [],
     scopeId: own === undefined ? Scope.WHOLE.id : Scope.decode(own.scope).id,
     takesHorizon: true,
+    unpacks: PACKINGS,
     ...(exchange === undefined
       ? {}
       : { origin: { sid: exchange.sid, timeMs: exchange.nowMs(), replaces: exchange.replaces } }),

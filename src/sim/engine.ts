@@ -223,8 +223,8 @@ export class SimulatedEngine implements Engine {
     return total;
   }
 
-  usedBytes(): number {
-    return this.sizeBytes();
+  usedBytes(map?: MapId): number {
+    return map === undefined ? this.sizeBytes() : (this.#file.newest.get(this.#names[map] as string)?.bytes ?? 0);
   }
 
   async close(): Promise<void> {

@@ -58,6 +58,9 @@ function settings(dice: Dice): NodeConfig {
       followerQueueBytes: dice.pick([1000, 64 * 1024]),
       ringBytes: dice.pick([200, 4000, 1024 * 1024]),
       unappliedBytes: dice.pick([500, 1024 * 1024]),
+      snapshotCompression: dice.chance(0.5),
+      snapshotInsteadFactor: 1,
+      snapshotInsteadBytes: dice.pick([500, 1024 * 1024]),
     },
     store: {
       expiryIntervalMs: 300,

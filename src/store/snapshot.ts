@@ -193,12 +193,13 @@ export class SnapshotLoader {
     return this.#rows;
   }
 
-  /** Errors: `CORRUPT` for rows that are not records, `STORAGE`. */
-  async add({ database, rows }: { readonly database: number; readonly rows: Buffer }): Promise<void> {
+  /** Returns the number of rows. Errors: `CORRUPT` for rows that are not records, `STORAGE`. */
+  async add({ database, rows }: { readonly database: number; readonly rows: Buffer }): Promise<number> {
     const maps = this.#databases[database];
     if (maps === undefined) throw new TokaidoError('CORRUPT', 'a snapshot has rows of a database it did not announce');
     const { id: databaseId, records, indexes } = maps;
     const reader = new ByteReader(rows);
+    const before = this.#rows;
     await this.#engine.write((writer) => {
       while (reader.remaining > 0) {
         const key = reader.sized();
@@ -216,6 +217,7 @@ export class SnapshotLoader {
         if (xtMs !== NEVER_EXPIRES) writer.put(indexes.expiry, indexKey(xtMs, databaseId, key), Buffer.alloc(0));
       }
     });
+    return this.#rows - before;
   }
 
   /** Writes the state row, which makes the store complete, and flushes. Errors: `CORRUPT` when rows are missing. */

@@ -1,8 +1,10 @@
 /** The bytes of frames: pinned, so that a change of format is a decision (docs/protocol.md). */
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { epoch, sequence, sid, versionNs } from '../../src/base/types.js';
 import { encodeFrame, FRAME_HEADER_BYTES, type Frame, FrameDecoder } from '../../src/replication/frames.js';
+import { PACKINGS, Packer, unpacked } from '../../src/replication/packing.js';
 import { ALL_KEYS } from '../../src/store/audit.js';
 import { decodeHash } from '../../src/store/set-hash.js';
 
@@ -45,10 +47,11 @@ const GOLDEN: readonly (readonly [Frame, string])[] = [
       seeded: true,
       isLook: false,
       takesHorizon: true,
+      unpacks: ['deflate', 'zstd'],
       position,
       scopeId: '04'.repeat(32),
     },
-    `01${'03'.repeat(16)}${'01'.repeat(16)}016509010102ac020000000000000007${'04'.repeat(32)}`,
+    `01${'03'.repeat(16)}${'01'.repeat(16)}016539010102ac020000000000000007${'04'.repeat(32)}`,
   ],
   [{ type: 'audit', database: 'a', horizonMs: 5 }, '0161000000000005'],
   [{ type: 'audited', position, cutoffMs: 6 }, '010102ac020000000000000007000000000006'],
@@ -97,11 +100,40 @@ const BEGIN: Extract<Frame, { type: 'snapshotBegin' }> = {
 const BEGIN_HEX =
   '010102ac0200000000000000070000000000000009' + '01016600000000000000080101610301000170000000000000000601';
 
+describe('packed rows', () => {
+  it('come out as they went in, by every way that this process has, and nothing else does', () => {
+    const rows = Buffer.from('some rows '.repeat(1000));
+    for (const packing of PACKINGS) {
+      const packed = new Packer(packing).pack(rows) as Buffer;
+      assert.ok(packed.length < 500);
+      assert.deepEqual(unpacked(packing, packed, rows.length), rows);
+      for (const length of [0, 1, rows.length - 1, rows.length + 1])
+        assert.throws(() => unpacked(packing, packed, length), { code: 'CORRUPT' });
+      assert.throws(() => unpacked(packing, packed.subarray(0, -1), rows.length), { code: 'CORRUPT' });
+      assert.throws(() => unpacked(packing, rows, rows.length), { code: 'CORRUPT' });
+    }
+  });
+
+  it('are not tried again for a while where it does not pay', () => {
+    const packer = new Packer('deflate');
+    const noise = randomBytes(5000);
+    assert.equal(packer.pack(noise), undefined);
+    const text = Buffer.alloc(5000, 'x');
+    assert.equal(packer.pack(text), undefined);
+    for (let i = 0; i < 14; i++) packer.pack(text);
+    assert.ok((packer.pack(text) as Buffer).length < 100);
+  });
+});
+
 describe('replication frames', () => {
-  it('snapshotBegin has the bytes it always had, and a horizon behind them for those who take it', () => {
+  it('snapshotBegin has the bytes it always had, a horizon behind them for those who take it, and so have packed rows', () => {
     for (const [frame, hex] of [
       [BEGIN, BEGIN_HEX],
       [{ ...BEGIN, horizonMs: 5 }, `${BEGIN_HEX}000000000005`],
+      [
+        { type: 'snapshotPacked', packing: 'deflate', database: 1, bytes: 300, packed: Buffer.from('abc') },
+        '0101ac02616263',
+      ],
     ] as const) {
       const encoded = encodeFrame(frame);
       assert.equal(encoded.subarray(FRAME_HEADER_BYTES).toString('hex'), hex);

@@ -1,11 +1,15 @@
 /** Both sides of a link, over links in memory: following, snapshots, refusals, lost tails. */
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { sid } from '../../src/base/types.js';
 import { originOf } from '../../src/log/position.js';
+import { encodeFrame, type Frame, FrameDecoder } from '../../src/replication/frames.js';
+import { Scope } from '../../src/replication/scope.js';
+import type { ReplicationServer } from '../../src/replication/server.js';
 import type { LocalStore } from '../../src/store/store.js';
 import { eventually } from '../support/local-runtime.js';
-import { contents, put, TestCluster, type TestNode } from '../support/replication-pair.js';
+import { CLUSTER, contents, put, TestCluster, type TestNode } from '../support/replication-pair.js';
 
 describe('a follower and its upstream', () => {
   let cluster: TestCluster;
@@ -120,7 +124,11 @@ describe('a follower and its upstream', () => {
     await cluster.close();
     cluster = new TestCluster();
     root = cluster.root();
-    const server = cluster.serve(root, { snapshotBytesPerSecond: 2_000_000, queueBytes: 50_000 });
+    const server = cluster.serve(root, {
+      snapshotBytesPerSecond: 2_000_000,
+      queueBytes: 50_000,
+      packsSnapshots: false,
+    });
     for (let i = 0; i < 10; i++) {
       const records = Array.from({ length: 10 }, (_, n) => [`k${i}-${n}`, 'x'.repeat(10_000)] as const);
       await put(rootStore(), Object.fromEntries(records));
@@ -130,11 +138,83 @@ describe('a follower and its upstream', () => {
     const { session } = cluster.follow(edge, root);
     await eventually('it is under way', () => (session.progress?.of ?? 0) > 0);
     await eventually('the source says so, too', () => server.followers()[0]?.copying?.of === 100);
+    await eventually('both count', () => {
+      const [here = 0, there = 0] = [session.progress?.rows, server.followers()[0]?.copying?.rows];
+      return here > 0 && there >= here && here < 100;
+    });
     await eventually('it is loaded', () => edge.loaded.length === 1);
     // 1 MB, the last slice of which need not wait.
     assert.ok(performance.now() - startMs > 400, `${performance.now() - startMs} ms`);
     assert.equal(server.followers()[0]?.copying, undefined);
     assert.deepEqual(contents(edge.store), contents(rootStore()));
+  });
+
+  it('a snapshot travels packed where it pays, and as it is where it does not or the follower cannot', async () => {
+    const noise = randomBytes(200_000);
+    for (let i = 0; i < 20; i++) {
+      const at = i * 10_000;
+      await put(rootStore(), {
+        [`text${i}`]: 'x'.repeat(10_000),
+        [`noise${i}`]: noise.toString('latin1', at, at + 5000),
+      });
+    }
+    const edge = cluster.node('edge', undefined);
+    cluster.follow(edge, root);
+    await eventually('the edge is seeded', () => edge.loaded.length === 1);
+    assert.deepEqual(contents(edge.store), contents(rootStore()));
+    const bytes = edge.received.reduce((sum, { length }) => sum + length, 0);
+    const raw = Object.values(contents(rootStore())).join('').length;
+    assert.ok(bytes < 0.8 * raw, `${bytes} bytes for ${raw}`);
+    // One that says of nothing that it unpacks it.
+    const hello = { version: 1, clusterId: CLUSTER, self: { instanceId: 'ab'.repeat(16), name: 'old' }, position: [] };
+    const rest = { seeded: false, isLook: false, takesHorizon: false, unpacks: [], scopeId: Scope.WHOLE.id } as const;
+    const frames: Frame[] = [];
+    const decoder = new FrameDecoder();
+    const session = (root.server as ReplicationServer).accept(
+      { name: 'old', role: 'edge', address: 'memory' },
+      {
+        send: (chunks) => {
+          for (const chunk of chunks) {
+            for (const frame of decoder.push(chunk)) frames.push(frame);
+            decoder.allowLargeFrames();
+          }
+        },
+        queuedBytes: 0,
+        pause: () => undefined,
+        resume: () => undefined,
+        close: () => undefined,
+        destroy: () => undefined,
+      },
+    );
+    session.onData(encodeFrame({ type: 'hello', ...hello, ...rest }));
+    await eventually('all was sent', () => frames.some(({ type }) => type === 'snapshotEnd'));
+    assert.equal(frames.filter(({ type }) => type === 'snapshotPacked').length, 0);
+    const begin = frames.find(({ type }) => type === 'snapshotBegin');
+    assert.equal(begin !== undefined && 'horizonMs' in begin, false);
+  });
+
+  it('a follower whose log would be much longer than the data gets a snapshot, another one the log', async () => {
+    const copyInstead = { factor: 4, leastBytes: 100_000 };
+    cluster.serve(root, { copyInstead });
+    const edges = ['far', 'near'].map((name) => cluster.node(name, cluster.openStore(undefined)));
+    const [far, near] = edges as [TestNode, TestNode];
+    const links = edges.map((edge) => cluster.follow(edge, root));
+    await put(rootStore(), { a: '0' });
+    await eventually('both follow', () => edges.every((edge) => sequenceOf(edge) === 1));
+    links[0]?.up.destroy('cut');
+    const write = async (times: number): Promise<void> => {
+      for (let i = 0; i < times; i++) await put(rootStore(), { a: `${i}`.padEnd(10_000, 'x') });
+    };
+    await write(100);
+    await eventually('the near one has all', () => sequenceOf(near) === 101);
+    links[1]?.up.destroy('cut');
+    await write(5);
+    cluster.follow(far, root);
+    cluster.follow(near, root);
+    await eventually('both have all', () => edges.every((edge) => sequenceOf(edge) === 106));
+    await eventually('the far one was seeded', () => far.loaded.length === 1);
+    assert.deepEqual(near.loaded, []);
+    for (const edge of edges) assert.deepEqual(contents(edge.store), contents(rootStore()));
   });
 
   it('writes go on while a snapshot is read, and the copy is of one moment', async () => {
@@ -231,7 +311,7 @@ describe('a follower and its upstream', () => {
     cluster = new TestCluster();
     root = cluster.root();
     for (let i = 0; i < 20; i++) await put(rootStore(), { [`k${i}`]: 'x'.repeat(10_000) });
-    cluster.serve(root, { queueBytes: 50_000, stalledMs: 300 });
+    cluster.serve(root, { queueBytes: 50_000, stalledMs: 300, packsSnapshots: false });
     const vanished = cluster.node('vanished', undefined);
     const next = cluster.node('next', undefined);
     const link = cluster.follow(vanished, root);

@@ -24,6 +24,7 @@ export function honestFrames(clusterId: string): Buffer[] {
       position,
       scopeId: Scope.WHOLE.id,
       takesHorizon: true,
+      unpacks: [],
     },
     {
       type: 'welcome',
@@ -54,6 +55,7 @@ export function honestFrames(clusterId: string): Buffer[] {
       horizonMs: 7,
     },
     { type: 'snapshotRecords', database: 0, rows: Buffer.from('rows') },
+    { type: 'snapshotPacked', packing: 'deflate', database: 0, bytes: 4, packed: Buffer.from('rows') },
     { type: 'snapshotEnd', rows: 1 },
     { type: 'recall', after: origin },
     { type: 'recalled' },
