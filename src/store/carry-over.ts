@@ -37,7 +37,8 @@ function plan(store: LocalStore, there: Position): Plan {
   const current = position.filter((origin) => !over.has(origin.sid));
   const found = store.log.find(there, current);
   if (found.kind === 'from') return { kind: 'carry', first: found.first, over, behind: undefined };
-  if (found.kind === 'too-old') return refusal(store, there, 'the log here does not reach back to what it lacks');
+  if (found.kind === 'too-old')
+    return refusal(store, there, `the log here does not reach back to what it lacks (if there neither: ${BOTH_SHORT})`);
   const own = sid === undefined ? undefined : originOf(there, sid);
   const others = store.log.find(
     there,
@@ -48,6 +49,9 @@ function plan(store: LocalStore, there: Position): Plan {
     return refusal(store, there, 'it has transactions that this root has lost or never had');
   return { kind: 'carry', first: store.log.first, over, behind: own };
 }
+
+/** What an operator reads who has to decide. */
+const BOTH_SHORT = 'docs/operate/recover.md, "Two roots that were apart for too long"';
 
 function refusal(store: LocalStore, there: Position, why: string): Plan {
   const [here, other] = [describePosition(store.position()), describePosition(there)];

@@ -1,9 +1,12 @@
 /** A root that takes a snapshot of another root keeps what only it has. */
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { describePosition } from '../../src/log/position.js';
 import { CarryOver, whyNotCarried } from '../../src/store/carry-over.js';
 import type { LocalStore } from '../../src/store/store.js';
+import { repository } from '../support/postgres.js';
 import { contents } from '../support/replication-pair.js';
 import { bytes, encode, remove, StoreBench, set, transaction } from '../support/store-model.js';
 
@@ -58,6 +61,29 @@ describe('what a root keeps beside a snapshot of another root', () => {
     await ours.trimLog({ bytes: 0, ageMs: 0 });
     assert.match(whyNotCarried(ours, []) ?? '', /does not reach back/);
     await assert.rejects(carryOver(ours, bench.store(1)), { code: 'REPLICATION' });
+  });
+
+  it('is for an operator to decide where neither log reaches back: both refuse, keep what they have, and say so', async () => {
+    const common = transaction(3, 1, 5, [set('both', '1')]);
+    const one = await storeOf(1, common, transaction(1, 1, 10, [set('a', 'one')]));
+    const two = await storeOf(2, common, transaction(2, 1, 20, [set('b', 'two')]));
+    for (const root of [one, two]) await root.trimLog({ bytes: 0, ageMs: 0 });
+    for (const [root, other] of [
+      [one, two],
+      [two, one],
+    ] as const) {
+      assert.equal(root.log.find(other.position(), root.position()).kind, 'too-old');
+      const why = whyNotCarried(root, other.position()) ?? '';
+      const [, page = '', heading = ''] = /(docs\/operate\/\S+), "([^"]+)"/.exec(why) ?? [];
+      assert.match(readFileSync(join(repository(), page), 'utf8'), new RegExp(`^## ${heading}$`, 'm'));
+    }
+    assert.deepEqual(
+      [contents(one), contents(two)],
+      [
+        { both: '1', a: 'one' },
+        { both: '1', b: 'two' },
+      ],
+    );
   });
 
   it('is numbered anew when both lost what the other kept, by the one with the higher server id (invariant 2)', async () => {
