@@ -52,6 +52,7 @@ const size = (fallback: string) => quantity(SIZE_UNITS, '64MiB', { least: 1, mos
 /** Milliseconds: a number, or a text with a unit (`30s`). */
 const duration = (fallback: string, { least = 1, most = LONGEST_TIMER_MS }: Partial<Bounds> = {}) =>
   quantity(TIME_UNITS, '30s', { least, most }).prefault(fallback);
+const on = z.boolean().default(true);
 const count = (fallback: number) => z.number().int().positive().default(fallback);
 
 function listener(port: number, what: string) {
@@ -495,19 +496,10 @@ export const schema = z.strictObject({
       snapshotBytesPerSecond: quantity(SIZE_UNITS, '10MiB', { least: 1024, most: LARGEST_SIZE })
         .optional()
         .describe('Speed of one snapshot, in bytes a second. As fast as the link when absent.'),
-      snapshotCompression: z
-        .boolean()
-        .default(true)
-        .describe(
-          'Rows of snapshots travel compressed: zstd where both ends have it (Node.js 22.15), else DEFLATE. Off saves processor time where the network costs nothing.',
-        ),
-      snapshotInsteadFactor: count(4).describe(
-        'A follower that the log could bring up gets a snapshot all the same when the log it lacks is so many times as large as the data.',
-      ),
+      snapshotCompression: on.describe('Compress snapshots: zstd, or DEFLATE before Node 22.15.'),
+      snapshotInsteadFactor: count(4).describe('A log so many times as large as the data: a snapshot goes instead.'),
       snapshotInsteadBytes: size('64MiB').describe('Not when that log is smaller than this.'),
-      recoveryWaitMs: duration('30s').describe(
-        'How long a root waits for its followers after the machine went down uncleanly.',
-      ),
+      recoveryWaitMs: duration('30s').describe('How long a root waits for its followers after a power cut.'),
     })
     .prefault({})
     .describe('Replication.'),
