@@ -191,11 +191,14 @@ describe('a follower and its upstream', () => {
     assert.equal(frames.filter(({ type }) => type === 'snapshotPacked').length, 0);
     const begin = frames.find(({ type }) => type === 'snapshotBegin');
     assert.equal(begin !== undefined && 'horizonMs' in begin, false);
+    session.onClosed();
   });
 
   it('a follower whose log would be much longer than the data gets a snapshot, another one the log', async () => {
-    const copyInstead = { factor: 4, leastBytes: 100_000 };
-    cluster.serve(root, { copyInstead });
+    await cluster.close();
+    cluster = new TestCluster();
+    root = cluster.root();
+    cluster.serve(root, { copyInstead: { factor: 4, leastBytes: 100_000 } });
     const edges = ['far', 'near'].map((name) => cluster.node(name, cluster.openStore(undefined)));
     const [far, near] = edges as [TestNode, TestNode];
     const links = edges.map((edge) => cluster.follow(edge, root));
