@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { connect, type TLSSocket } from 'node:tls';
-import { encodeFrame, FrameDecoder, PROTOCOL_VERSION } from '../../src/replication/frames.js';
+import { encodeFrame, FrameDecoder, PROTOCOL_VERSION } from '../../src/replication/frames/frames.js';
 import { Scope } from '../../src/replication/scope.js';
 import { Cluster, type ClusterNode } from '../../test/support/cluster.js';
 import { processorSeconds, residentMb } from '../processes.js';

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type ConnectionOptions, connect } from 'node:tls';
 import { pathToFileURL } from 'node:url';
-import { encodeFrame } from '../../src/replication/frames.js';
+import { encodeFrame } from '../../src/replication/frames/frames.js';
 import { Scope } from '../../src/replication/scope.js';
 import { Cluster, cliPath } from '../../test/support/cluster.js';
 import { freePort } from '../../test/support/postgres.js';

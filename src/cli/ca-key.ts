@@ -4,7 +4,7 @@ import { createPublicKey, type KeyObject } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { messageOf, TokaidoError } from '../base/errors.js';
-import type { KeyAccess, KeyKind } from '../pki/ca.js';
+import type { KeyAccess, KeyKind } from '../pki/ca/ca.js';
 
 export interface KeyFlags {
   readonly passphraseFile?: string;

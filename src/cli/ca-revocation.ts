@@ -1,8 +1,8 @@
 /** `tokaido ca list`, `revoke` and `crl`: what a CA has issued, and what of it no longer counts. */
 import type { Command } from 'commander';
 import { TokaidoError } from '../base/errors.js';
-import { type IssuedRecord, readRecords, revoke, type Selection, writeCrl } from '../pki/ca-records.js';
-import { allCas } from '../pki/ca-rotation.js';
+import { type IssuedRecord, readRecords, revoke, type Selection, writeCrl } from '../pki/ca/records.js';
+import { allCas } from '../pki/ca/rotation.js';
 import { scopeText } from '../pki/scope-names.js';
 import { type KeyFlags, keyAccess, withKeyOptions } from './ca-key.js';
 import { action, print, printJson } from './output.js';

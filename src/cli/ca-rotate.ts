@@ -1,7 +1,7 @@
 /** `tokaido ca rotate`: a new CA under a running cluster, and the end of the old one. */
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
-import { retireOld, rotateCa, statementsPath } from '../pki/ca-rotation.js';
+import { retireOld, rotateCa, statementsPath } from '../pki/ca/rotation.js';
 import { keyAccess, keyOption, type MadeFlags, publicKeyOption, readPublicKey, withKeyOptions } from './ca-key.js';
 import { action, print, printJson } from './output.js';
 import { type PublishedCounts, publish } from './publish.js';

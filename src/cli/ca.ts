@@ -1,8 +1,8 @@
 /** `tokaido ca`: the internal certificate authority. */
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
-import { createCa, createIntermediate, issueCertificate, openCa } from '../pki/ca.js';
-import { renewCertificate } from '../pki/ca-renewal.js';
+import { createCa, createIntermediate, issueCertificate, openCa } from '../pki/ca/ca.js';
+import { renewCertificate } from '../pki/ca/renewal.js';
 import { keyAccess, keyOption, type MadeFlags, publicKeyOption, readPublicKey, withKeyOptions } from './ca-key.js';
 import { registerRevocation } from './ca-revocation.js';
 import { registerRotation } from './ca-rotate.js';

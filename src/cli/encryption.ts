@@ -24,7 +24,7 @@ export function registerEncryption(program: Command): void {
     .addHelpText('after', '\nExample:\n  tokaido encryption key --file ./data.keys')
     .action(
       action(async ({ file, json }: { readonly file: string; readonly json?: boolean }) => {
-        const { parseKeys } = await import('../node/encryption.js');
+        const { parseKeys } = await import('../node/data/encryption.js');
         const before = existsSync(file) ? readKey(file, 'file of encryption keys') : '';
         if (before !== '') parseKeys(before, file);
         const text = `${randomBytes(KEY_BYTES).toString('hex')}\n${before}`;
@@ -47,8 +47,8 @@ export function registerEncryption(program: Command): void {
       action(async (flags: { readonly config: string; readonly json?: boolean }) => {
         const [{ loadConfig }, { Encryption }, { reseal }, { systemRuntime }, { jsonLogger }] = await Promise.all([
           import('../node/config/load.js'),
-          import('../node/encryption.js'),
-          import('../node/reseal.js'),
+          import('../node/data/encryption.js'),
+          import('../node/data/reseal.js'),
           import('../node/runtime.js'),
           import('../node/logger.js'),
         ]);

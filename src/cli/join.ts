@@ -64,7 +64,7 @@ Example:
       action(async (address: string, flags: JoinFlags) => {
         const token = parseToken(flags.token);
         const { out: folder, dns, ip } = flags;
-        const { joinCluster } = await import('../node/join.js');
+        const { joinCluster } = await import('../node/certificates/join.js');
         const made = await joinCluster({
           ...addressOf(address),
           token,

@@ -175,7 +175,7 @@ async function changeOver(pid: number, { listen, sid }: NodeConfig): Promise<voi
   while (performance.now() < deadlineMs) {
     try {
       const response = await fetch(`http://${addressOf({ host, port })}/status`, { signal: AbortSignal.timeout(2000) });
-      const status = (await response.json()) as import('../node/status.js').NodeStatus;
+      const status = (await response.json()) as import('../node/status/status.js').NodeStatus;
       if (status.role === 'root' && !status.recovering && status.ready) return;
       last = `it is ${status.role === 'root' ? 'a root that recovers' : `still a ${status.role}`}`;
     } catch (error) {
@@ -194,7 +194,7 @@ async function changeOver(pid: number, { listen, sid }: NodeConfig): Promise<voi
 
 async function listUnseen({ config, json }: { readonly config: string; readonly json?: boolean }): Promise<void> {
   const { loadConfig } = await import('../node/config/load.js');
-  const { readUnseenWrites } = await import('../node/unseen-writes.js');
+  const { readUnseenWrites } = await import('../node/data/unseen-writes.js');
   const { data } = await loadConfig(config);
   const writes = readUnseenWrites(data);
   if (json) {

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import { TokaidoError } from '../base/errors.js';
 import { type Sid, sid } from '../base/types.js';
-import type { Until } from '../node/point-in-time.js';
+import type { Until } from '../node/data/point-in-time.js';
 import { action, print, printJson } from './output.js';
 
 interface RestoreFlags {
@@ -46,7 +46,7 @@ async function restore(flags: RestoreFlags): Promise<void> {
   const until = untilFrom(flags);
   const [{ loadConfig }, { recoverTo }, { systemRuntime }, { jsonLogger }] = await Promise.all([
     import('../node/config/load.js'),
-    import('../node/point-in-time.js'),
+    import('../node/data/point-in-time.js'),
     import('../node/runtime.js'),
     import('../node/logger.js'),
   ]);

@@ -1,7 +1,7 @@
 /** `tokaido status`: asks a node's admin listener how it is. */
 import type { Command } from 'commander';
 import { messageOf, TokaidoError } from '../base/errors.js';
-import type { NodeStatus, StatusUpstream } from '../node/status.js';
+import type { NodeStatus, StatusUpstream } from '../node/status/status.js';
 import { action, print, printJson } from './output.js';
 
 const TIMEOUT_MS = 5_000;

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { messageOf, TokaidoError } from '../base/errors.js';
-import { openCa } from '../pki/ca.js';
+import { openCa } from '../pki/ca/ca.js';
 import { writeNew } from '../pki/files.js';
 import { checkPattern, createToken, type TokenStatement } from '../pki/join-token.js';
 import { certificatesOf } from '../pki/pem.js';

@@ -7,7 +7,7 @@ import { AccessPolicy } from '../commands/access/policy.js';
 import { TokenTable } from '../pki/client-tokens.js';
 import { readKey } from '../pki/files.js';
 import { LiveFiles, LiveValue } from '../pki/live.js';
-import type { ListenerPolicy } from '../transport/client-access.js';
+import type { ListenerPolicy } from '../transport/clients/access.js';
 import { accessRules, rulesOf } from './config/policy-schema.js';
 import type { ClientListenerConfig, NodeConfig } from './config/schema.js';
 

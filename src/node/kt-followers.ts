@@ -4,7 +4,7 @@ import { newestVersion } from '../log/position.js';
 import { KtReplicationServer } from '../replication/kyoto-tycoon/server.js';
 import { Scope } from '../replication/scope.js';
 import { ScopePolicy } from '../replication/scope-policy.js';
-import type { FollowerStatus } from '../replication/server.js';
+import type { FollowerStatus } from '../replication/sending/server.js';
 import { listenForKtFollowers } from '../transport/kt-listener.js';
 import type { StreamServer } from '../transport/stream-server.js';
 import { ktScopeRules } from './config/policy-schema.js';

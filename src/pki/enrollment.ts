@@ -5,7 +5,7 @@
  */
 import { createPublicKey, type KeyObject, sign, verify, type X509Certificate } from 'node:crypto';
 import { TokaidoError } from '../base/errors.js';
-import type { KeyPair } from './ca.js';
+import type { KeyPair } from './ca/ca.js';
 import type { Role } from './names.js';
 import type { Trust } from './trust.js';
 import { isIssuedBy } from './trust.js';

@@ -4,7 +4,7 @@
  */
 import { dirname } from 'node:path';
 import type { Engine } from '../engine/engine.js';
-import type { Disk, EngineOptions } from '../node/disk.js';
+import type { Disk, EngineOptions } from '../node/data/disk.js';
 import type { Dice } from './dice.js';
 import { DataFile, type DiskWeather, SimulatedEngine } from './engine.js';
 import type { Crash, Process } from './machine.js';

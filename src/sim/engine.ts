@@ -8,7 +8,7 @@ import { assert, TokaidoError } from '../base/errors.js';
 import type { Commit, Engine, Entry, MapId, Range, Reader, Snapshot, Writer } from '../engine/engine.js';
 import { EMPTY_TREE, findInTree, TreeEditor, type TreeVersion } from '../engine/memory-tree.js';
 import { treeEntries, treeKey } from '../engine/tiered.js';
-import type { EngineOptions } from '../node/disk.js';
+import type { EngineOptions } from '../node/data/disk.js';
 import type { Dice } from './dice.js';
 import type { Process } from './machine.js';
 import type { Scheduler } from './scheduler.js';

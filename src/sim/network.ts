@@ -4,8 +4,9 @@
  * Directions between machines can be cut off (each alone: partitions may be asymmetric); what is under way then waits,
  * and when it has waited too long the link breaks.
  */
+
+import type { Connect, LinkEvents } from '../replication/following/upstream-follower.js';
 import type { Peer, PeerLink } from '../replication/link.js';
-import type { Connect, LinkEvents } from '../replication/upstream-follower.js';
 import type { Dice } from './dice.js';
 import type { Crash, Process } from './machine.js';
 import type { Scheduler } from './scheduler.js';

@@ -7,7 +7,7 @@ import type { Logger } from '../base/logger.js';
 import type { Epoch, Position } from '../base/types.js';
 import { isSamePosition } from '../log/position.js';
 import type { NodeConfig } from '../node/config/schema.js';
-import { DataDirectory } from '../node/data-directory.js';
+import { DataDirectory } from '../node/data/data-directory.js';
 import { Replica } from '../node/replica.js';
 import type { LocalStore } from '../store/store.js';
 import { checkContents, checkLog, checkNotBehind, isAtLeast } from './checks.js';

@@ -8,7 +8,7 @@ import type { Audit } from '../base/audit.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import type { Live } from '../pki/live.js';
-import type { ClientKeeper } from './client-keeper.js';
+import type { ClientKeeper } from './clients/keeper.js';
 import { type ClientTls, listenForStreams, type StreamServer, type TlsProfile } from './stream-server.js';
 
 /** Longest wait for the last bytes of a link that is being closed. */

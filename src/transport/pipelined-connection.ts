@@ -16,7 +16,7 @@ import type { Socket } from 'node:net';
 import { AssertionFailure, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import { ByteQueue } from '../protocol/byte-queue.js';
-import { type Conversation, MUCH_BYTES } from './client-keeper.js';
+import { type Conversation, MUCH_BYTES } from './clients/keeper.js';
 import type { Order } from './rpc/procedure.js';
 
 /** What every connection of a listener needs of it. */

@@ -9,7 +9,7 @@ import type { Runtime } from '../base/runtime.js';
 import type { Live } from '../pki/live.js';
 import { parseIdentity } from '../pki/names.js';
 import type { Trust } from '../pki/trust.js';
-import type { ClientKeeper, Conversation } from './client-keeper.js';
+import type { ClientKeeper, Conversation } from './clients/keeper.js';
 import { atEachExpiry, chainOf } from './peer-chain.js';
 import { cannotListen } from './tls-link.js';
 

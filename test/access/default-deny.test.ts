@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { connect } from 'node:tls';
 import { parse, stringify } from 'yaml';
-import { issueCertificate } from '../../src/pki/ca.js';
+import { issueCertificate } from '../../src/pki/ca/ca.js';
 import { tokaido } from '../support/cli.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { eventually } from '../support/local-runtime.js';

@@ -5,7 +5,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { parse, stringify } from 'yaml';
-import { createIntermediate, issueCertificate, openCa } from '../../src/pki/ca.js';
+import { createIntermediate, issueCertificate, openCa } from '../../src/pki/ca/ca.js';
 import { scopeNames } from '../../src/pki/scope-names.js';
 import { tokaido } from '../support/cli.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';

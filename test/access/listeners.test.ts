@@ -10,7 +10,7 @@ import { after, before, describe, it } from 'node:test';
 import { connect, type TLSSocket } from 'node:tls';
 import { stringify } from 'yaml';
 import { TokaidoClient } from '../../src/client/client.js';
-import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import { createCa, issueCertificate } from '../../src/pki/ca/ca.js';
 import { tokaido } from '../support/cli.js';
 import { eventually } from '../support/local-runtime.js';
 import { freePort } from '../support/postgres.js';

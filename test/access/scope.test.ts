@@ -6,7 +6,7 @@ import { holds } from '../../src/base/keys.js';
 import { epoch, sequence, sid, versionNs } from '../../src/base/types.js';
 import { copyingNote } from '../../src/feeds/feed.js';
 import { type Change, decodeTransactions } from '../../src/log/transaction.js';
-import { encodeFrame, FRAME_HEADER_BYTES, FrameDecoder } from '../../src/replication/frames.js';
+import { encodeFrame, FRAME_HEADER_BYTES, FrameDecoder } from '../../src/replication/frames/frames.js';
 import { MAX_SCOPE_BYTES, Scope, type ScopePart } from '../../src/replication/scope.js';
 import { ScopePolicy } from '../../src/replication/scope-policy.js';
 import { bytes, DATABASES, encode, KEYS, PREFIXES, transaction } from '../support/store-model.js';

@@ -5,7 +5,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { parse, stringify } from 'yaml';
-import type { NodeStatus } from '../../src/node/status.js';
+import type { NodeStatus } from '../../src/node/status/status.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 
 const SOON_MS = 15_000;

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { renderTree } from '../../src/cli/status.js';
-import type { NodeStatus, StatusTreeNode } from '../../src/node/status.js';
+import type { NodeStatus, StatusTreeNode } from '../../src/node/status/status.js';
 
 function below(name: string, upstreamId: string, more: Partial<StatusTreeNode> = {}): StatusTreeNode {
   const facts = {

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { silentLogger } from '../../src/base/logger.js';
 import { TokaidoClient } from '../../src/client/client.js';
-import { BackupCommands } from '../../src/node/backup-commands.js';
+import { BackupCommands } from '../../src/node/data/backup-commands.js';
 import type { LocalStore } from '../../src/store/store.js';
 import { json, tokaido } from '../support/cli.js';
 import { eventually, localRuntime } from '../support/local-runtime.js';

@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { parse, stringify } from 'yaml';
-import { issueCertificate } from '../../src/pki/ca.js';
+import { issueCertificate } from '../../src/pki/ca/ca.js';
 import { BadNetwork, FAIR } from '../support/bad-network.js';
 import { json, tokaido } from '../support/cli.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import type { NodeStatus } from '../../src/node/status.js';
-import { createCa, issueCertificate, openCa } from '../../src/pki/ca.js';
-import { writeCrl } from '../../src/pki/ca-records.js';
+import type { NodeStatus } from '../../src/node/status/status.js';
+import { createCa, issueCertificate, openCa } from '../../src/pki/ca/ca.js';
+import { writeCrl } from '../../src/pki/ca/records.js';
 import { json, tokaido } from '../support/cli.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 

@@ -4,7 +4,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { stringify } from 'yaml';
-import { issueCertificate } from '../../src/pki/ca.js';
+import { issueCertificate } from '../../src/pki/ca/ca.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { freePort } from '../support/postgres.js';
 import { oldSuites, scanTls, WEAK_GROUPS } from '../support/scan-tls.js';

@@ -14,7 +14,7 @@ import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import { MemcacheClient } from 'memcache-client';
 import { Client } from 'undici';
-import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import { createCa, issueCertificate } from '../../src/pki/ca/ca.js';
 import { freePort } from '../support/postgres.js';
 import { ServedNode } from '../support/serve.js';
 

@@ -8,7 +8,7 @@ import fc from 'fast-check';
 import { Cipher, SEAL_BYTES, sealedBy, sealingKey } from '../../src/engine/cipher.js';
 import { LmdbEngine, MAX_ENGINE_KEY_BYTES } from '../../src/engine/lmdb.js';
 import { SealedEngine } from '../../src/engine/sealed.js';
-import { parseKeys } from '../../src/node/encryption.js';
+import { parseKeys } from '../../src/node/data/encryption.js';
 import { engineConformance } from './conformance.js';
 
 const FIRST = sealingKey(Buffer.alloc(32, 1));

@@ -4,7 +4,7 @@ import { chmodSync, chownSync, copyFileSync, mkdtempSync, rmSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, it } from 'node:test';
-import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import { createCa, issueCertificate } from '../../src/pki/ca/ca.js';
 import { FeedBench } from '../support/feed-bench.js';
 import { TestPostgres } from '../support/postgres.js';
 

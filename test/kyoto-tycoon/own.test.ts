@@ -8,7 +8,7 @@ import { KyotoTycoonFeed } from '../../src/feeds/kyoto-tycoon/feed.js';
 import { encodeFollowRequest, KT_ACCEPT, type KtEvent, KtStreamDecoder } from '../../src/protocol/kt-replication.js';
 import { KtReplicationServer } from '../../src/replication/kyoto-tycoon/server.js';
 import type { LocalStore } from '../../src/store/store.js';
-import { ClientKeeper } from '../../src/transport/client-keeper.js';
+import { ClientKeeper } from '../../src/transport/clients/keeper.js';
 import { listenForKtFollowers } from '../../src/transport/kt-listener.js';
 import type { StreamServer } from '../../src/transport/stream-server.js';
 import { eventually, localRuntime } from '../support/local-runtime.js';

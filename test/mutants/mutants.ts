@@ -37,7 +37,7 @@ export const MUTANTS: readonly Mutant[] = [
     'skip-on-gap',
     'a sender drops what does not fit, and a receiver goes on behind the gap',
     [
-      'replication/follower-session.js',
+      'replication/sending/follower-session.js',
       'onBatch(batch) {',
       "onBatch(batch) {\n        if (this.#state === 'following' && this.#isFull())\n            this.#next = batch.next;",
     ],
@@ -84,22 +84,22 @@ export const MUTANTS: readonly Mutant[] = [
     'return true;',
   ]),
   mutant('silence-ignored', 'a link on which nothing comes any more is kept', [
-    'replication/upstream-follower.js',
+    'replication/following/upstream-follower.js',
     'if (silentMs < this.#options.silenceMs)',
     'if (silentMs >= 0)',
   ]),
   mutant('heartbeat-covered-early', 'a node takes a heartbeat as reached when it hears it', [
-    'replication/heartbeats.js',
+    'replication/frames/heartbeats.js',
     'have.epoch >= beat.epoch && have.sequence >= beat.sequence',
     'have.epoch >= beat.epoch',
   ]),
   mutant('proof-of-elsewhere', 'a proof is compared at another position than it was made for', [
-    'replication/equality.js',
+    'replication/following/equality.js',
     'if (!isSamePosition(store.position(), proof.position))',
     'if (store.position().length === 0)',
   ]),
   mutant('seeded-backwards', 'a node sends its snapshot to a follower that knows more than it does', [
-    'replication/greeting.js',
+    'replication/sending/greeting.js',
     "if (found.kind === 'from' || hello.origin !== undefined)",
     "if (found.kind !== '')",
   ]),
@@ -109,12 +109,12 @@ export const MUTANTS: readonly Mutant[] = [
     'else if (!this.#isOver(header) && header.sid !== this.#from.sid)',
   ]),
   mutant('seeded-at-its-own-cost', 'a root takes any snapshot of another one, and swaps', [
-    'node/store-holder.js',
+    'node/data/store-holder.js',
     'if (this.#isRoot)\n                    await this.#join(engine);',
     'if (false)\n                    await this.#join(engine);',
   ]),
   mutant('peer-news-lost', 'a root leaves out what the first one makes', [
-    'replication/exchange.js',
+    'replication/frames/exchange.js',
     'if (header.sid === sid)',
     'if (header.sid === sid || header.sid === 1)',
   ]),
@@ -129,17 +129,17 @@ export const MUTANTS: readonly Mutant[] = [
     '',
   ]),
   mutant('no-epoch-after-recall', 'a root that took its tail back goes on in its epoch', [
-    'node/recovery.js',
+    'node/data/recovery.js',
     'await beginEpoch();',
     '',
   ]),
   mutant('lost-tail-unnoticed', 'a root numbers on after a power cut as if nothing were missing', [
-    'node/data-directory.js',
+    'node/data/data-directory.js',
     'this.tailMayBeLost = cutOff || before?.tailMayBeLost === true;',
     'this.tailMayBeLost = false;',
   ]),
   mutant('writes-while-recovering', 'a root takes writes before it has its tail back', [
-    'node/recovery.js',
+    'node/data/recovery.js',
     'if (!this.active)\n            return undefined;\n        return new TokaidoError(',
     'if (this.active || !this.active)\n            return undefined;\n        return new TokaidoError(',
   ]),
@@ -149,7 +149,7 @@ export const MUTANTS: readonly Mutant[] = [
     'flushed.catch(() => undefined);',
   ]),
   mutant('swap-before-loaded', 'the data directory names the new store before it is whole', [
-    'node/store-holder.js',
+    'node/data/store-holder.js',
     'await loader.finish(rows);',
     'directory.adoptNextStore();\n                await loader.finish(rows);',
   ]),
@@ -159,7 +159,7 @@ export const MUTANTS: readonly Mutant[] = [
     'this.#snapshot = Object.assign(Object.create(engine), { get: (m, k) => engine.get(m, k), range: (m, r) => engine.range(m, r), close: () => undefined });',
   ]),
   mutant('log-before-swap', 'batches behind a snapshot go to the store that it replaces', [
-    'replication/upstream-session.js',
+    'replication/following/upstream-session.js',
     'this.#received(payload.length);\n        if (this.#snapshotSent) {',
     'this.#received(payload.length);\n        if (this.#state === "loading")\n            this.#apply(payload);\n        else if (false) {',
   ]),
@@ -169,17 +169,17 @@ export const MUTANTS: readonly Mutant[] = [
     '',
   ]),
   mutant('garbage-kept', 'data that was not flushed in order is used after a power cut', [
-    'node/data-directory.js',
+    'node/data/data-directory.js',
     '!before.flushesCommits &&',
     'false &&',
   ]),
   mutant('stalled-copy-kept', 'a follower that vanished in the middle of its snapshot keeps its turn', [
-    'replication/server.js',
+    'replication/sending/server.js',
     'else if (nowMs - progress.sinceMs > this.#options.stalledMs)',
     'else if (nowMs < 0)',
   ]),
   mutant('loop-unseen', 'nodes do not look for themselves on their way to the root', [
-    'replication/upstream-session.js',
+    'replication/following/upstream-session.js',
     'if (at >= 0) {',
     'if (at > 1e6) {',
   ]),

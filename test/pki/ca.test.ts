@@ -5,10 +5,10 @@ import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { createCa, createIntermediate, issueCertificate, keyPem, newKeys, openCa } from '../../src/pki/ca.js';
-import { readRecords, revoke, writeCrl } from '../../src/pki/ca-records.js';
-import { renewCertificate, replaceIdentity } from '../../src/pki/ca-renewal.js';
-import { allCas, retireOld, rotateCa } from '../../src/pki/ca-rotation.js';
+import { createCa, createIntermediate, issueCertificate, keyPem, newKeys, openCa } from '../../src/pki/ca/ca.js';
+import { readRecords, revoke, writeCrl } from '../../src/pki/ca/records.js';
+import { renewCertificate, replaceIdentity } from '../../src/pki/ca/renewal.js';
+import { allCas, retireOld, rotateCa } from '../../src/pki/ca/rotation.js';
 import { crlsOf } from '../../src/pki/crl.js';
 import { type IdentityFiles, loadNodeIdentity } from '../../src/pki/identity.js';
 import { certificatesOf } from '../../src/pki/pem.js';

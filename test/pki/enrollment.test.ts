@@ -7,8 +7,8 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import fc from 'fast-check';
 import { TokaidoError } from '../../src/base/errors.js';
-import { createCa, createIntermediate, issueCertificate, newKeys, openCa, prepareCa } from '../../src/pki/ca.js';
-import { rotateCa } from '../../src/pki/ca-rotation.js';
+import { createCa, createIntermediate, issueCertificate, newKeys, openCa, prepareCa } from '../../src/pki/ca/ca.js';
+import { rotateCa } from '../../src/pki/ca/rotation.js';
 import {
   decodeAnswer,
   decodeRequest,

@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { silentLogger } from '../../src/base/logger.js';
-import { NodeCertificates } from '../../src/node/certificates.js';
-import { ExpiryWatch } from '../../src/node/expiry-watch.js';
-import { createCa, createIntermediate, issueCertificate, openCa } from '../../src/pki/ca.js';
-import { rotateCa } from '../../src/pki/ca-rotation.js';
+import { NodeCertificates } from '../../src/node/certificates/certificates.js';
+import { ExpiryWatch } from '../../src/node/certificates/expiry-watch.js';
+import { createCa, createIntermediate, issueCertificate, openCa } from '../../src/pki/ca/ca.js';
+import { rotateCa } from '../../src/pki/ca/rotation.js';
 import { loadNodeIdentity } from '../../src/pki/identity.js';
 import { localRuntime } from '../support/local-runtime.js';
 

@@ -4,8 +4,8 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { createCa, createIntermediate, openCa } from '../../src/pki/ca.js';
-import { retireOld, rotateCa, statementsPath } from '../../src/pki/ca-rotation.js';
+import { createCa, createIntermediate, openCa } from '../../src/pki/ca/ca.js';
+import { retireOld, rotateCa, statementsPath } from '../../src/pki/ca/rotation.js';
 import { certificatesOf } from '../../src/pki/pem.js';
 import {
   believedAfter,

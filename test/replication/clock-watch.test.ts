@@ -1,7 +1,7 @@
 /** Clocks that differ: when that is said, and when it is only a slow network. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { ClockWatch } from '../../src/replication/clock-watch.js';
+import { ClockWatch } from '../../src/replication/following/clock-watch.js';
 
 const HOUR_MS = 3_600_000;
 

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { sid } from '../../src/base/types.js';
-import { isOnlyOf, newsOf, whyNoExchange } from '../../src/replication/exchange.js';
-import { encodeFrame, FrameDecoder, type Hello } from '../../src/replication/frames.js';
+import { isOnlyOf, newsOf, whyNoExchange } from '../../src/replication/frames/exchange.js';
+import { encodeFrame, FrameDecoder, type Hello } from '../../src/replication/frames/frames.js';
 import { CLUSTER } from '../support/replication-pair.js';
 import { encode, set, transaction } from '../support/store-model.js';
 

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { epoch, sequence, sid, versionNs } from '../../src/base/types.js';
-import { encodeFrame, FRAME_HEADER_BYTES, type Frame, FrameDecoder } from '../../src/replication/frames.js';
-import { PACKINGS, Packer, unpacked } from '../../src/replication/packing.js';
+import { encodeFrame, FRAME_HEADER_BYTES, type Frame, FrameDecoder } from '../../src/replication/frames/frames.js';
+import { PACKINGS, Packer, unpacked } from '../../src/replication/frames/packing.js';
 import { ALL_KEYS } from '../../src/store/audit.js';
 import { decodeHash } from '../../src/store/set-hash.js';
 

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { epoch, sequence, sid, versionNs } from '../../src/base/types.js';
-import { encodeFrame, FRAME_HEADER_BYTES, FrameDecoder } from '../../src/replication/frames.js';
-import { Heartbeats } from '../../src/replication/heartbeats.js';
+import { encodeFrame, FRAME_HEADER_BYTES, FrameDecoder } from '../../src/replication/frames/frames.js';
+import { Heartbeats } from '../../src/replication/frames/heartbeats.js';
 
 const at = (number: number) => ({ sid: sid(1), epoch: epoch(1), sequence: sequence(number), versionNs: versionNs(9n) });
 const beat = (number: number, timeMs: number, reached: bigint) => {

@@ -1,7 +1,7 @@
 /** Questions that a follower sends up a link: their bytes, and what ends with the link. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { encodeFrame, type Frame, FrameDecoder } from '../../src/replication/frames.js';
+import { encodeFrame, type Frame, FrameDecoder } from '../../src/replication/frames/frames.js';
 
 const decoded = (bytes: Buffer): Frame[] => [...new FrameDecoder().push(bytes)];
 

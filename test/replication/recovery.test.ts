@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { silentLogger } from '../../src/base/logger.js';
-import type { DataDirectory } from '../../src/node/data-directory.js';
-import { Recovery } from '../../src/node/recovery.js';
+import type { DataDirectory } from '../../src/node/data/data-directory.js';
+import { Recovery } from '../../src/node/data/recovery.js';
 import { eventually, localRuntime } from '../support/local-runtime.js';
 
 function recoveryOf(followers: readonly string[], waitMs: number): { recovery: Recovery; events: string[] } {

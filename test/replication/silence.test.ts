@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { silentLogger } from '../../src/base/logger.js';
-import { encodeFrame, PROTOCOL_VERSION } from '../../src/replication/frames.js';
+import { type LinkEvents, UpstreamFollower } from '../../src/replication/following/upstream-follower.js';
+import { encodeFrame, PROTOCOL_VERSION } from '../../src/replication/frames/frames.js';
 import type { PeerLink } from '../../src/replication/link.js';
 import { Scope } from '../../src/replication/scope.js';
-import { type LinkEvents, UpstreamFollower } from '../../src/replication/upstream-follower.js';
 import { Dice } from '../../src/sim/dice.js';
 import { Machine } from '../../src/sim/machine.js';
 import { Scheduler } from '../../src/sim/scheduler.js';

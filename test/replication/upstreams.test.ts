@@ -1,7 +1,7 @@
 /** A tree that heals by itself: whom a follower tries, when it leaves an upstream that works, and when it returns. */
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { inOrder, UpstreamChoice } from '../../src/replication/upstream-choice.js';
+import { inOrder, UpstreamChoice } from '../../src/replication/following/upstream-choice.js';
 import type { LocalStore } from '../../src/store/store.js';
 import { eventually } from '../support/local-runtime.js';
 import { contents, put, TestCluster, type TestNode } from '../support/replication-pair.js';

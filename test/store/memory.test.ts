@@ -9,7 +9,7 @@ import { silentLogger } from '../../src/base/logger.js';
 import { NEVER_EXPIRES, sid } from '../../src/base/types.js';
 import { LmdbEngine } from '../../src/engine/lmdb.js';
 import { TieredEngine } from '../../src/engine/tiered.js';
-import { imagePath, saveImage } from '../../src/node/memory-image.js';
+import { imagePath, saveImage } from '../../src/node/data/memory-image.js';
 import { parseDatabases } from '../../src/store/database-spec.js';
 import { StoredRecord } from '../../src/store/record.js';
 import type { MemoryImage } from '../../src/store/restore.js';

@@ -11,8 +11,8 @@ import { TieredEngine } from '../../src/engine/tiered.js';
 import { decodeColumn, encodeColumn } from '../../src/protocol/kt-rpc/columns.js';
 import { parseDatabases } from '../../src/store/database-spec.js';
 import type { LocalStore } from '../../src/store/store.js';
-import { ClientKeeper, type ClientLimits } from '../../src/transport/client-keeper.js';
-import { type ClientListener, listenForClients } from '../../src/transport/client-listener.js';
+import { ClientKeeper, type ClientLimits } from '../../src/transport/clients/keeper.js';
+import { type ClientListener, listenForClients } from '../../src/transport/clients/listener.js';
 import { StoreBench } from './store-model.js';
 
 /** An answer over HTTP, with the rows of its table when it has one. */

@@ -9,8 +9,8 @@ import { setPriority, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
-import type { NodeStatus } from '../../src/node/status.js';
-import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import type { NodeStatus } from '../../src/node/status/status.js';
+import { createCa, issueCertificate } from '../../src/pki/ca/ca.js';
 import { freePort } from './postgres.js';
 
 const STOP_MS = 5_000;

@@ -6,7 +6,7 @@ import type { Runtime } from '../../src/base/runtime.js';
 import { MessageQueues } from '../../src/commands/message-queues.js';
 import { Recaching } from '../../src/commands/recaching.js';
 import { Slices } from '../../src/commands/slices.js';
-import type { ClientListener } from '../../src/transport/client-listener.js';
+import type { ClientListener } from '../../src/transport/clients/listener.js';
 import { listenForMemcached } from '../../src/transport/memcached/listener.js';
 import type { MemcachedOptions } from '../../src/transport/memcached/session.js';
 import { ClientBench } from './client-bench.js';

@@ -9,7 +9,7 @@ import { parse } from 'yaml';
 import { createProgram } from '../../src/cli/program.js';
 import { parseConfig } from '../../src/node/config/load.js';
 import type { Node } from '../../src/node/node.js';
-import { registerNodeMetrics } from '../../src/node/node-metrics.js';
+import { registerNodeMetrics } from '../../src/node/status/node-metrics.js';
 import { PROTOCOL_ERRORS } from '../../src/protocol/errors.js';
 import { repository } from '../support/postgres.js';
 

@@ -17,7 +17,7 @@ import {
 import { MemcachedDecoder } from '../../src/protocol/memcached.js';
 import { parseConditions, parseRest } from '../../src/protocol/rest.js';
 import { parseRpc } from '../../src/protocol/tsv.js';
-import { type Frame, FrameDecoder } from '../../src/replication/frames.js';
+import { type Frame, FrameDecoder } from '../../src/replication/frames/frames.js';
 import { Dice } from '../support/random.js';
 import { frameInput, honestFrames } from './frames.js';
 import { clientInput, mutated, pieces, recordedRequests } from './inputs.js';

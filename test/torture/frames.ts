@@ -1,7 +1,7 @@
 /** Replication frames as a peer would send them, and broken ones. */
 import { crc32 } from 'node:zlib';
 import { epoch, sequence, sid, versionNs } from '../../src/base/types.js';
-import { encodeFrame, FRAME_HEADER_BYTES, type Frame } from '../../src/replication/frames.js';
+import { encodeFrame, FRAME_HEADER_BYTES, type Frame } from '../../src/replication/frames/frames.js';
 import { Scope } from '../../src/replication/scope.js';
 import type { Dice } from '../support/random.js';
 import { encode, set, transaction } from '../support/store-model.js';

@@ -6,7 +6,7 @@
 import type pg from 'pg';
 import { expected, verifyEdge } from '../../demo/verify.js';
 import { type Change, DATABASES, SCHEMA, TABLES, Workload } from '../../demo/workload.js';
-import type { NodeStatus } from '../../src/node/status.js';
+import type { NodeStatus } from '../../src/node/status/status.js';
 import { BadNetwork, FAIR } from '../support/bad-network.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { TestPostgres } from '../support/postgres.js';

@@ -6,9 +6,9 @@
 import { cpSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { connect } from 'node:tls';
-import { openCa } from '../../src/pki/ca.js';
-import { renewCertificate } from '../../src/pki/ca-renewal.js';
-import { retireOld, rotateCa, statementsPath } from '../../src/pki/ca-rotation.js';
+import { openCa } from '../../src/pki/ca/ca.js';
+import { renewCertificate } from '../../src/pki/ca/renewal.js';
+import { retireOld, rotateCa, statementsPath } from '../../src/pki/ca/rotation.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { Dice } from '../support/random.js';
 import { honestFrames } from './frames.js';

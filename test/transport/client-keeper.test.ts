@@ -1,7 +1,7 @@
 /** What a client may cost: time in the middle of a request, time to take an answer, idleness, memory. */
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
-import type { ClientLimits } from '../../src/transport/client-keeper.js';
+import type { ClientLimits } from '../../src/transport/clients/keeper.js';
 import { ClientBench, type RawClient, request } from '../support/client-bench.js';
 import { eventually, localRuntime } from '../support/local-runtime.js';
 

@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { type ConnectionOptions, connect } from 'node:tls';
 import { stringify } from 'yaml';
-import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import { createCa, issueCertificate } from '../../src/pki/ca/ca.js';
 import { eventually } from '../support/local-runtime.js';
 import { freePort } from '../support/postgres.js';
 import { ServedNode } from '../support/serve.js';

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
 import { type ConnectionOptions, connect as tlsConnect } from 'node:tls';
 import { type Logger, silentLogger } from '../../src/base/logger.js';
-import { createCa, issueCertificate } from '../../src/pki/ca.js';
+import { createCa, issueCertificate } from '../../src/pki/ca/ca.js';
 import { crlsOf } from '../../src/pki/crl.js';
 import { loadNodeIdentity, type NodeIdentity } from '../../src/pki/identity.js';
 import { type Live, LiveValue } from '../../src/pki/live.js';

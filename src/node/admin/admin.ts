@@ -8,8 +8,8 @@ import type { AddressInfo } from 'node:net';
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import { cannotListen } from '../../transport/tls-link.js';
-import { MAX_PUBLISHED_BYTES } from '../published-lists.js';
-import type { NodeStatus } from '../status.js';
+import { MAX_PUBLISHED_BYTES } from '../certificates/published-lists.js';
+import type { NodeStatus } from '../status/status.js';
 import { type DigestRequest, MAX_DIGEST_BYTES, parseDigestRequest } from './digest.js';
 import type { MetricsRegistry } from './metrics.js';
 

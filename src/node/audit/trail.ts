@@ -7,7 +7,7 @@ import { VERSION } from '../../base/version.js';
 import type { NodeIdentity } from '../../pki/identity.js';
 import type { Live } from '../../pki/live.js';
 import { formatIdentity } from '../../pki/names.js';
-import type { LinkEvents } from '../../replication/upstream-follower.js';
+import type { LinkEvents } from '../../replication/following/upstream-follower.js';
 import type { Link } from '../../transport/link.js';
 import type { ClientTls } from '../../transport/stream-server.js';
 import type { NodeConfig } from '../config/schema.js';

@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { messageOf } from '../../base/errors.js';
 import { LONGEST_KEY_BYTES } from '../../commands/commands.js';
 import type { TableMapping } from '../../feeds/postgres/mapping.js';
-import type { UpstreamAddress } from '../../replication/upstream-choice.js';
+import type { UpstreamAddress } from '../../replication/following/upstream-choice.js';
 import { type DatabaseSpec, parseDatabase } from '../../store/database-spec.js';
 import { ktScopes, policy, scopes } from './policy-schema.js';
 

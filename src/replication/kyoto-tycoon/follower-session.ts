@@ -31,9 +31,9 @@ import {
 import { StoredRecord } from '../../store/record.js';
 import { type RowSlice, SnapshotSource } from '../../store/snapshot.js';
 import type { LocalStore } from '../../store/store.js';
-import type { FollowerState } from '../follower-session.js';
 import type { PeerLink } from '../link.js';
 import type { Scope } from '../scope.js';
+import type { FollowerState } from '../sending/follower-session.js';
 import { KtStamps } from './stamps.js';
 
 /** What the server lends to each session. */

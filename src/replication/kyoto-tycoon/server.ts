@@ -7,7 +7,7 @@ import type { Runtime, Timer } from '../../base/runtime.js';
 import type { LocalStore } from '../../store/store.js';
 import type { PeerLink } from '../link.js';
 import { Scope } from '../scope.js';
-import type { FollowerStatus } from '../server.js';
+import type { FollowerStatus } from '../sending/server.js';
 import { KtFollowerSession, type KtPeer, type KtSessionHost } from './follower-session.js';
 
 export interface KtReplicationServerOptions {

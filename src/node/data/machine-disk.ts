@@ -1,0 +1,141 @@
+/** The real machine's disk: files flushed and renamed, LMDB, locks that name a process. */
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import { codeOf, messageOf, TokaidoError } from '../../base/errors.js';
+import type { LocalNumber } from '../../base/types.js';
+import { Checkpoint } from '../../engine/checkpoint.js';
+import type { Engine } from '../../engine/engine.js';
+import { LmdbEngine } from '../../engine/lmdb.js';
+import type { MemoryImage } from '../../store/restore.js';
+import type { Disk, EngineOptions } from './disk.js';
+import type { Encryption } from './encryption.js';
+import { openImage } from './memory-image.js';
+
+function bootId(): string {
+  try {
+    return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+  } catch {
+    return '';
+  }
+}
+
+/** Start time of a process in clock ticks since boot, so that a reused process id is not taken for the old process. */
+function processStart(pid: number): string | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+  } catch {
+    return undefined;
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return codeOf(error) === 'EPERM';
+  }
+}
+
+export class MachineDisk implements Disk {
+  readonly bootId = bootId();
+  /** TOKAIDO_ROLL_BACK=1 makes engines open at their last flushed state, exactly as after a power cut. */
+  readonly #rollsBack = process.env.TOKAIDO_ROLL_BACK === '1';
+  readonly #encryption: Encryption | undefined;
+
+  constructor(encryption?: Encryption) {
+    this.#encryption = encryption;
+  }
+
+  createFolder(path: string): void {
+    try {
+      mkdirSync(path, { recursive: true, mode: 0o700 });
+    } catch (error) {
+      throw new TokaidoError('STORAGE', `cannot create the data directory ${path}: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
+  }
+
+  lock(folder: string): void {
+    const path = join(folder, 'lock');
+    const [pid, start] = this.read(path)?.split(' ') ?? [];
+    const owner = Number(pid);
+    if (pid !== undefined && owner !== process.pid && isRunning(owner) && processStart(owner) === start) {
+      throw new TokaidoError('STORAGE', `the data directory ${folder} is in use by process ${owner}`, {
+        hint: 'stop that process, or give this node a directory of its own',
+      });
+    }
+    this.replace(path, `${process.pid} ${processStart(process.pid) ?? ''}`);
+  }
+
+  unlock(folder: string): void {
+    rmSync(join(folder, 'lock'), { force: true });
+  }
+
+  list(folder: string): readonly string[] {
+    return readdirSync(folder);
+  }
+
+  read(path: string): string | undefined {
+    try {
+      return readFileSync(path, 'utf8');
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return undefined;
+      throw error;
+    }
+  }
+
+  replace(path: string, text: string): void {
+    const temporary = `${path}.new`;
+    const file = openSync(temporary, 'w', 0o600);
+    try {
+      writeSync(file, text);
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(temporary, path);
+    this.flushFolder(dirname(path));
+  }
+
+  remove(path: string): void {
+    rmSync(path, { recursive: true, force: true });
+  }
+
+  /** Windows knows no such call, and needs none. */
+  flushFolder(path: string): void {
+    if (process.platform === 'win32' || !existsSync(path)) return;
+    const handle = openSync(path, 'r');
+    try {
+      fsyncSync(handle);
+    } finally {
+      closeSync(handle);
+    }
+  }
+
+  openEngine(folder: string, options: EngineOptions): Engine {
+    const engine = new LmdbEngine({ folder, bootId: this.#rollsBack ? '' : this.bootId, ...options });
+    return this.#encryption?.engine(engine) ?? engine;
+  }
+
+  rollsBack(folder: string): boolean {
+    return this.#rollsBack || Checkpoint.goesBack(folder, this.bootId);
+  }
+
+  async openImage(folder: string, logNext: LocalNumber): Promise<MemoryImage | undefined> {
+    return await openImage(folder, logNext);
+  }
+}

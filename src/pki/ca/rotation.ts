@@ -1,0 +1,148 @@
+/**
+ * A new CA for a running cluster. The old one certifies the new one's key (the bridge), and nodes present that behind
+ * their certificates: who believes only the old CA believes new certificates through it, who got the new CA believes them
+ * directly. So no node has to be told anything before another, and the old CA is retired when nobody needs it any more.
+ */
+import type { X509Certificate } from 'node:crypto';
+import { existsSync, readdirSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { TokaidoError } from '../../base/errors.js';
+import { readKey, readPublic } from '../files.js';
+import { certificatesOf, toPem } from '../pem.js';
+import { MAX_STATEMENTS, type SignedStatement, signStatement } from '../trust-statement.js';
+import { buildCertificate } from '../x509.js';
+import { type CaOptions, type Issued, type KeyAccess, type OpenCa, openCa, prepareCa } from './ca.js';
+import { readRecords } from './records.js';
+import { type Change, settle, takeStep } from './step.js';
+
+/** Folders of the CAs that this one took the place of. */
+export function oldFolders(folder: string): string[] {
+  const old = join(folder, 'old');
+  return existsSync(old) ? readdirSync(old).map((name) => join(old, name)) : [];
+}
+
+/**
+ * The CAs whose lists of revoked certificates can be signed here: the folder's own, and those it took the place of as far
+ * as their keys are files.
+ */
+export function allCas(folder: string, access: KeyAccess = {}): [OpenCa, ...OpenCa[]] {
+  if (access.signCommand !== undefined) return [openCa(folder, access)];
+  return [openCa(folder, access), ...oldFolders(folder).map((old) => openCa(old, access))];
+}
+
+/**
+ * Puts a new CA of the same cluster in the place of the one in a folder, which goes to `old/`. Errors: `IDENTITY` when a
+ * rotation is under way already.
+ */
+export async function rotateCa(options: CaOptions, oldKey: KeyAccess = {}): Promise<Issued> {
+  const { folder, nowMs } = options;
+  const step = `rotate ${options.name}`;
+  const finished = settle<Issued>(folder, step);
+  if (finished !== undefined) return finished;
+  const old = openCa(folder, oldKey);
+  if (!old.certificate.checkIssued(old.certificate)) {
+    throw new TokaidoError('IDENTITY', `${folder} holds an intermediate CA`, {
+      hint: 'make a new one with `tokaido ca intermediate`, and revoke the old one at the root if it has to go',
+    });
+  }
+  if (isRotating(folder)) {
+    throw new TokaidoError('IDENTITY', `${folder} is being rotated already`, {
+      hint: `renew every node, then end it: tokaido ca rotate --retire (${tellAgain(folder)})`,
+    });
+  }
+  const made = prepareCa(options, old.clusterId);
+  const { fields } = made;
+  const own = toPem('CERTIFICATE', await buildCertificate(fields, made.signer));
+  const endsMs = Math.min(fields.notAfterMs, Date.parse(old.certificate.validTo));
+  const bridgeFields = { ...fields, notAfterMs: endsMs, pathLength: 1 };
+  const bridge = toPem('CERTIFICATE', await buildCertificate(bridgeFields, old.signer, old.certificate));
+  const place = join('old', `${new Date(nowMs).toISOString().slice(0, 10)}-${fields.serial.slice(0, 8)}`);
+  const trust = `${own}${old.certificate}`;
+  const keyPath = join(folder, 'ca.key');
+  const before: Change[] = [{ path: join(place, 'ca.crt'), text: String(old.certificate), kind: 'public' }];
+  if (existsSync(keyPath)) before.push({ path: join(place, 'ca.key'), text: readKey(keyPath, 'CA key'), kind: 'key' });
+  const after: Change[] = [
+    { path: 'ca.crt', text: `${own}${bridge}`, kind: 'public' },
+    { path: 'trust.crt', text: trust, kind: 'public' },
+    // By the old CA, whom everybody believes.
+    await statement(folder, trust, old),
+  ];
+  if (made.keyPem !== undefined) after.push({ path: 'ca.key', text: made.keyPem, kind: 'key' });
+  const notAfter = new Date(fields.notAfterMs).toISOString();
+  const files = after.map(({ path }) => join(folder, path));
+  const issued = { identity: fields.names.uri[0] as string, serial: fields.serial, notAfter, files };
+  return takeStep(folder, { name: step, changes: [...before, ...after], made: issued });
+}
+
+/** For who was interrupted between writing and publishing. */
+function tellAgain(folder: string): string {
+  return `to tell the nodes again: curl --data-binary @${statementsPath(folder)} http://ROOT:PORT/trust`;
+}
+
+/** What nodes were told of whom to believe, the newest last: signed, to be published at the root. */
+export function statementsPath(folder: string): string {
+  return join(folder, 'trust.json');
+}
+
+async function statement(folder: string, authorities: string, { signer, clusterId }: OpenCa): Promise<Change> {
+  const path = statementsPath(folder);
+  const before = existsSync(path)
+    ? (JSON.parse(readPublic(path, 'statements')) as { readonly statements: readonly SignedStatement[] }).statements
+    : [];
+  const last = before.at(-1);
+  const number = last === undefined ? 1 : (JSON.parse(last.statement) as { readonly number: number }).number + 1;
+  const statements = [...before, await signStatement({ number, clusterId, authorities }, signer)];
+  const text = `${JSON.stringify({ statements: statements.slice(-MAX_STATEMENTS) }, null, 2)}\n`;
+  return { path: basename(path), text, kind: 'public' };
+}
+
+/**
+ * Ends a rotation: from now on nodes are told to believe the new CA alone. Errors: `IDENTITY` when certificates of an
+ * old CA are still valid, unless `force`; their holders are cut off.
+ */
+export async function retireOld(
+  folder: string,
+  { nowMs, force, ...access }: KeyAccess & { readonly nowMs: number; readonly force: boolean },
+): Promise<string> {
+  const finished = settle<string>(folder, 'retire');
+  if (finished !== undefined) return finished;
+  const old = oldFolders(folder).map((path) => openCertificate(path).fingerprint256);
+  if (!isRotating(folder)) {
+    const hint = old.length === 0 ? 'begin with: tokaido ca rotate' : `it was ended already; ${tellAgain(folder)}`;
+    throw new TokaidoError('IDENTITY', `${folder} is not being rotated`, { hint });
+  }
+  const records = readRecords(folder);
+  const current = openCertificate(folder).fingerprint256;
+  // Renewed by the new CA since: what is left of an old certificate is not in use.
+  const renewed = new Set(records.filter(({ issuer }) => issuer === current).map(({ identity }) => identity));
+  const waiting = records.filter(({ identity, issuer, notAfter, revoked }) => {
+    const isOld = issuer !== undefined && old.includes(issuer);
+    return isOld && revoked === undefined && Date.parse(notAfter) > nowMs && !renewed.has(identity);
+  });
+  if (waiting.length > 0 && !force) {
+    const names = [...new Set(waiting.map(({ identity }) => identity.split('/').at(-1)))].join(', ');
+    throw new TokaidoError('IDENTITY', `certificates of the old CA are still in use: ${names}`, {
+      hint: 'renew them first (tokaido ca renew), revoke them, or retire the old CA all the same with --force',
+    });
+  }
+  const trust = String(openCertificate(folder));
+  const changes: Change[] = [
+    { path: 'ca.crt', text: trust, kind: 'public' },
+    { path: 'trust.crt', text: trust, kind: 'public' },
+    await statement(folder, trust, openCa(folder, access)),
+  ];
+  return takeStep(folder, { name: 'retire', changes, made: join(folder, 'trust.crt') });
+}
+
+/** Whether nodes are told to believe more than the CA in this folder. */
+function isRotating(folder: string): boolean {
+  const trust = join(folder, 'trust.crt');
+  return existsSync(trust) && certificatesOf(readPublic(trust, 'CA certificates'), trust).length > 1;
+}
+
+function openCertificate(folder: string): X509Certificate {
+  return certificatesOf(
+    readPublic(join(folder, 'ca.crt'), 'CA certificate'),
+    join(folder, 'ca.crt'),
+  )[0] as X509Certificate;
+}

@@ -1,0 +1,352 @@
+/**
+ * The follower side of a node: keeps a link to one of its upstreams, for ever. Connects, lets a session speak, and when
+ * it ends tries the next upstream after a short, jittered wait. Silence for `silenceMs` counts as loss: upstreams send
+ * heartbeats.
+ *
+ * A link that works is left for another upstream in two cases, and only for one that would go on from the log: when a
+ * better one has been good for a while, and when the data has been older than `staleMs` while another upstream has newer
+ * (ours is cut off, or too slow). Both are found out by short looks at the others, beside the link.
+ *
+ * When certificates change, the link is opened anew beside the one that works, and takes its place at the moment when the
+ * upstream welcomes it: nothing is missed, and what arrived over both is applied once, by its number.
+ */
+import { messageOf, TokaidoError } from '../../base/errors.js';
+import type { Logger } from '../../base/logger.js';
+import type { Runtime, Timer } from '../../base/runtime.js';
+import type { Welcome } from '../frames/frames.js';
+import type { Peer, PeerLink } from '../link.js';
+import { type BackOff, type UpstreamAddress, UpstreamChoice } from './upstream-choice.js';
+import { type Sight, UpstreamLook } from './upstream-look.js';
+import { helloOf, type UpstreamHost, UpstreamSession, type UpstreamState } from './upstream-session.js';
+
+/** What the transport reports of an open link. */
+export interface LinkEvents {
+  onData(chunk: Buffer): void;
+  onDrain(): void;
+  /** Exactly once. */
+  onClose(reason: string): void;
+  /** The peer's CA does not count any more: the link ends in a moment, unless another one takes its place. */
+  onDistrust?(): void;
+}
+
+/** Opens an authenticated link. Rejects with the reason when the upstream cannot be reached or is not allowed. */
+export type Connect = (upstream: UpstreamAddress, attach: (peer: Peer, link: PeerLink) => LinkEvents) => Promise<void>;
+
+export interface UpstreamFollowerOptions {
+  readonly upstreams: readonly UpstreamAddress[];
+  readonly backOff: BackOff;
+  /** An upstream that says nothing for this long is given up. */
+  readonly silenceMs: number;
+  /** Data older than this makes the node look for a fresher upstream. */
+  readonly staleMs: number;
+  /** How long a better upstream must have been good before the node returns to it. */
+  readonly returnMs: number;
+  /** Time of the newest heartbeat that this node has reached, ms since 1970. */
+  freshMs(): number;
+  readonly connect: Connect;
+  readonly host: Omit<UpstreamHost, 'onEnd'>;
+  readonly runtime: Runtime;
+  readonly log: Logger;
+}
+
+/** What status shows. */
+export interface UpstreamStatus {
+  readonly address: string;
+  readonly name: string | undefined;
+  readonly state: UpstreamState | 'connecting' | 'waiting';
+  /** Since when, on the runtime's monotonic clock. */
+  readonly sinceMs: number;
+  readonly lastError: string | undefined;
+  readonly loading: { readonly rows: number; readonly of: number } | undefined;
+}
+
+/**
+ * How often an upstream learns how far this node is, at most. There is no timer behind it: heartbeats arrive more often
+ * than anybody looks, and each is an occasion.
+ */
+const ACK_MS = 250;
+
+/** How often it learns how this node and those below it are, at most. */
+const REPORT_MS = 2000;
+/** How long a look may take. */
+const LOOK_MS = 5000;
+/** How often a new link beside the old one is tried; after that the old one lasts as long as its certificates. */
+const RELINK_TRIES = 10;
+
+export class UpstreamFollower {
+  readonly #options: UpstreamFollowerOptions;
+  readonly #choice: UpstreamChoice;
+  #session: UpstreamSession | undefined;
+  #link: PeerLink | undefined;
+  #upstream: UpstreamAddress;
+  #phase: 'connecting' | 'waiting' | 'linked' = 'waiting';
+  #sinceMs: number;
+  #heardMs = 0;
+  #lastError: string | undefined;
+  #retry: Timer | undefined;
+  readonly #timers: readonly Timer[];
+  #isLooking = false;
+  /** Attempts left to put a new link in the place of this one; 0 when nobody asked for it. */
+  #relinks = 0;
+  #isRelinking = false;
+  /** How often somebody asked for it: a link that was begun before is not what was asked for last. */
+  #relinksAsked = 0;
+  /** Since when the node has had this upstream, on the monotonic clock. */
+  #followedMs = 0;
+  #ackedMs = Number.NEGATIVE_INFINITY;
+  #reportedMs = Number.NEGATIVE_INFINITY;
+  #stopped = false;
+
+  constructor(options: UpstreamFollowerOptions) {
+    this.#options = options;
+    this.#choice = new UpstreamChoice(options.upstreams, options.backOff, options.returnMs);
+    this.#upstream = options.upstreams[0] as UpstreamAddress;
+    this.#sinceMs = options.runtime.monotonicMs();
+    const { runtime, silenceMs, staleMs, returnMs } = options;
+    this.#timers = [
+      runtime.every(Math.max(100, silenceMs / 4), () => {
+        this.#checkSilence();
+        void this.#relink();
+      }),
+      runtime.every(Math.max(100, Math.min(staleMs, returnMs) / 4), () => void this.#lookAround()),
+    ];
+    this.#schedule();
+  }
+
+  #schedule(): void {
+    if (this.#stopped) return;
+    const { upstream, delayMs } = this.#choice.next(() => this.#options.runtime.random());
+    this.#enter('waiting');
+    this.#retry = this.#options.runtime.after(delayMs, () => void this.#connect(upstream));
+  }
+
+  #enter(phase: 'connecting' | 'waiting' | 'linked'): void {
+    this.#phase = phase;
+    this.#sinceMs = this.#options.runtime.monotonicMs();
+  }
+
+  async #connect(upstream: UpstreamAddress): Promise<void> {
+    this.#upstream = upstream;
+    this.#enter('connecting');
+    try {
+      await this.#options.connect(upstream, (peer, link) => this.#attach(peer, link));
+    } catch (error) {
+      this.#lost(messageOf(error));
+    }
+  }
+
+  #attach(peer: Peer, link: PeerLink): LinkEvents {
+    this.#enter('linked');
+    const { session, events } = this.#speak(peer, link, {
+      onWelcome: () => {
+        this.#choice.succeeded();
+        this.#followedMs = this.#options.runtime.monotonicMs();
+        this.#lastError = undefined;
+        return true;
+      },
+      onEnd: (reason) => {
+        if (this.#session === session) this.#lost(reason);
+      },
+    });
+    this.#adopt(session, link);
+    if (this.#stopped) session.end('this node is stopping');
+    return events;
+  }
+
+  #adopt(session: UpstreamSession, link: PeerLink): void {
+    this.#session = session;
+    this.#link = link;
+    this.#reportedMs = Number.NEGATIVE_INFINITY;
+    this.#heardMs = this.#options.runtime.monotonicMs();
+  }
+
+  /** A session on a link. `onWelcome` says whether it is wanted still. */
+  #speak(
+    peer: Peer,
+    link: PeerLink,
+    { onWelcome, onEnd }: { onWelcome(welcome: Welcome): boolean; onEnd(reason: string): void },
+  ): { readonly session: UpstreamSession; readonly events: LinkEvents } {
+    const { host } = this.#options;
+    const session: UpstreamSession = new UpstreamSession(peer, link, {
+      ...host,
+      onWelcome: (welcome) => {
+        if (onWelcome(welcome)) host.onWelcome(welcome);
+      },
+      onRelink: () => this.relink(),
+      onEnd,
+    });
+    return { session, events: this.#events(session) };
+  }
+
+  #events(session: UpstreamSession): LinkEvents {
+    return {
+      onData: (chunk) => {
+        session.onData(chunk);
+        if (session !== this.#session) return;
+        this.#heardMs = this.#options.runtime.monotonicMs();
+        if (this.#heardMs - this.#ackedMs >= ACK_MS) {
+          this.#ackedMs = this.#heardMs;
+          session.acknowledge();
+        }
+        if (this.#heardMs - this.#reportedMs >= REPORT_MS) {
+          this.#reportedMs = this.#heardMs;
+          session.report();
+        }
+      },
+      onDrain: () => undefined,
+      onClose: (reason) => session.onClosed(reason),
+      onDistrust: () => this.relink(),
+    };
+  }
+
+  /** Puts a new link to the same upstream in the place of the one that works: the certificates of both ends hold there. */
+  relink(): void {
+    this.#relinks = RELINK_TRIES;
+    this.#relinksAsked++;
+    void this.#relink();
+  }
+
+  /** A snapshot that is being loaded, and questions that are open, are not broken off: later, then. */
+  async #relink(): Promise<void> {
+    const { connect, log } = this.#options;
+    const old = this.#session;
+    if (this.#relinks === 0 || this.#isRelinking || this.#stopped) return;
+    if (old?.state !== 'following' || old.isAsked) return;
+    const asked = this.#relinksAsked;
+    this.#isRelinking = true;
+    this.#relinks--;
+    try {
+      await new Promise<void>((resolve, reject) => {
+        const attach = (peer: Peer, link: PeerLink): LinkEvents => {
+          const { session, events } = this.#speak(peer, link, {
+            onWelcome: ({ next }) => {
+              const isWanted = next === 'log' && this.#session === old && old.state === 'following' && !this.#stopped;
+              if (isWanted) {
+                this.#adopt(session, link);
+                if (asked === this.#relinksAsked) this.#relinks = 0;
+                old.end('a new link has taken its place');
+              } else {
+                session.end('not needed any more');
+              }
+              resolve();
+              return isWanted;
+            },
+            onEnd: (reason) => {
+              reject(new Error(reason));
+              if (this.#session === session) this.#lost(reason);
+            },
+          });
+          return events;
+        };
+        connect(this.#upstream, attach).catch(reject);
+      });
+    } catch (error) {
+      log.info({ reason: messageOf(error), left: this.#relinks }, 'no new link beside the one to the upstream yet');
+    }
+    this.#isRelinking = false;
+    if (asked !== this.#relinksAsked) void this.#relink();
+  }
+
+  #lost(reason: string): void {
+    this.#relinks = 0;
+    if (this.#session?.wasWelcome === true) this.#choice.lost(this.#options.runtime.monotonicMs());
+    this.#session = undefined;
+    this.#link = undefined;
+    if (this.#stopped) return;
+    this.#lastError = reason;
+    const { host, port } = this.#upstream;
+    this.#options.log.warn({ upstream: `${host}:${port}`, reason }, 'no link to the upstream: trying again');
+    this.#schedule();
+  }
+
+  /** Looks at those that are better, or, with old data, at all others. One round at a time. */
+  async #lookAround(): Promise<void> {
+    if (this.#isLooking || this.#session?.state !== 'following' || this.#stopped) return;
+    const isStale = this.#isStale();
+    const upstreams = isStale ? this.#choice.others() : this.#choice.better();
+    this.#isLooking = true;
+    for (const upstream of upstreams) {
+      const session: UpstreamSession | undefined = this.#session;
+      const sight = await this.#look(upstream);
+      if (this.#stopped || this.#session !== session || session?.state !== 'following') break;
+      if (this.#isWorthLeaving(upstream, sight, isStale)) {
+        this.#leaveFor(upstream, session, isStale);
+        break;
+      }
+    }
+    this.#isLooking = false;
+  }
+
+  /** The data is old, and this upstream had time to mend that. */
+  #isStale(): boolean {
+    const { runtime, staleMs, freshMs } = this.#options;
+    return runtime.nowMs() - freshMs() > staleMs && runtime.monotonicMs() - this.#followedMs > staleMs;
+  }
+
+  #isWorthLeaving(upstream: UpstreamAddress, sight: Sight, isStale: boolean): boolean {
+    const { runtime, staleMs, freshMs } = this.#options;
+    const isGood = sight.kind === 'open' && sight.next === 'log';
+    if (isStale) return isGood && sight.newestMs > freshMs() + staleMs / 2;
+    const isFresh = isGood && sight.newestMs > freshMs() - staleMs / 2;
+    return this.#choice.saw(upstream, isFresh, runtime.monotonicMs());
+  }
+
+  #leaveFor(upstream: UpstreamAddress, session: UpstreamSession, isStale: boolean): void {
+    const { log, runtime, freshMs } = this.#options;
+    const to = `${upstream.host}:${upstream.port}`;
+    const reason = isStale
+      ? `the data is ${Math.round(runtime.nowMs() - freshMs())} ms old, ${to} has newer`
+      : `${to} is better`;
+    log.warn({ upstream: session.peer.name, to, reason }, 'leaving the upstream for another');
+    session.end(reason);
+    this.#choice.moveTo(upstream, runtime.monotonicMs());
+  }
+
+  async #look(upstream: UpstreamAddress): Promise<Sight> {
+    const { connect, host, runtime } = this.#options;
+    return await new Promise<Sight>((resolve) => {
+      const timer = runtime.after(LOOK_MS, () => resolve({ kind: 'closed', reason: 'it took too long' }));
+      const done = (sight: Sight): void => {
+        timer.cancel();
+        resolve(sight);
+      };
+      const attach = (_: Peer, link: PeerLink): LinkEvents => new UpstreamLook(link, helloOf(host), done);
+      connect(upstream, attach).catch((error: unknown) => done({ kind: 'closed', reason: messageOf(error) }));
+    });
+  }
+
+  #checkSilence(): void {
+    if (this.#phase !== 'linked') return;
+    const nowMs = this.#options.runtime.monotonicMs();
+    // Nothing can be heard on a link that waits for our own disk.
+    if (this.#session?.isPaused === true) this.#heardMs = nowMs;
+    const silentMs = nowMs - this.#heardMs;
+    if (silentMs < this.#options.silenceMs) return;
+    this.#link?.destroy(`silent for ${Math.round(silentMs)} ms`);
+  }
+
+  /** Asks over the link. Errors: `NOT_READY` without one, and those of `UpstreamSession.ask`. */
+  async ask(request: Buffer): Promise<Buffer> {
+    if (this.#session === undefined) throw new TokaidoError('NOT_READY', 'there is no link to an upstream to ask over');
+    return await this.#session.ask(request);
+  }
+
+  status(): UpstreamStatus {
+    const { host, port, name } = this.#upstream;
+    return {
+      address: `${host}:${port}`,
+      name: this.#session?.peer.name ?? name,
+      state: this.#phase === 'linked' ? (this.#session?.state ?? 'ended') : this.#phase,
+      sinceMs: this.#sinceMs,
+      lastError: this.#lastError,
+      loading: this.#session?.progress,
+    };
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#retry?.cancel();
+    for (const timer of this.#timers) timer.cancel();
+    this.#session?.end('this node is stopping');
+  }
+}

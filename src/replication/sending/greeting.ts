@@ -1,0 +1,103 @@
+/**
+ * What an upstream makes of a HELLO: whether it may have this follower at all, whether the follower knows more than it
+ * does, and where the follower goes on. Pure: `follower-session.ts` acts on it.
+ */
+import type { OriginPosition, Position, Sid } from '../../base/types.js';
+import { describePosition, originOf } from '../../log/position.js';
+import type { Found } from '../../log/update-log.js';
+import type { LocalStore } from '../../store/store.js';
+import type { Exchange, Refusal } from '../frames/exchange.js';
+import { type Hello, type PathNode, PROTOCOL_VERSION } from '../frames/frames.js';
+import { MAX_SCOPE_BYTES, type Scope } from '../scope.js';
+import { type CopyInstead, isCopyCheaper } from './copy-cost.js';
+
+/** Who greets: the upstream. */
+export interface Greeted {
+  readonly clusterId: string;
+  /** From this node to the root. */
+  path(): readonly PathNode[];
+}
+
+/** What of the upstream decides whether it is behind. */
+export interface Behind {
+  readonly store: LocalStore;
+  readonly exchange: Exchange | undefined;
+  /** When a snapshot is better than a long log; never when absent. */
+  readonly copyInstead?: CopyInstead | undefined;
+}
+
+/** Where a follower goes on; or, beyond what the log says, that a copy of everything is cheaper. */
+export type FoundFor = Found | { readonly kind: 'dear' };
+
+/** Why this node cannot have this follower, whatever either of them holds. */
+export function whyNot(hello: Hello, scope: Scope, { clusterId, path }: Greeted): Refusal | undefined {
+  if (hello.version !== PROTOCOL_VERSION) {
+    return {
+      code: 'VERSION',
+      message: `this node speaks replication version ${PROTOCOL_VERSION}, not ${hello.version}`,
+    };
+  }
+  if (hello.clusterId !== clusterId) {
+    return { code: 'CLUSTER', message: `the data of cluster ${hello.clusterId} does not belong to ${clusterId}` };
+  }
+  if (scope.encoded.length > MAX_SCOPE_BYTES) return { code: 'SCOPE', message: 'the scope has too many parts' };
+  const way = path();
+  const loop = way.findIndex((node) => node.instanceId === hello.self.instanceId);
+  if (loop === 0) return { code: 'SELF', message: `${hello.self.name} would follow itself` };
+  if (loop < 0) return undefined;
+  const drawn = way.slice(0, loop + 1).map(({ name }) => name);
+  return { code: 'LOOP', message: `a loop: ${[hello.self.name, ...drawn].join(' -> ')}` };
+}
+
+/** What a follower at `position` knows of this very origin beyond what the origin itself knows. */
+export function aheadOfOrigin(store: LocalStore, position: Position): OriginPosition | undefined {
+  const { sid } = store;
+  if (sid === undefined) return undefined;
+  const has = originOf(position, sid);
+  if (has === undefined || has.epoch < store.epoch) return undefined;
+  // An epoch this node never heard of is news, whatever the number: its next epoch must not be that one.
+  if (has.epoch > store.epoch) return has;
+  return has.sequence > (store.ownPosition()?.sequence ?? 0) ? has : undefined;
+}
+
+/** What of these origins `position` has and `other` has not. */
+export function aheadOf(position: Position, other: Position, origins: readonly Sid[]): OriginPosition[] {
+  return position.filter(({ sid, epoch, sequence }) => {
+    const has = originOf(other, sid);
+    const isAhead = has === undefined || has.epoch < epoch || (has.epoch === epoch && has.sequence < sequence);
+    return isAhead && origins.includes(sid);
+  });
+}
+
+/** Where the follower goes on. What it has of a replaced root and could not give back, nobody else may ever have. */
+export function findFor(hello: Hello, scope: Scope, behind: Behind): FoundFor {
+  const { seeded, position, scopeId, origin } = hello;
+  const { store, exchange, copyInstead } = behind;
+  if (!seeded || scopeId !== scope.id) return { kind: 'too-old' };
+  const isAlone = origin === undefined && aheadOf(position, store.position(), exchange?.replaces ?? []).length > 0;
+  const found: FoundFor = isAlone ? { kind: 'too-old' } : store.log.find(position, store.position());
+  if (found.kind !== 'from' || copyInstead === undefined || origin !== undefined) return found;
+  const isDear = isCopyCheaper(store, found.first, copyInstead);
+  // A copy that would take the follower back is not cheaper, it is impossible.
+  return isDear && whyBehind(hello, { kind: 'dear' }, behind) === undefined ? { kind: 'dear' } : found;
+}
+
+/**
+ * A snapshot of this node would take the follower back: to an epoch that is over, to before what it has shown, or to
+ * where an origin was not known yet. It waits until this node has that, too, or follows another. What an origin counts
+ * itself it has settled before; a root without others knows of all origins that there are. A root that exchanges keeps
+ * what it has when it takes a snapshot, and refuses one that it cannot keep it beside.
+ */
+export function whyBehind(hello: Hello, found: FoundFor, { store, exchange }: Behind): Refusal | undefined {
+  if (found.kind === 'from' || hello.origin !== undefined) return undefined;
+  const position = store.position();
+  const ahead = hello.position.find(({ sid, epoch, sequence }) => {
+    if (sid === store.sid || exchange?.replaces.includes(sid) === true) return false;
+    const has = originOf(position, sid);
+    if (has === undefined) return store.sid === undefined || exchange !== undefined;
+    return has.epoch < epoch || (has.epoch === epoch && has.sequence < sequence);
+  });
+  if (ahead === undefined) return undefined;
+  const [ours, theirs] = [describePosition(position), describePosition([ahead])];
+  return { code: 'BEHIND', message: `this node is behind the follower: it is at ${ours}, the follower at ${theirs}` };
+}
