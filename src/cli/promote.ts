@@ -1,8 +1,9 @@
 /** `tokaido promote`: a relay, an edge or a root that stands by takes the place of the root. `tokaido unseen`: what came later. */
-import { copyFileSync, existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
 import { messageOf, TokaidoError } from '../base/errors.js';
+import { replaceFile } from '../disk/files.js';
 import type { NodeConfig } from '../node/config/schema.js';
 import { action, print, printJson } from './output.js';
 
@@ -97,8 +98,7 @@ async function promote(flags: PromoteFlags): Promise<void> {
   const after = parseConfig(changed, path);
   await checkIdentity(before, after);
   copyFileSync(path, `${path}.before-promote`);
-  writeFileSync(`${path}.new`, changed);
-  renameSync(`${path}.new`, path);
+  replaceFile(path, changed);
   const pid = runningProcess(after.data);
   if (pid !== undefined) await changeOver(pid, after);
   const peers = after.peers.map(addressOf);

@@ -1,21 +1,9 @@
 /** Keys and certificates on disk: written whole or not at all, keys for their owner only, nothing overwritten unasked. */
 import { createPrivateKey } from 'node:crypto';
-import {
-  chmodSync,
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
+import { replaceFile } from '../disk/files.js';
 
 const KEY_MODE = 0o600;
 const PUBLIC_MODE = 0o644;
@@ -37,19 +25,9 @@ export function writeNew(path: string, text: string, kind: 'key' | 'public'): vo
 /** Writes a file whole, whether or not there is one: who reads it sees the old one or the new one. */
 export function replace(path: string, text: string, kind: 'key' | 'public'): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-  const mode = kind === 'key' ? KEY_MODE : PUBLIC_MODE;
   removeUnfinished(dirname(path));
-  const temporary = `${path}.${process.pid}.new`;
-  const file = openSync(temporary, 'wx', mode);
-  try {
-    writeSync(file, text);
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
-  }
-  chmodSync(temporary, mode);
-  renameSync(temporary, path);
-  flushFolder(dirname(path));
+  const mode = kind === 'key' ? KEY_MODE : PUBLIC_MODE;
+  replaceFile(path, text, { mode, temporary: `${path}.${process.pid}.new`, exclusive: true });
 }
 
 /** What processes that were killed while they wrote a file have left: half a key, perhaps. */
@@ -67,17 +45,6 @@ function isRunning(pid: number): boolean {
     return true;
   } catch (error) {
     return codeOf(error) === 'EPERM';
-  }
-}
-
-/** A name in a folder is on the disk when the folder is. */
-function flushFolder(folder: string): void {
-  if (process.platform === 'win32') return;
-  const file = openSync(folder, 'r');
-  try {
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
   }
 }
 

@@ -9,18 +9,19 @@ import { repository } from '../support/postgres.js';
 /** What each folder of src may import. A folder may always import itself. */
 const LAYERS: Readonly<Record<string, readonly string[]>> = {
   base: [],
+  disk: ['base'],
   protocol: ['base'],
   engine: ['base'],
   log: ['base', 'engine'],
   store: ['base', 'engine', 'log'],
   commands: ['base', 'store'],
-  pki: ['base'],
+  pki: ['base', 'disk'],
   transport: ['base', 'protocol', 'pki', 'commands', 'store'],
   replication: ['base', 'protocol', 'log', 'store'],
   feeds: ['base', 'protocol', 'store', 'client'],
   client: ['base', 'protocol'],
-  node: ['base', 'protocol', 'engine', 'log', 'store', 'commands', 'pki', 'transport', 'replication', 'feeds'],
-  cli: ['base', 'protocol', 'client', 'pki', 'feeds', 'node'],
+  node: ['base', 'disk', 'protocol', 'engine', 'log', 'store', 'commands', 'pki', 'transport', 'replication', 'feeds'],
+  cli: ['base', 'disk', 'protocol', 'client', 'pki', 'feeds', 'node'],
   sim: ['base', 'engine', 'log', 'store', 'replication', 'node'],
 };
 

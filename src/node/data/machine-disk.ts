@@ -1,19 +1,9 @@
 /** The real machine's disk: files flushed and renamed, LMDB, locks that name a process. */
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from 'node:fs';
-import { dirname, join } from 'node:path';
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { codeOf, messageOf, TokaidoError } from '../../base/errors.js';
 import type { LocalNumber } from '../../base/types.js';
+import { flushFolder, replaceFile } from '../../disk/files.js';
 import { Checkpoint } from '../../engine/checkpoint.js';
 import type { Engine } from '../../engine/engine.js';
 import { LmdbEngine } from '../../engine/lmdb.js';
@@ -99,31 +89,15 @@ export class MachineDisk implements Disk {
   }
 
   replace(path: string, text: string): void {
-    const temporary = `${path}.new`;
-    const file = openSync(temporary, 'w', 0o600);
-    try {
-      writeSync(file, text);
-      fsyncSync(file);
-    } finally {
-      closeSync(file);
-    }
-    renameSync(temporary, path);
-    this.flushFolder(dirname(path));
+    replaceFile(path, text, { mode: 0o600 });
   }
 
   remove(path: string): void {
     rmSync(path, { recursive: true, force: true });
   }
 
-  /** Windows knows no such call, and needs none. */
   flushFolder(path: string): void {
-    if (process.platform === 'win32' || !existsSync(path)) return;
-    const handle = openSync(path, 'r');
-    try {
-      fsyncSync(handle);
-    } finally {
-      closeSync(handle);
-    }
+    flushFolder(path);
   }
 
   openEngine(folder: string, options: EngineOptions): Engine {

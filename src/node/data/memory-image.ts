@@ -8,13 +8,14 @@
  *           database name (text), rows as `SnapshotSource` makes them (the rest)
  *   end:    a block of no bytes
  */
-import { closeSync, fsyncSync, openSync, renameSync, rmSync } from 'node:fs';
+import { renameSync, rmSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { crc32, deflateRawSync, inflateRawSync } from 'node:zlib';
 import { ByteReader, ByteWriter } from '../../base/bytes.js';
 import { codeOf, messageOf, TokaidoError } from '../../base/errors.js';
 import { type LocalNumber, localNumber } from '../../base/types.js';
+import { flushFolder } from '../../disk/files.js';
 import type { MemoryImage } from '../../store/restore.js';
 import { SnapshotSource } from '../../store/snapshot.js';
 import type { LocalStore } from '../../store/store.js';
@@ -67,7 +68,7 @@ export async function saveImage(store: LocalStore, storeFolder: string, compress
     // An image that is ahead of the log after a power cut is worth nothing, and the one before it would be gone.
     if (store.engine.flushesCommits) await store.flush();
     renameSync(temporary, path);
-    syncFolder(storeFolder);
+    flushFolder(storeFolder);
     return bytes;
   } catch (error) {
     rmSync(temporary, { force: true });
@@ -78,16 +79,6 @@ export async function saveImage(store: LocalStore, storeFolder: string, compress
   } finally {
     source.close();
     await file?.close();
-  }
-}
-
-/** Makes a rename survive a power cut. */
-function syncFolder(folder: string): void {
-  const handle = openSync(folder, 'r');
-  try {
-    fsyncSync(handle);
-  } finally {
-    closeSync(handle);
   }
 }
 
