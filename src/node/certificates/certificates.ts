@@ -16,7 +16,8 @@ import type { Identity } from '../../pki/names.js';
 import { certificatesOf } from '../../pki/pem.js';
 import { Trust } from '../../pki/trust.js';
 import type { ClientTls } from '../../transport/stream-server.js';
-import type { ListenerTls, NodeConfig } from '../config/schema.js';
+import type { ListenerTls } from '../config/listener-schema.js';
+import type { NodeConfig } from '../config/schema.js';
 
 /** How often files are looked at. A change is used at the second look that finds it the same: within two of these. */
 const LOOK_MS = 250;

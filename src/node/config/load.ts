@@ -7,8 +7,9 @@ import { messageOf, TokaidoError } from '../../base/errors.js';
 import { loadFunctions } from '../../feeds/postgres/functions.js';
 import { checkMappings } from '../../feeds/postgres/mapping.js';
 import { type DatabaseSpec, parseDatabases } from '../../store/database-spec.js';
+import type { ClientListenerConfig } from './listener-schema.js';
 import { EVERYTHING_TO_EVERYBODY, rulesOf } from './policy-schema.js';
-import { type ClientListenerConfig, type NodeConfig, schema } from './schema.js';
+import { type NodeConfig, schema } from './schema.js';
 
 /** For who changes a file. From here: in the bundle the package itself, asked for late, has no names to ask for. */
 export { parseDocument };
