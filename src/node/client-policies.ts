@@ -8,8 +8,8 @@ import { TokenTable } from '../pki/client-tokens.js';
 import { readKey } from '../pki/files.js';
 import { LiveFiles, LiveValue } from '../pki/live.js';
 import type { ListenerPolicy } from '../transport/clients/access.js';
-import { accessRules, rulesOf } from './config/policy-schema.js';
 import type { ClientListenerConfig } from './config/listener-schema.js';
+import { accessRules, rulesOf } from './config/policy-schema.js';
 import type { NodeConfig } from './config/schema.js';
 
 /** How often the files are looked at: a token that was removed is refused after two looks. */
