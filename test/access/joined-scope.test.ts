@@ -7,14 +7,18 @@ import { after, before, describe, it } from 'node:test';
 import { parse, stringify } from 'yaml';
 import { createIntermediate, issueCertificate, openCa } from '../../src/pki/ca/ca.js';
 import { scopeNames } from '../../src/pki/scope-names.js';
+import type { DatabaseProof } from '../../src/store/proof.js';
 import { tokaido } from '../support/cli.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { eventually } from '../support/local-runtime.js';
 import { freePort } from '../support/postgres.js';
+import { databasesIn, framesIn, recordingInto, recordingsIn, withUnpacked } from '../support/received.js';
 import { ServedNode } from '../support/serve.js';
 
 const SOON_MS = 20_000;
 const SECRET = 'never to leave';
+/** Outside of the edge's scope, in every way that something may be: database, key, value. */
+const OUTSIDE = [SECRET, 'vault-of-the-root', 'fr/outside', 'later', 'hidden', 'master', 'flag-of-the-relay'];
 
 describe('a cluster whose nodes join with tokens', () => {
   let cluster: Cluster;
@@ -32,6 +36,8 @@ describe('a cluster whose nodes join with tokens', () => {
   let edge: Machine;
 
   const at = (...parts: string[]): string => join(cluster.folder, ...parts);
+  /** Where everything is that came to a machine over TLS, decrypted. */
+  const received = (name: string, part: 'join' | 'links'): string => at('received', name, part);
   const create = async (...flags: string[]): ReturnType<typeof tokaido> => {
     const where = ['--ca', at('online'), '--admin', `127.0.0.1:${root.adminPort}`];
     return await tokaido(['token', 'create', ...where, '--json', ...flags]);
@@ -43,14 +49,9 @@ describe('a cluster whose nodes join with tokens', () => {
     assert.equal(made.code, 0, made.err);
     const { token } = JSON.parse(made.out.toString()) as { token: string };
     const folder = at(name);
-    const { code, err } = await tokaido([
-      'join',
-      `https://127.0.0.1:${upstreamPort}`,
-      '--token',
-      token,
-      '--out',
-      folder,
-    ]);
+    const env = recordingInto(received(name, 'join'));
+    const address = `https://127.0.0.1:${upstreamPort}`;
+    const { code, err } = await tokaido(['join', address, '--token', token, '--out', folder], { env });
     assert.equal(code, 0, err);
     const [clients, admin, replication] = [await freePort(), await freePort(), await freePort()];
     const settings = parse(readFileSync(join(folder, 'node.yaml'), 'utf8')) as object;
@@ -58,18 +59,44 @@ describe('a cluster whose nodes join with tokens', () => {
     const listen = { clients: { port: clients }, admin: { port: admin }, replication: { port: replication } };
     const config = { ...settings, listen };
     writeFileSync(join(folder, 'node.yaml'), stringify(config));
-    const node = await ServedNode.start(['--config', join(folder, 'node.yaml')], folder);
+    return { folder, clients, admin, replication, node: await serve(name) };
+  }
+
+  async function serve(name: string): Promise<ServedNode> {
+    const folder = at(name);
+    const env = recordingInto(received(name, 'links'));
+    const node = await ServedNode.start(['--config', join(folder, 'node.yaml')], folder, env);
     served.push(node);
-    return { folder, clients, admin, replication, node };
+    return node;
   }
 
   const put = async (path: string, body: string): Promise<void> => {
     const reply = await fetch(`http://127.0.0.1:${root.clientPort}/${path}`, { method: 'PUT', body });
     assert.equal(reply.status, 201);
   };
+  const remove = async (path: string): Promise<void> => {
+    await fetch(`http://127.0.0.1:${root.clientPort}/${path}`, { method: 'DELETE' });
+  };
   const get = async ({ clients }: Machine, path: string): Promise<string | number> => {
     const reply = await fetch(`http://127.0.0.1:${clients}/${path}`);
     return reply.ok ? await reply.text() : reply.status;
+  };
+  /** Writes on and on, inside and outside of the edge's scope, until the function that it returns is called. */
+  const storm = (): (() => Promise<void>) => {
+    let isOver = false;
+    const writing = (async () => {
+      for (let i = 0; !isOver; i++) {
+        await put(`dns/fr%2Foutside-${i}`, `${SECRET} ${i} ${'and again '.repeat(20)}`);
+        await put(`vault-of-the-root/key-${i}`, SECRET);
+        await put(`flags/flag-of-the-relay-${i}`, SECRET);
+        await put(`dns/jp%2Fstorm-${i % 50}`, `seen by the edge ${i}`);
+        if (i % 20 === 0) await remove(`dns/fr%2Foutside-${i}`);
+      }
+    })();
+    return async () => {
+      isOver = true;
+      await writing;
+    };
   };
   const followers = async (admin: number): Promise<Record<string, string>> => {
     const status = (await (await fetch(`http://127.0.0.1:${admin}/status`)).json()) as {
@@ -90,9 +117,9 @@ describe('a cluster whose nodes join with tokens', () => {
       name: 'root',
       role: 'root',
       config: {
-        databases: ['dns', 'flags', 'keys'],
+        databases: ['dns', 'flags', 'keys', 'vault-of-the-root'],
         signing: { ca: '../online', days: 7 },
-        replication: { scopes: 'certificates' },
+        replication: { scopes: 'certificates', heartbeatMs: 100, proofMs: 200 },
         audit: { file: 'audit.log' },
       },
     });
@@ -101,8 +128,11 @@ describe('a cluster whose nodes join with tokens', () => {
     await put('dns/jp%2Fa', 'one');
     await put('dns/fr%2Fhidden', `${SECRET} before`);
     await put('keys/jp%2Fmaster', `${SECRET} key`);
+    const calm = storm();
     relay = await joined('relay-1', 'relay', root.replicationPort, ['dns', 'flags']);
     edge = await joined('edge-1', 'edge', relay.replication, ['dns/jp/', 'keys']);
+    await eventually('the edge has the snapshot', async () => (await get(edge, 'dns/jp%2Fa')) === 'one', SOON_MS);
+    await calm();
   });
   after(async () => {
     for (const node of served) await node.stop();
@@ -110,7 +140,7 @@ describe('a cluster whose nodes join with tokens', () => {
   });
 
   it('gives each what its token names, and of that no more than the relay has', async () => {
-    await eventually('the edge has the snapshot', async () => (await get(edge, 'dns/jp%2Fa')) === 'one', SOON_MS);
+    assert.equal(await get(edge, 'dns/jp%2Fa'), 'one');
     await put('dns/fr%2Flater', `${SECRET} after`);
     await put('keys/jp%2Flater', `${SECRET} key`);
     await put('dns/jp%2Flast', 'two');
@@ -138,6 +168,48 @@ describe('a cluster whose nodes join with tokens', () => {
     await eventually('the edge follows on', async () => (await get(edge, 'dns/jp%2Fall')) === 'three', SOON_MS);
     assert.deepEqual(await followers(relay.admin), { 'edge-1': 'dns ("jp/")' });
     assert.ok(!isOnDisk(edge, SECRET));
+  });
+
+  it('is sent not a byte from outside its scope: joining, seeded, following, and when its link begins again', async () => {
+    const calm = storm();
+    await edge.node.stop();
+    edge = { ...edge, node: await serve('edge-1') };
+    await put('dns/jp%2Fend', 'the end');
+    await eventually('the edge has the end', async () => (await get(edge, 'dns/jp%2Fend')) === 'the end', SOON_MS);
+    await calm();
+    const proofs = (): number =>
+      recordingsIn(received('edge-1', 'links'))
+        .flatMap(framesIn)
+        .filter(({ type }) => type === 'proof').length;
+    const before = proofs();
+    await eventually('another proof came', () => proofs() > before, SOON_MS);
+
+    const answers = recordingsIn(received('edge-1', 'join'));
+    const [own = [], toRelay = []] = ['edge-1', 'relay-1'].map((name) => recordingsIn(received(name, 'links')));
+    assert.ok(answers.length === 1 && own.length >= 2);
+    const text = Buffer.concat([...answers, ...own.map(withUnpacked)]).toString('latin1');
+    for (const word of OUTSIDE) assert.ok(!text.includes(word), `${word} was sent to the edge`);
+    // That these are the bytes: what is inside is there, and what the relay may see was sent to the relay.
+    assert.ok(text.includes('jp/a') && text.includes('seen by the edge') && text.includes('the end'));
+    // The relay was asked by the machine that joined, too: that is JSON.
+    const links = toRelay.filter((bytes) => bytes[0] !== '{'.charCodeAt(0));
+    const relayed = Buffer.concat(links.map(withUnpacked)).toString('latin1');
+    for (const word of [SECRET, 'fr/outside', 'flag-of-the-relay']) assert.ok(relayed.includes(word), word);
+    assert.ok(!relayed.includes('vault-of-the-root'));
+
+    const frames = own.flatMap(framesIn);
+    const kinds = new Set(frames.map(({ type }) => type));
+    for (const kind of ['welcome', 'snapshotBegin', 'snapshotEnd', 'batch', 'heartbeat', 'proof'] as const)
+      assert.ok(kinds.has(kind), `no ${kind} came`);
+    assert.deepEqual([...databasesIn(frames)].toSorted(), ['.tokaido', 'dns']);
+    for (const frame of frames) {
+      // Of a database that is seen in part: neither how many records there are in all, nor their hash.
+      const part = frame.type === 'snapshotBegin' || frame.type === 'proof' ? frame.databases : [];
+      for (const database of part.filter(({ name }) => name === 'dns')) {
+        assert.equal(database.records, 0);
+        assert.equal((database as DatabaseProof).proven, undefined);
+      }
+    }
   });
 
   it('keeps the scope when a certificate is renewed', async () => {

@@ -8,6 +8,7 @@ import { parseDatabase } from '../../src/store/database-spec.js';
 import { RESERVED_DATABASE } from '../../src/store/reserved.js';
 import type { LocalStore } from '../../src/store/store.js';
 import { eventually } from '../support/local-runtime.js';
+import { withUnpacked } from '../support/received.js';
 import { TestCluster, type TestNode } from '../support/replication-pair.js';
 
 const PUBLIC: ScopePart = { databases: ['open', 'later'], prefixes: [Buffer.from('jp/')] };
@@ -47,7 +48,7 @@ describe('a follower that may see a part', () => {
   };
   /** What must never arrive: names, keys and values outside of the scope. */
   const leaks = (node: TestNode): string[] => {
-    const bytes = Buffer.concat(node.received).toString('latin1');
+    const bytes = withUnpacked(Buffer.concat(node.received)).toString('latin1');
     return ['hidden', 'secret', 'us/', 'SECRET', 'public.salaries'].filter((word) => bytes.includes(word));
   };
   const BOTH = { 'open jp/a': '1', 'open us/a': 'SECRET', 'hidden jp/secret': 'SECRET' };

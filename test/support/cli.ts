@@ -13,9 +13,14 @@ const LIMIT_MS = 20_000;
 
 export async function tokaido(
   parameters: readonly string[],
-  { input, cwd }: { input?: Buffer; cwd?: string } = {},
+  { input, cwd, env = {} }: { input?: Buffer; cwd?: string; env?: Readonly<Record<string, string>> } = {},
 ): Promise<Ended> {
-  const child = spawn(process.execPath, [cliPath(), ...parameters], { cwd, timeout: LIMIT_MS, killSignal: 'SIGKILL' });
+  const child = spawn(process.execPath, [cliPath(), ...parameters], {
+    cwd,
+    timeout: LIMIT_MS,
+    killSignal: 'SIGKILL',
+    env: { ...process.env, ...env },
+  });
   const out: Buffer[] = [];
   let err = '';
   child.stdout.on('data', (chunk: Buffer) => out.push(chunk));

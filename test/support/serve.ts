@@ -19,8 +19,16 @@ export class ServedNode {
   }
 
   /** Resolves once it serves; fails with its log when it ends or takes too long. */
-  static async start(flags: readonly string[], cwd: string): Promise<ServedNode> {
-    const child = spawn(process.execPath, [cliPath(), 'serve', ...flags], { cwd, stdio: ['ignore', 'ignore', 'pipe'] });
+  static async start(
+    flags: readonly string[],
+    cwd: string,
+    env: Readonly<Record<string, string>> = {},
+  ): Promise<ServedNode> {
+    const child = spawn(process.execPath, [cliPath(), 'serve', ...flags], {
+      cwd,
+      stdio: ['ignore', 'ignore', 'pipe'],
+      env: { ...process.env, ...env },
+    });
     const node = new ServedNode(child);
     let ended = false;
     child.once('exit', () => {

@@ -1,0 +1,58 @@
+/** Looks through everything that followers received: what was packed is unpacked first, so that nothing hides in it. */
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { decodeTransactions } from '../../src/log/transaction.js';
+import type { Frame } from '../../src/replication/frames/frame-types.js';
+import { FrameDecoder } from '../../src/replication/frames/frames.js';
+import { unpacked } from '../../src/replication/frames/packing.js';
+
+/** Writes down what each TLS connection of a process decrypts, before anything of ours sees it: a file for each. */
+const RECORDER = `
+import { appendFileSync } from 'node:fs';
+import { TLSSocket } from 'node:tls';
+const { push } = TLSSocket.prototype;
+const paths = new WeakMap();
+let connections = 0;
+TLSSocket.prototype.push = function (chunk, ...more) {
+  if (!paths.has(this)) paths.set(this, process.env.RECEIVED_INTO + '/' + process.pid + '-' + ++connections);
+  if (chunk != null) appendFileSync(paths.get(this), chunk);
+  return push.call(this, chunk, ...more);
+};`;
+
+/** The environment of a process that records so into a folder. */
+export function recordingInto(folder: string): Record<string, string> {
+  mkdirSync(folder, { recursive: true });
+  const preload = `--import=data:text/javascript,${encodeURIComponent(RECORDER)}`;
+  return { NODE_OPTIONS: preload, RECEIVED_INTO: folder };
+}
+
+/** What was recorded so far, one for each connection. */
+export function recordingsIn(folder: string): Buffer[] {
+  return existsSync(folder) ? readdirSync(folder).map((name) => readFileSync(join(folder, name))) : [];
+}
+
+/** Frames of one link, in order. */
+export function framesIn(received: Buffer): Frame[] {
+  const decoder = new FrameDecoder();
+  decoder.allowLargeFrames();
+  return [...decoder.push(received)];
+}
+
+/** The bytes, and behind them what of them was packed. */
+export function withUnpacked(received: Buffer): Buffer {
+  const rows = framesIn(received).flatMap((frame) => {
+    return frame.type === 'snapshotPacked' ? [unpacked(frame.packing, frame.packed, frame.bytes)] : [];
+  });
+  return Buffer.concat([received, ...rows]);
+}
+
+/** Every database that frames name. */
+export function databasesIn(frames: readonly Frame[]): Set<string> {
+  return new Set(
+    frames.flatMap((frame) => {
+      if (frame.type === 'snapshotBegin' || frame.type === 'proof') return frame.databases.map(({ name }) => name);
+      if (frame.type !== 'batch') return [];
+      return decodeTransactions(frame.payload).flatMap(({ changes }) => changes.map(({ database }) => database));
+    }),
+  );
+}
