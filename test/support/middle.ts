@@ -11,7 +11,11 @@ export class Middle {
   /** Changes the byte at this distance from now, in this direction. */
   #alter: { left: number; readonly mask: number; readonly down: boolean } | undefined;
   altered = 0;
-  #repeats = false;
+  /** Connections that ended after something of them was changed or repeated. */
+  dropped = 0;
+  /** Ends every new connection at once: whoever lost one stays alone. */
+  isShut = false;
+  #repeats: 'up' | 'down' | undefined;
   port = 0;
 
   constructor(target: number) {
@@ -25,8 +29,21 @@ export class Middle {
   }
 
   #join(follower: Socket): void {
+    if (this.isShut) {
+      follower.on('error', () => undefined).destroy();
+      return;
+    }
     const upstream = connectPlain(this.#target, '127.0.0.1');
     const said: Buffer[] = [];
+    let isTampered = false;
+    /** What goes on in one direction, in place of this chunk. */
+    const passed = (chunk: Buffer, direction: 'up' | 'down'): Buffer => {
+      const changed = this.#pass(chunk, direction === 'down');
+      const repeats = this.#repeats === direction;
+      if (repeats) this.#repeats = undefined;
+      isTampered ||= repeats || changed !== chunk;
+      return repeats ? Buffer.concat([changed, chunk]) : changed;
+    };
     this.recorded.push(said);
     if (this.recorded.length > 8) this.recorded.shift();
     for (const socket of [follower, upstream]) {
@@ -34,16 +51,16 @@ export class Middle {
       socket.on('error', () => undefined);
       socket.on('close', () => {
         this.#sockets.delete(socket);
+        if (isTampered) this.dropped++;
+        isTampered = false;
         (socket === follower ? upstream : follower).destroy();
       });
     }
     follower.on('data', (chunk: Buffer) => {
       if (said.length < 64) said.push(Buffer.from(chunk));
-      upstream.write(this.#pass(chunk, false));
-      if (this.#repeats) upstream.write(chunk);
-      this.#repeats = false;
+      upstream.write(passed(chunk, 'up'));
     });
-    upstream.on('data', (chunk: Buffer) => follower.write(this.#pass(chunk, true)));
+    upstream.on('data', (chunk: Buffer) => follower.write(passed(chunk, 'down')));
   }
 
   #pass(chunk: Buffer, down: boolean): Buffer {
@@ -65,13 +82,18 @@ export class Middle {
     this.#alter = { left, mask, down };
   }
 
-  /** What is said next is handed on twice. */
-  repeat(): void {
-    this.#repeats = true;
+  /** What is said next in this direction is handed on twice; `up` is what a follower or client says. */
+  repeat(direction: 'up' | 'down' = 'up'): void {
+    this.#repeats = direction;
+  }
+
+  /** Ends the connections that are open; those to come are let through. */
+  cut(): void {
+    for (const socket of this.#sockets) socket.destroy();
   }
 
   async close(): Promise<void> {
-    for (const socket of this.#sockets) socket.destroy();
+    this.cut();
     await new Promise<void>((resolve) => this.#server.close(() => resolve()));
   }
 }
