@@ -23,6 +23,8 @@ const KEY_TAG = 1;
 const KEY_BYTES = 11;
 const FORMAT = 1;
 const MAX_CHUNKS = 0xffff;
+/** What reading a batch costs besides its bytes, as bytes. */
+const BATCH_COST_BYTES = 1024;
 /** Bytes a batch may have, header included. */
 export const MAX_BATCH_BYTES = CHUNK_BYTES * MAX_CHUNKS;
 
@@ -118,6 +120,26 @@ function decodeHeader(first: number, row: Buffer): BatchHeader {
   return { first: localNumber(first), chunks, count, timeMs, payloadBytes, checksum, before, payloadAt: reader.offset };
 }
 
+/** Rows of the batch that begins with this one. */
+function chunksOf(row: Buffer): number {
+  return row.readUInt16BE(1);
+}
+
+/** Errors: `CORRUPT`. */
+function decodeBatch(first: number, rows: readonly Buffer[]): LogBatch {
+  const bytes = Buffer.concat(rows);
+  const { count, timeMs, before, payloadAt, payloadBytes, checksum } = decodeHeader(first, bytes);
+  const payload = bytes.subarray(payloadAt);
+  if (payload.length !== payloadBytes || crc32(payload) !== checksum) throw damaged(first);
+  return { first: localNumber(first), count, timeMs, before, payload };
+}
+
+function damaged(first: number): TokaidoError {
+  return new TokaidoError('CORRUPT', `log batch ${first} fails its checksum`, {
+    hint: 'the disk or the data file is damaged: stop this node and let it rebuild from an upstream (docs/operate/recover.md)',
+  });
+}
+
 /** Where a follower's position lies in the log. */
 export type Found =
   /** Everything from this local number on is new to the follower (some of it may not be; it skips what it has). */
@@ -210,19 +232,33 @@ export class UpdateLog {
 
   /** The batch that contains `number`, verified, or `undefined` when that is the log's end. Errors: `CORRUPT`. */
   batchAt(number: LocalNumber): LogBatch | undefined {
-    if (number >= this.#next) return undefined;
-    assert(number >= this.#first, 'reading inside the log');
-    const header = this.#headerContaining(number);
-    const rows: Buffer[] = [];
-    const range = { start: rowKey(header.first, 0), end: rowKey(header.first + 1, 0), limit: header.chunks };
-    for (const { value } of this.#reader.range(this.#map, range)) rows.push(value);
-    const payload = Buffer.concat(rows).subarray(header.payloadAt);
-    if (payload.length !== header.payloadBytes || crc32(payload) !== header.checksum) {
-      throw new TokaidoError('CORRUPT', `log batch ${header.first} fails its checksum`, {
-        hint: 'the disk or the data file is damaged: stop this node and let it rebuild from an upstream (docs/operate/recover.md)',
-      });
+    return this.read(number, 1)[0];
+  }
+
+  /**
+   * Batches in order, verified, from the one that contains `from` on: at least one unless that is the log's end, and
+   * until they amount to `maxBytes`, where each counts its payload and `BATCH_COST_BYTES`. Errors: `CORRUPT`.
+   */
+  read(from: LocalNumber, maxBytes: number): LogBatch[] {
+    if (from >= this.#next) return [];
+    assert(from >= this.#first, 'reading inside the log');
+    const isFirst = this.#reader.get(this.#map, rowKey(from, 0)) !== undefined;
+    let expected: number = isFirst ? from : this.#headerContaining(from).first;
+    const batches: LogBatch[] = [];
+    let rows: Buffer[] = [];
+    let bytes = 0;
+    for (const { key, value } of this.#reader.range(this.#map, { start: rowKey(expected, 0) })) {
+      if (!key.equals(rowKey(expected, rows.length))) throw damaged(expected);
+      rows.push(value);
+      if (rows.length < chunksOf(rows[0] as Buffer)) continue;
+      const batch = decodeBatch(expected, rows);
+      batches.push(batch);
+      rows = [];
+      bytes += batch.payload.length + BATCH_COST_BYTES;
+      expected = batch.first + batch.count;
+      if (bytes >= maxBytes || expected >= this.#next) return batches;
     }
-    return { first: header.first, count: header.count, timeMs: header.timeMs, before: header.before, payload };
+    throw damaged(expected);
   }
 
   /** The last batch for which `isBefore(header)` holds, by bisection; `undefined` when it holds for none. */

@@ -65,4 +65,31 @@ describe('the update log', () => {
     assert.equal(left.result.first, opened.next);
     assert.deepEqual([...engine.range(map, {})], []);
   });
+
+  it('reads batches on from any transaction, as many as asked for, and none past a damaged one', async () => {
+    const map = engine.openMap('log');
+    const log = new UpdateLog(engine, map, localNumber(1));
+    const payloads = [10, 5000, 10, 3000, 10].map(payloadOf);
+    for (const [index, payload] of payloads.entries()) {
+      const batch = { first: localNumber(1 + 2 * index), count: 2, timeMs: 1, before: positionOf(1), payload };
+      await engine.write((writer) => log.append(writer, batch));
+      log.committed(localNumber(3 + 2 * index));
+    }
+    const firsts = (from: number, maxBytes: number) => log.read(localNumber(from), maxBytes).map(({ first }) => first);
+    assert.deepEqual(firsts(1, LARGE), [1, 3, 5, 7, 9]);
+    assert.deepEqual(firsts(4, LARGE), [3, 5, 7, 9]);
+    assert.deepEqual(firsts(1, 1), [1]);
+    assert.deepEqual(firsts(1, 6000), [1, 3]);
+    assert.deepEqual(firsts(10, LARGE), [9]);
+    assert.deepEqual(firsts(11, LARGE), []);
+    assert.deepEqual(
+      log.read(localNumber(1), LARGE).map(({ payload }) => payload.toString('hex')),
+      payloads.map((payload) => payload.toString('hex')),
+    );
+    // The second row of the batch that begins with 7 is lost, as a damaged file would have it.
+    const rows = [...engine.range(map, {})].filter(({ key }) => key.readUIntBE(3, 6) === 7);
+    await engine.write((writer) => writer.remove(map, rows[1]?.key as Buffer));
+    assert.throws(() => log.read(localNumber(1), LARGE), { code: 'CORRUPT', message: /batch 7 / });
+    assert.deepEqual(firsts(1, 8000), [1, 3, 5]);
+  });
 });

@@ -54,6 +54,8 @@ export interface KtSessionHost {
 
 /** About how many bytes of records are read at a time. */
 const SLICE_BYTES = 256 * 1024;
+/** Likewise of the log, whose changes cost more: a few ms of the event loop. */
+const LOG_SLICE_BYTES = 64 * 1024;
 /** Bytes of answers that a follower may have sent ahead; it owes one byte per tick. */
 const MAX_ANSWER_BYTES = 4096;
 
@@ -79,6 +81,8 @@ export class KtFollowerSession {
   #snapshot: SnapshotSource | undefined;
   #copied = 0;
   #tickUnanswered = false;
+  /** The next slice is on its way already. */
+  #isPumpDue = false;
   /** When the follower last answered, or had taken all that was sent. */
   #progressMs: number;
 
@@ -212,22 +216,34 @@ export class KtFollowerSession {
     }
   }
 
+  /** The next slice, in a later turn of the event loop, however fast the link takes this one. */
+  #pumpSoon(): void {
+    this.#isPumpDue = true;
+    this.#host.soon(() => {
+      this.#isPumpDue = false;
+      this.pump();
+    });
+  }
+
+  /** Likewise one slice a call: whoever takes what he gets as fast as it comes would have all of it in one turn. */
   #pumpLog(): void {
     const { log } = this.#host.store;
-    while (this.#state === 'following' && !this.#isFull() && this.#next < log.next) {
-      if (this.#next < log.first) {
-        this.#log.warn({}, 'the log was cut before a slow Kyoto Tycoon follower had it: it starts again with a copy');
-        this.end();
-        return;
-      }
-      const batch = log.batchAt(this.#next) as LogBatch;
+    if (this.#isFull() || this.#isPumpDue || this.#next >= log.next) return;
+    if (this.#next < log.first) {
+      this.#log.warn({}, 'the log was cut before a slow Kyoto Tycoon follower had it: it starts again with a copy');
+      this.end();
+      return;
+    }
+    const batches = log.read(this.#next, LOG_SLICE_BYTES);
+    const writer = new ByteWriter(batches.reduce((bytes, { payload }) => bytes + payload.length, 1024));
+    for (const batch of batches) {
       this.#next = localNumber(batch.first + batch.count);
-      const writer = new ByteWriter(batch.payload.length + 1024);
       for (const transaction of decodeTransactions(this.scope.filter(batch.payload))) {
         if (!this.#sendTransaction(writer, transaction)) return;
       }
-      if (writer.length > 0) this.#link.send([writer.take()]);
     }
+    if (writer.length > 0) this.#link.send([writer.take()]);
+    if (this.#next < log.next) this.#pumpSoon();
   }
 
   /** False when the follower needs a copy instead. */
@@ -257,11 +273,11 @@ export class KtFollowerSession {
 
   /** One slice a call, so that reads and other followers get their turn in between. */
   #pumpCopy(): void {
-    if (this.#isFull() || this.#snapshot === undefined) return;
+    if (this.#isFull() || this.#isPumpDue || this.#snapshot === undefined) return;
     const slice = this.#snapshot.next(SLICE_BYTES);
     if (slice !== undefined) {
       this.#sendSlice(this.#snapshot, slice);
-      if (!this.#isFull()) this.#host.soon(() => this.pump());
+      this.#pumpSoon();
       return;
     }
     const { nextNumber, contents } = this.#snapshot;

@@ -11,80 +11,28 @@
  */
 import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
-import { type Epoch, type LocalNumber, localNumber, type Position, type Sid } from '../../base/types.js';
+import { type LocalNumber, localNumber, type Position, type Sid } from '../../base/types.js';
 import { changesBetween, describePosition, originOf, START } from '../../log/position.js';
-import type { LocalStore } from '../../store/store.js';
-import { type Exchange, isOnlyOf, isReplacedBy, whyNoExchange } from '../frames/exchange.js';
+import { isOnlyOf, isReplacedBy, whyNoExchange } from '../frames/exchange.js';
 import {
   type AuditFrame,
   encodeFrame,
   type Frame,
   FrameDecoder,
   type Hello,
-  type OriginBeat,
-  type PathNode,
   PROTOCOL_VERSION,
 } from '../frames/frames.js';
 import type { TreeNode } from '../frames/tree.js';
 import type { Peer, PeerLink } from '../link.js';
 import type { Scope } from '../scope.js';
-import type { AuditSource } from './audit-source.js';
-import type { CopyInstead } from './copy-cost.js';
 import { FollowerAudit } from './follower-audit.js';
 import { FollowerQuestions } from './follower-questions.js';
 import { aheadOf, aheadOfOrigin, type FoundFor, findFor, whyBehind, whyNot } from './greeting.js';
-import { type SnapshotPace, SnapshotSender } from './snapshot-sender.js';
+import type { RecentBatch, SessionHost } from './session-host.js';
+import { SnapshotSender } from './snapshot-sender.js';
 
-/** Newest log, encoded once for each scope that followers have. */
-export interface RecentBatch {
-  readonly first: LocalNumber;
-  /** Number of the first transaction behind it. */
-  readonly next: LocalNumber;
-  frame(scope: Scope): Buffer;
-  /** Whether it has nothing but what this origin made. */
-  isOnlyOf(sid: Sid): boolean;
-}
-
-/** What the server lends to each session. */
-export interface SessionHost {
-  readonly store: LocalStore;
-  readonly clusterId: string;
-  readonly log: Logger;
-  /** How this node exchanges with other roots, if it is one that does. */
-  readonly exchange: Exchange | undefined;
-  /** A root says that it has replaced this one. */
-  onReplaced(by: string): void;
-  /** From this node to the root. */
-  path(): readonly PathNode[];
-  rootAddress(): string;
-  /** What the origins said last, as a scope may know it. */
-  beats(scope: Scope): readonly OriginBeat[];
-  /** Bytes that may wait in one link's queue before the session stops feeding it. */
-  readonly queueBytes: number;
-  readonly snapshotPace: SnapshotPace;
-  readonly copyInstead: CopyInstead | undefined;
-  /** A recent batch, if it is still in memory. */
-  recentBatch(first: LocalNumber): RecentBatch | undefined;
-  /** Whether this origin may have lost its tail and is taking it back right now. */
-  isRecovering(): boolean;
-  /** A follower knows more of this origin than it does, too late to take it back. Resolves when an epoch has begun; not
-   * always one beyond `known`, the epoch that the follower knows: look again. */
-  tailLost(known: Epoch): Promise<void>;
-  /** This follower has nothing (more) that a recovering origin lacks. */
-  accountedFor(session: FollowerSession): void;
-  /** Calls `fn` in a later turn of the event loop, after `delayMs`. */
-  after(delayMs: number, fn: () => void): void;
-  /** Asks for the right to run a snapshot; `start` is called when it is this session's turn. */
-  requestSnapshot(session: FollowerSession): void;
-  snapshotDone(session: FollowerSession): void;
-  /** Whether an audit may begin now; `auditDone` follows. */
-  beginAudit(session: FollowerSession): boolean;
-  auditDone(session: FollowerSession, audit: AuditSource): void;
-  nowMs(): number;
-  /** The answer to what a follower asks. */
-  ask(peer: Peer, request: Buffer): Promise<Buffer>;
-  monotonicMs(): number;
-}
+/** About how much of the log is read in one turn of the event loop: some ms, also when its batches are tiny. */
+const LOG_SLICE_BYTES = 256 * 1024;
 
 export type FollowerState = 'greeting' | 'recalling' | 'waiting' | 'copying' | 'following' | 'ended';
 
@@ -100,7 +48,7 @@ export class FollowerSession {
   #hello: Hello | undefined;
   #next: LocalNumber = localNumber(0);
   #snapshot: SnapshotSender | undefined;
-  /** The next slice of a snapshot or step of an audit has its turn already. */
+  /** The next slice of a snapshot or of the log, or step of an audit, has its turn already. */
   #isPumpDue = false;
   /** Waits until the follower was sent everything before `next`, and nothing else. */
   #proof: { readonly next: LocalNumber; readonly frame: Buffer } | undefined;
@@ -494,11 +442,16 @@ export class FollowerSession {
         this.#refuse('TOO_SLOW', 'the log no longer reaches back to this position; connect again for a snapshot');
         return;
       }
-      const batch = log.batchAt(this.#next);
-      if (batch === undefined) return;
-      if (!this.#isEcho((origin) => isOnlyOf(batch.payload, origin)))
-        this.#send({ type: 'batch', payload: this.scope.filter(batch.payload) });
-      this.#next = localNumber(batch.first + batch.count);
+      // One slice a call: whoever takes all as fast as it comes would have the event loop for itself.
+      if (this.#isPumpDue) return;
+      for (const batch of log.read(this.#next, LOG_SLICE_BYTES)) {
+        this.#sendProof();
+        if (this.#audit.isFirst(this.#next)) return;
+        if (!this.#isEcho((origin) => isOnlyOf(batch.payload, origin)))
+          this.#send({ type: 'batch', payload: this.scope.filter(batch.payload) });
+        this.#next = localNumber(batch.first + batch.count);
+      }
+      if (this.#next < log.next) this.#pumpLater(0);
     }
   }
 

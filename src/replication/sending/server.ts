@@ -18,7 +18,8 @@ import type { Peer, PeerLink } from '../link.js';
 import { Scope } from '../scope.js';
 import type { AuditSource } from './audit-source.js';
 import type { CopyInstead } from './copy-cost.js';
-import { FollowerSession, type FollowerState, type RecentBatch, type SessionHost } from './follower-session.js';
+import { FollowerSession, type FollowerState } from './follower-session.js';
+import type { RecentBatch, SessionHost } from './session-host.js';
 
 export interface ReplicationServerOptions {
   readonly store: LocalStore;
