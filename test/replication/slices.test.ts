@@ -94,11 +94,11 @@ describe('the log, for a follower that takes it as fast as it comes', () => {
     onDrain = () => session.onDrain();
     session.onData(encodeFollowRequest({ timestampNs: 0n, sid: 7, onlySid: false }));
     await eventually('all was sent', () => session.lagChanges() === 0);
+    server.closed(session);
+    server.close();
     const decoder = new KtStreamDecoder(2 ** 20);
     const updates = [...decoder.push(Buffer.concat(sent.chunks))].filter(({ kind }) => kind === 'update');
     assert.equal(updates.length, BATCHES);
     assert.ok(sent.mostBytes < sent.bytes / (BATCHES / MOST_BATCHES), `${sent.mostBytes} of ${sent.bytes} in one turn`);
-    server.closed(session);
-    server.close();
   });
 });
