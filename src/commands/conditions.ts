@@ -5,7 +5,7 @@
 import { TokaidoError } from '../base/errors.js';
 import type { RecordView } from '../store/types.js';
 import type { Commands, Decision, KeyRef, RecordWrite, SetMode } from './commands.js';
-import { decodeInteger, encodeInteger, Fixed, fitsInteger } from './stored-numbers.js';
+import { decodeInteger, encodeInteger, Fixed, fitsCounter } from './stored-numbers.js';
 
 /** A copy of a record that outlives the call. */
 export interface RecordCopy {
@@ -97,7 +97,7 @@ export async function increment(
     // The reference writes nothing for an increment by nothing, and keeps the expiration time then.
     if (record !== undefined && by === 0n && origin !== 'set') return { next: 'keep', result: before };
     const sum = before + by;
-    if (!fitsInteger(sum)) throw inconsistent();
+    if (!fitsCounter(sum)) throw inconsistent();
     return { next: { value: encodeInteger(sum), xtMs }, result: sum };
   });
 }

@@ -5,13 +5,19 @@
 
 const INTEGER_BYTES = 8;
 const FIXED_BYTES = 16;
-const MAX = 2n ** 63n - 1n;
-const MIN = -(2n ** 63n);
+/** No sum of the reference is the least integer: it says there that there is none. */
+export const LEAST_INTEGER = -(2n ** 63n);
+export const GREATEST_INTEGER = 2n ** 63n - 1n;
 /** Fractions are counted in these parts of one. */
 const UNIT = 10n ** 15n;
 
-export function fitsInteger(value: bigint): boolean {
-  return value >= MIN && value <= MAX;
+function fitsInteger(value: bigint): boolean {
+  return value >= LEAST_INTEGER && value <= GREATEST_INTEGER;
+}
+
+/** Whether a counter may have this value. */
+export function fitsCounter(value: bigint): boolean {
+  return fitsInteger(value) && value !== LEAST_INTEGER;
 }
 
 export function encodeInteger(value: bigint): Buffer {
@@ -68,8 +74,8 @@ export class Fixed {
 
   /** `undefined` for NaN and for what 64 bits cannot hold. */
   static of(value: number): Fixed | undefined {
-    if (value === Number.POSITIVE_INFINITY) return new Fixed(MAX, 0n);
-    if (value === Number.NEGATIVE_INFINITY) return new Fixed(MIN, 0n);
+    if (value === Number.POSITIVE_INFINITY) return new Fixed(GREATEST_INTEGER, 0n);
+    if (value === Number.NEGATIVE_INFINITY) return new Fixed(LEAST_INTEGER, 0n);
     return Fixed.ZERO.plus(value);
   }
 
@@ -78,7 +84,7 @@ export class Fixed {
     if (value.length !== FIXED_BYTES) return undefined;
     const whole = value.readBigInt64BE(0);
     const units = value.readBigInt64BE(8);
-    return whole === MIN && units === MIN ? undefined : new Fixed(whole, units);
+    return whole === LEAST_INTEGER && units === LEAST_INTEGER ? undefined : new Fixed(whole, units);
   }
 
   encode(): Buffer {
@@ -89,12 +95,12 @@ export class Fixed {
   }
 
   get isInfinite(): boolean {
-    return this.#whole === MAX || this.#whole === MIN;
+    return this.#whole === GREATEST_INTEGER || this.#whole === LEAST_INTEGER;
   }
 
   get number(): number {
-    if (this.#whole === MAX) return Number.POSITIVE_INFINITY;
-    if (this.#whole === MIN) return Number.NEGATIVE_INFINITY;
+    if (this.#whole === GREATEST_INTEGER) return Number.POSITIVE_INFINITY;
+    if (this.#whole === LEAST_INTEGER) return Number.NEGATIVE_INFINITY;
     return Number(this.#whole) + Number(this.#units) / Number(UNIT);
   }
 
@@ -105,7 +111,7 @@ export class Fixed {
     const units = this.#units + fractionUnits(value - truncated);
     const carry = units >= UNIT;
     const whole = this.#whole + BigInt(truncated) + (carry ? 1n : 0n);
-    if (whole >= MAX || whole <= MIN || !fitsInteger(units)) return undefined;
+    if (whole >= GREATEST_INTEGER || whole <= LEAST_INTEGER || !fitsInteger(units)) return undefined;
     return new Fixed(whole, carry ? units - UNIT : units);
   }
 }

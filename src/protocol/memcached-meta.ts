@@ -83,7 +83,7 @@ const UNKEPT: Readonly<Record<string, string>> = {
 };
 const MAX_FLAGS = 20;
 const MAX_OPAQUE_BYTES = 32;
-const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==)?|[A-Za-z0-9+/]{3}=?)?$/;
+const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 
 const MODES: Readonly<Record<string, MetaSet['mode']>> = {
   S: 'set',

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { decodeInteger, encodeInteger, Fixed, fitsInteger } from '../../src/commands/stored-numbers.js';
+import { decodeInteger, encodeInteger, Fixed, fitsCounter } from '../../src/commands/stored-numbers.js';
 
 const finite = fc.double({ noNaN: true, noDefaultInfinity: true, min: -1e15, max: 1e15 });
 
@@ -13,7 +13,8 @@ describe('stored numbers', () => {
     );
     assert.equal(encodeInteger(-8n).toString('hex'), 'fffffffffffffff8');
     assert.equal(decodeInteger(Buffer.alloc(7)), undefined);
-    assert.ok(!fitsInteger(2n ** 63n) && fitsInteger(-(2n ** 63n)));
+    assert.ok(fitsCounter(2n ** 63n - 1n) && !fitsCounter(2n ** 63n));
+    assert.ok(fitsCounter(1n - 2n ** 63n) && !fitsCounter(-(2n ** 63n)));
   });
 
   it('any fixed-point number comes back from its sixteen bytes, to 10^-15', () => {

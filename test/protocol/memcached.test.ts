@@ -127,6 +127,7 @@ describe('memcached requests', () => {
     ['mg k j\r\n', 'CLIENT_ERROR invalid flag'],
     ['mg k Tx\r\n', 'CLIENT_ERROR bad token in command line format'],
     ['mg !! b\r\n', 'CLIENT_ERROR error decoding key'],
+    ['mg Zm9 b\r\n', 'CLIENT_ERROR error decoding key'],
     ['mg k h\r\n', 'CLIENT_ERROR hits are not kept (h)'],
     ['ms k\r\n', 'CLIENT_ERROR bad data chunk'],
     ['ms k 4 MX\r\nget \r\n', 'CLIENT_ERROR invalid mode'],

@@ -162,8 +162,7 @@ const meta = fc.tuple(key, value, fc.constantFrom('ms', 'md', 'mdx', 'ma')).map(
         return `HD s${v.length}\r\n`;
       }
       if (command === 'md') {
-        model.remove(k);
-        return '';
+        return model.remove(k) ? '' : 'NF\r\n';
       }
       if (command === 'mdx') {
         if (was === undefined) return 'NF\r\n';

@@ -177,7 +177,7 @@ describe('a memcached listener', () => {
     it('md removes, empties, and under a condition', async () => {
       assert.equal(
         await ask('md k\r\nmd k q\r\nset k 5 0 1\r\nx\r\nmd k C1 q\r\nmd k x\r\nmg k f v\r\n'),
-        'NF\r\nSTORED\r\nEX\r\nHD\r\nVA 0 f0\r\n\r\n',
+        'NF\r\nNF\r\nSTORED\r\nEX\r\nHD\r\nVA 0 f0\r\n\r\n',
       );
       assert.equal(await ask(`md k C${await unique('k')} k Oz\r\nmg k\r\n`), 'HD kk Oz\r\nEN\r\n');
     });
@@ -185,7 +185,7 @@ describe('a memcached listener', () => {
     it('ma counts, and makes what is missing', async () => {
       assert.equal(
         await ask('ma n\r\nma n q\r\nma n N0 J13 v\r\nma n v\r\nma n D30 v\r\nma n MD D22 v\r\n'),
-        'NF\r\nVA 2\r\n13\r\nVA 2\r\n14\r\nVA 2\r\n44\r\nVA 2\r\n22\r\n',
+        'NF\r\nNF\r\nVA 2\r\n13\r\nVA 2\r\n14\r\nVA 2\r\n44\r\nVA 2\r\n22\r\n',
       );
       assert.equal(
         await ask('ma n M- D99 T50 v t\r\nma n C1 v\r\nma n q\r\nmg n v\r\n'),

@@ -280,6 +280,17 @@ describe('remote procedures', () => {
     assert.equal((await call('increment_double', { key: 'd', num: 'nan', orig: 'set' }))[0], 450);
   });
 
+  it('counters take the greatest and the least origin for set and try, and end above the least', async () => {
+    const [least, greatest] = ['-9223372036854775808', '9223372036854775807'];
+    assert.equal((await call('increment', { key: 'n', num: '1', orig: least }))[0], 450);
+    assert.deepEqual(await call('increment', { key: 'n', num: '1', orig: greatest }), [200, { num: '1' }]);
+    assert.deepEqual(await call('increment', { key: 'n', num: '5', orig: greatest }), [200, { num: '5' }]);
+    assert.equal((await call('increment', { key: 'm', num: '-1', orig: '-9223372036854775807' }))[0], 450);
+    assert.equal((await call('increment_double', { key: 'd', num: '1', orig: '-inf' }))[0], 450);
+    assert.deepEqual(await call('increment_double', { key: 'd', num: '1', orig: 'inf' }), [200, { num: '1.000000' }]);
+    assert.deepEqual(await call('increment_double', { key: 'd', num: '5', orig: 'inf' }), [200, { num: '5.000000' }]);
+  });
+
   it('a synchronisation runs no program, whatever it is asked', async () => {
     assert.deepEqual(await call('synchronize', { command: 'backup' }), [
       500,

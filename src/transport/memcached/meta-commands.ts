@@ -156,7 +156,7 @@ async function metaDelete(request: MetaDelete, host: MemcachedHost, ref: KeyRef)
   });
   host.counts.delete++;
   if (code !== 'HD') host.counts.deleteMisses++;
-  return request.quiet && code !== 'EX' ? undefined : renderMeta(code, echo(request));
+  return request.quiet && code === 'HD' ? undefined : renderMeta(code, echo(request));
 }
 
 async function metaCount(request: MetaCount, host: MemcachedHost, ref: KeyRef): Promise<Reply> {
@@ -174,7 +174,7 @@ async function metaCount(request: MetaCount, host: MemcachedHost, ref: KeyRef): 
     case 'exists':
       return renderMeta('EX', echo(request));
     case 'not-found':
-      return request.quiet ? undefined : renderMeta('NF', echo(request));
+      return renderMeta('NF', echo(request));
     default: {
       if (request.quiet) return undefined;
       const { unique, xtMs, number } = counted;

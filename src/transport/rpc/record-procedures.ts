@@ -10,6 +10,7 @@ import {
   type RecordCopy,
   seize,
 } from '../../commands/conditions.js';
+import { GREATEST_INTEGER, LEAST_INTEGER } from '../../commands/stored-numbers.js';
 import { readDecimal, readInteger, writeDecimal } from '../../protocol/kt-rpc/numbers.js';
 import type { Row } from '../../protocol/tsv.js';
 import { bulkOf, databaseOf, expiryOf, required, textOf } from './arguments.js';
@@ -44,16 +45,26 @@ function get({ input, host: { commands } }: Call, name: 'value' | 'vsiz'): Rows 
   return recordRows(name, name === 'value' ? value : Buffer.from(String(value.length)), xtMs);
 }
 
-function originOf<N>(text: string | undefined, read: (text: string) => N, zero: N): Origin<N> {
-  if (text === undefined) return zero;
-  return text === 'try' || text === 'set' ? text : read(text);
+/** The numbers that mean `try` and `set` as well: what a client writes that has only a number to say it with. */
+interface Extremes<N> {
+  readonly try: N;
+  readonly set: N;
+}
+const INTEGERS: Extremes<bigint> = { try: LEAST_INTEGER, set: GREATEST_INTEGER };
+const DECIMALS: Extremes<number> = { try: Number.NEGATIVE_INFINITY, set: Number.POSITIVE_INFINITY };
+
+function originOf<N>(text: string, read: (text: string) => N, extremes: Extremes<N>): Origin<N> {
+  if (text === 'try' || text === 'set') return text;
+  const number = read(text);
+  if (number === extremes.try) return 'try';
+  return number === extremes.set ? 'set' : number;
 }
 
 async function count(call: Call): Promise<Rows> {
   const { input, host, nowMs } = call;
   const ref = refOf(call);
   const by = readInteger(required(input, 'num').toString('latin1'));
-  const origin = originOf(textOf(input, 'orig'), readInteger, 0n);
+  const origin = originOf(textOf(input, 'orig') ?? '0', readInteger, INTEGERS);
   return [row('num', await increment(host.commands, ref, { by, origin, xtMs: expiryOf(input, nowMs) }))];
 }
 
@@ -61,7 +72,7 @@ async function countDouble(call: Call): Promise<Rows> {
   const { input, host, nowMs } = call;
   const ref = refOf(call);
   const by = readDecimal(required(input, 'num').toString('latin1'));
-  const origin = originOf(textOf(input, 'orig'), readDecimal, 0);
+  const origin = originOf(textOf(input, 'orig') ?? '0', readDecimal, DECIMALS);
   const sum = await incrementDouble(host.commands, ref, { by, origin, xtMs: expiryOf(input, nowMs) });
   return [row('num', writeDecimal(sum))];
 }
