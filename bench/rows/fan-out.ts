@@ -46,7 +46,14 @@ class SimulatedFollower {
       const self = { instanceId: randomBytes(16).toString('hex'), name: 'simulated' };
       const hello = { type: 'hello', version: PROTOCOL_VERSION, clusterId, self, seeded: true, isLook: false } as const;
       this.#socket.write(
-        encodeFrame({ ...hello, takesHorizon: true, unpacks: [], position: [], scopeId: Scope.WHOLE.id }),
+        encodeFrame({
+          ...hello,
+          takesHorizon: true,
+          resumes: true,
+          unpacks: [],
+          position: [],
+          scopeId: Scope.WHOLE.id,
+        }),
       );
     });
   }

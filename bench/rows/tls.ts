@@ -72,7 +72,7 @@ const handshake: Row = {
     const scopeId = Scope.WHOLE.id;
     const hello = { type: 'hello', version: 1, clusterId, self, seeded: false, position: [], scopeId } as const;
     // A look: the root answers what it would do, and ends.
-    const look = encodeFrame({ ...hello, isLook: true, takesHorizon: true, unpacks: [] });
+    const look = encodeFrame({ ...hello, isLook: true, takesHorizon: true, resumes: true, unpacks: [] });
     const link = { ...own, port: root.replicationPort, ALPNProtocols: ['tokaido/1'] };
     const ours = handshakes('Tokaido', root.process?.pid as number, link, look);
     const tlsPort = await freePort();

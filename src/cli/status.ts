@@ -22,8 +22,14 @@ function duration(ms: number): string {
   return `${Math.round(ms)} ms`;
 }
 
+function progressText(snapshot: StatusUpstream['loading']): string {
+  if (snapshot === undefined) return '';
+  const { rows, of, resumedAt } = snapshot;
+  return `, ${rows} of ${of} records${resumedAt === undefined ? '' : ` (resumed at row ${resumedAt})`}`;
+}
+
 function linkText({ name, address, state, sinceMs, lastError, loading }: StatusUpstream): string {
-  const copied = loading === undefined ? '' : `, ${loading.rows} of ${loading.of} records`;
+  const copied = progressText(loading);
   const error = lastError === undefined ? '' : `; last error: ${lastError}`;
   return `${name ?? '?'} at ${address}: ${state} for ${duration(sinceMs)}${copied}${error}`;
 }
@@ -78,7 +84,7 @@ export function renderStatus(status: NodeStatus): string {
   for (const peer of status.peers) rows.push(['peer', linkText(peer)]);
   for (const follower of status.followers) {
     const { name, role, address, state, lagChanges, scope, copying } = follower;
-    const copied = copying === undefined ? '' : `, ${copying.rows} of ${copying.of} records`;
+    const copied = progressText(copying);
     const part = scope === 'all' ? '' : `, sees ${scope}`;
     rows.push(['follower', `${name} (${role}) at ${address}: ${state}${copied}, ${lagChanges} behind${part}`]);
   }

@@ -158,6 +158,7 @@ export class Replica {
       snapshots: config.replication.snapshots,
       stalledMs: config.replication.silenceMs * STALLED_SILENCES,
       snapshotBytesPerSecond: config.replication.snapshotBytesPerSecond,
+      snapshotResumeMs: config.replication.snapshotResumeMs,
       packsSnapshots: config.replication.snapshotCompression,
       copyInstead: {
         factor: config.replication.snapshotInsteadFactor,
@@ -269,7 +270,9 @@ export class Replica {
       self: this.#self(),
       store: () => this.stores.current,
       isFollower: (instanceId) => this.#replication?.isFollower(instanceId) === true,
-      openSnapshot: async (contents, scope) => await this.stores.openSnapshot(contents, scope),
+      openSnapshot: async (contents, scope, from) => await this.stores.openSnapshot(contents, scope, from),
+      resumesSnapshots: this.stores.resumesSnapshots,
+      unfinished: () => this.stores.unfinished,
       unappliedBytes: config.replication.unappliedBytes,
       onWelcome: (welcome) => {
         this.#path = welcome.path;
@@ -303,10 +306,10 @@ export class Replica {
     return {
       ...this.#upstreamHost(),
       exchange,
-      openSnapshot: async (contents, scope) => {
+      openSnapshot: async (contents, scope, from) => {
         const refusal = this.recovery.refusal() ?? this.stores.refusal();
         if (refusal !== undefined) throw refusal;
-        return await this.stores.openSnapshot(contents, scope);
+        return await this.stores.openSnapshot(contents, scope, from);
       },
       onWelcome: (welcome) => {
         if (this.#options.config.standby) this.#rootAddress = welcome.rootAddress;

@@ -23,6 +23,8 @@ const GOOD_DISK = { commitMs: 1, flushMs: 10, full: false } as const;
 const ARMED_EFFECTS = 12;
 /** How long a root sends what it is going to lose, ms. */
 const TAIL_MS = 300;
+/** A follower that copies slowly has its links broken so often, ms apart on average. */
+const BREAKS = { count: 8, everyMs: 150, bytesPerMs: 20 } as const;
 /** Furthest a clock is off, ms. */
 const MAX_SKEW_MS = 5000;
 
@@ -52,6 +54,9 @@ export function strike(fault: Fault, on: Faultable): void {
       return;
     case 'break':
       if (network.breakOne()) trace('network', 'a link breaks');
+      return;
+    case 'break-copy':
+      breakCopy(node, on);
       return;
     case 'cut':
     case 'cut-one-way':
@@ -113,6 +118,24 @@ function loseTail(on: Faultable): void {
   });
 }
 
+/** An empty machine copies everything over a slow line, and its links break again and again. */
+function breakCopy(node: SimulatedNode, on: Faultable): void {
+  const { network, dice, trace } = on;
+  if (node.config.role === 'root') return;
+  node.wipe();
+  network.slow.set(node.name, BREAKS.bytesPerMs);
+  after(on, 20, () => node.start());
+  let atMs = 20;
+  for (let left = BREAKS.count; left > 0; left--) {
+    atMs += 2 * BREAKS.everyMs * dice.roll();
+    after(on, atMs, () => {
+      trace(node.name, 'has its links broken');
+      network.breakAllOf(node.name);
+    });
+  }
+  after(on, atMs, () => network.slow.delete(node.name));
+}
+
 function restartLater(node: SimulatedNode, on: Faultable): void {
   const delayMs = on.dice.chance(0.3) ? 20 : 3000 * on.dice.roll();
   after(on, 5 + delayMs, () => node.start());
@@ -140,6 +163,7 @@ function after(on: Faultable, delayMs: number, run: () => void): void {
 /** Everything is well again. */
 export function calm({ network, nodes }: Pick<Faultable, 'network' | 'nodes'>): void {
   network.heal();
+  network.slow.clear();
   Object.assign(network.weather, QUIET);
   for (const node of nodes) {
     Object.assign(node.storage.weather, GOOD_DISK);

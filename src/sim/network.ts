@@ -34,9 +34,13 @@ export interface NetworkWeather {
   /** Up to so much more, ms. */
   jitterMs: number;
   bytesPerMs: number;
+  /** After so long a link whose peer says nothing more breaks; soon or late when absent. */
+  breakMs?: number | undefined;
 }
 
 export class Network {
+  /** Bytes per millisecond of machines with a line slower than the weather. */
+  readonly slow = new Map<string, number>();
   readonly weather: NetworkWeather = { latencyMs: 1, jitterMs: 1, bytesPerMs: 10_000 };
   readonly scheduler: Scheduler;
   readonly dice: Dice;
@@ -54,13 +58,17 @@ export class Network {
     this.#listeners.set(name, listener);
   }
 
+  bytesPerMs(...names: readonly string[]): number {
+    return Math.min(this.weather.bytesPerMs, ...names.map((name) => this.slow.get(name) ?? Number.POSITIVE_INFINITY));
+  }
+
   delayMs(): number {
     const { latencyMs, jitterMs } = this.weather;
     return latencyMs + jitterMs * this.dice.roll();
   }
 
   breakMs(): number {
-    return this.dice.pick(BREAK_MS) * (0.1 + 0.9 * this.dice.roll());
+    return this.weather.breakMs ?? this.dice.pick(BREAK_MS) * (0.1 + 0.9 * this.dice.roll());
   }
 
   isCut(from: string, to: string): boolean {
@@ -115,6 +123,11 @@ export class Network {
     return true;
   }
 
+  /** Breaks all links of a machine. */
+  breakAllOf(name: string): void {
+    for (const link of [...this.#links]) if (link.joins(name)) link.reset();
+  }
+
   /** What a process's end means for its links. */
   crashed(process: Process, crash: Crash): void {
     for (const link of [...this.#links]) link.crashed(process, crash);
@@ -149,6 +162,10 @@ class Connection {
 
   otherEnd(end: End): End {
     return end === this.#down ? this.#up : this.#down;
+  }
+
+  joins(name: string): boolean {
+    return [this.#down, this.#up].some(({ process }) => process.machine.name === name);
   }
 
   kick(): void {
@@ -215,12 +232,12 @@ class End implements PeerLink {
 
   send(chunks: readonly Buffer[]): void {
     if (this.isClosed || this.#isEnding || !this.process.effect()) return;
-    const { dice, weather, scheduler } = this.#network;
+    const { dice, scheduler } = this.#network;
+    const bytesPerMs = this.#network.bytesPerMs(this.process.machine.name, this.#to.machine.name);
     for (const chunk of chunks) {
       for (let at = 0; at < chunk.length; ) {
         const size = Math.min(chunk.length - at, dice.chance(0.2) ? 1 + dice.below(PIECE_BYTES) : PIECE_BYTES);
-        this.#lastDueMs =
-          Math.max(this.#lastDueMs, scheduler.nowMs + this.#network.delayMs()) + size / weather.bytesPerMs;
+        this.#lastDueMs = Math.max(this.#lastDueMs, scheduler.nowMs + this.#network.delayMs()) + size / bytesPerMs;
         this.#queue.push({ bytes: Buffer.from(chunk.subarray(at, at + size)), dueMs: this.#lastDueMs });
         this.#queuedBytes += size;
         at += size;

@@ -5,6 +5,7 @@
 import { configFrom } from '../node/config/load.js';
 import type { NodeConfig } from '../node/config/schema.js';
 import type { Dice } from './dice.js';
+import type { Stage } from './scenarios.js';
 
 export const FAULTS = [
   'kill',
@@ -14,6 +15,7 @@ export const FAULTS = [
   'stop',
   'wipe',
   'break',
+  'break-copy',
   'cut',
   'cut-one-way',
   'slow-network',
@@ -34,13 +36,15 @@ export interface Plan {
   readonly clients: number;
   readonly clientPauseMs: number;
   readonly valueBytes: number;
+  /** Happens in place of faults. */
+  readonly script?: (stage: Stage) => void;
 }
 
 /** A database in memory. */
 const MEMORY = ':';
 
 /** Settings that bring a small cluster to its limits within seconds. */
-function settings(dice: Dice): NodeConfig {
+export function settings(dice: Dice): NodeConfig {
   return configFrom({
     role: 'root',
     sid: 1,
@@ -59,6 +63,7 @@ function settings(dice: Dice): NodeConfig {
       ringBytes: dice.pick([200, 4000, 1024 * 1024]),
       unappliedBytes: dice.pick([500, 1024 * 1024]),
       snapshotCompression: dice.chance(0.5),
+      snapshotResumeMs: dice.pick([0, 1000, 60_000]),
       snapshotInsteadFactor: 1,
       snapshotInsteadBytes: dice.pick([500, 1024 * 1024]),
     },
@@ -71,7 +76,7 @@ function settings(dice: Dice): NodeConfig {
   });
 }
 
-function upstream(name: string): NodeConfig['upstreams'][number] {
+export function upstream(name: string): NodeConfig['upstreams'][number] {
   return { host: name, port: 1979, name };
 }
 

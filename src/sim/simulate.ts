@@ -9,11 +9,12 @@ import { type Epoch, type Position, sid } from '../base/types.js';
 import { checkLog, dump } from './checks.js';
 import { Client, Ledger } from './clients.js';
 import { Dice } from './dice.js';
-import { calm, type Faultable, strike } from './faults.js';
+import { calm, strike } from './faults.js';
 import { History, numberOf, Violation } from './history.js';
 import { Network } from './network.js';
 import { SimulatedNode, type World } from './node.js';
 import { type Plan, planFrom } from './plan.js';
+import { SCENARIOS } from './scenarios.js';
 import { Scheduler, START_MS } from './scheduler.js';
 
 /** How long a cluster may take to become equal once nothing disturbs it any more, ms of its time. */
@@ -43,9 +44,12 @@ export interface Outcome {
 /** Hears of everything that happens, as it happens. */
 export type Listen = (line: string) => void;
 
-/** Runs one seed. With `listen` the nodes' own logs are heard, too; it changes nothing else. */
-export async function simulate(seed: number, listen?: Listen): Promise<Outcome> {
-  const simulation = new Simulation(seed, listen);
+/**
+ * Runs one seed, of the clusters that seeds make up, or of a scenario. With `listen` the nodes' own logs are heard, too; it
+ * changes nothing else.
+ */
+export async function simulate(seed: number, listen?: Listen, scenario?: string): Promise<Outcome> {
+  const simulation = new Simulation(seed, listen, scenario);
   const violation = await simulation.run();
   return simulation.outcome(violation);
 }
@@ -70,11 +74,13 @@ class Simulation {
   #faults = 0;
   #problem: unknown;
 
-  constructor(seed: number, listen: Listen | undefined) {
+  constructor(seed: number, listen: Listen | undefined, scenario: string | undefined) {
     this.#seed = seed;
     this.#listen = listen;
     this.#dice = new Dice(seed);
-    this.#plan = planFrom(this.#dice.fork());
+    const plan = scenario === undefined ? planFrom : SCENARIOS[scenario];
+    if (plan === undefined) throw new Error(`no such scenario: ${scenario}`);
+    this.#plan = plan(this.#dice.fork());
     this.#network = new Network(this.#scheduler, this.#dice.fork());
     const world: World = {
       scheduler: this.#scheduler,
@@ -186,15 +192,9 @@ class Simulation {
     const { clients, stormMs } = this.#plan;
     for (const node of this.#nodes) node.start();
     const writers = Array.from({ length: clients }, (_, index) => this.#client(`c${index + 1}`, index));
-    this.#scheduleFault({
-      scheduler: this.#scheduler,
-      network: this.#network,
-      nodes: this.#nodes,
-      dice: this.#dice.fork(),
-      isStorming: () => this.#isStorming,
-      trace: (node, what) => this.#note(node, what),
-      onProblem: this.#onProblem,
-    });
+    const { script } = this.#plan;
+    if (script === undefined) this.#scheduleFault();
+    else this.#play(script);
     await this.#runUntil(stormMs);
     for (const writer of writers) writer.stop();
   }
@@ -213,13 +213,39 @@ class Simulation {
     });
   }
 
-  #scheduleFault(on: Faultable): void {
+  #scheduleFault(dice = this.#dice.fork()): void {
     const { faults, faultPauseMs } = this.#plan;
-    this.#scheduler.after(faultPauseMs * 2 * on.dice.roll(), () => {
+    this.#scheduler.after(faultPauseMs * 2 * dice.roll(), () => {
       if (!this.#isStorming) return;
       this.#faults++;
-      strike(on.dice.pick(faults), on);
-      this.#scheduleFault(on);
+      strike(dice.pick(faults), {
+        scheduler: this.#scheduler,
+        network: this.#network,
+        nodes: this.#nodes,
+        dice,
+        isStorming: () => this.#isStorming,
+        trace: (node, what) => this.#note(node, what),
+        onProblem: this.#onProblem,
+      });
+      this.#scheduleFault(dice);
+    });
+  }
+
+  #play(script: NonNullable<Plan['script']>): void {
+    script({
+      network: this.#network,
+      dice: this.#dice.fork(),
+      node: (name) => this.#nodes.find((node) => node.name === name) as SimulatedNode,
+      trace: (node, what) => this.#note(node, what),
+      at: (ms, run) => {
+        this.#scheduler.after(ms, () => {
+          try {
+            run();
+          } catch (error) {
+            this.#onProblem(error);
+          }
+        });
+      },
     });
   }
 

@@ -24,6 +24,7 @@ import { checkRecord } from './record.js';
 import { NOTHING, RecordHasher, type SetHash } from './set-hash.js';
 import { type DatabaseState, decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
 import { SCOPE_KEY, STATE_KEY } from './store.js';
+import { decodeUnfinished, encodeUnfinished, UNFINISHED_KEY } from './unfinished.js';
 
 /** A clear that still keeps older writes out: without it a seeded node would let them in. */
 export interface SnapshotClear {
@@ -67,6 +68,12 @@ export interface RowSlice {
   readonly database: number;
   readonly rows: Buffer;
   readonly count: number;
+}
+
+/** Where a source is: in which of its parts, and behind which key of it. */
+export interface SnapshotMark {
+  readonly part: number;
+  readonly after: Buffer | undefined;
 }
 
 /** Rows of a database that lie together. */
@@ -128,6 +135,17 @@ export class SnapshotSource {
     return undefined;
   }
 
+  /** Behind the rows that were given last. */
+  get mark(): SnapshotMark {
+    return { part: this.#part, after: this.#after };
+  }
+
+  /** Goes on behind a mark of its own. */
+  goTo({ part, after }: SnapshotMark): void {
+    this.#part = part;
+    this.#after = after;
+  }
+
   #slice({ database, map, range }: Part, bytes: number): RowSlice | undefined {
     const rest = this.#after === undefined ? range : { ...range, start: afterKey(this.#after) };
     const writer = new ByteWriter(bytes + 4096);
@@ -156,13 +174,17 @@ export class SnapshotSource {
   }
 }
 
-/** Fills an empty engine. Until `finish` resolves, the engine holds nothing that a store would open as complete. */
+/**
+ * Fills an empty engine, or goes on where one stopped that is in the making. Until `finish` resolves, the engine holds
+ * nothing that a store would open as complete. With an id, how far it is lies beside the rows (see `unfinished.ts`).
+ */
 export class SnapshotLoader {
   readonly #engine: Engine;
   readonly #contents: SnapshotContents;
   readonly #scope: Buffer;
   readonly #databases: readonly DatabaseMaps[];
   readonly #meta: MapId;
+  readonly #id: string | undefined;
   readonly #live: number[];
   readonly #hasher = new RecordHasher();
   readonly #hashes: readonly SetHash[];
@@ -170,11 +192,21 @@ export class SnapshotLoader {
   readonly #horizon: Buffer;
   #rows = 0;
 
-  /** `specs` are the databases configured on this node; `scope` names the part that the snapshot is, empty for all. */
-  constructor(engine: Engine, contents: SnapshotContents, specs: readonly DatabaseSpec[], scope = EMPTY) {
+  /**
+   * `specs` are the databases configured on this node; `scope` names the part that the snapshot is, empty for all; `id`
+   * is that of a snapshot that can be gone on with. Errors: `CORRUPT` when what the engine has does not belong to it.
+   */
+  constructor(
+    engine: Engine,
+    contents: SnapshotContents,
+    specs: readonly DatabaseSpec[],
+    scope = EMPTY,
+    id: string | undefined = undefined,
+  ) {
     this.#engine = engine;
     this.#contents = contents;
     this.#scope = scope;
+    this.#id = id;
     this.#meta = engine.openMap('meta');
     this.#databases = contents.databases.map(({ name }, index) => {
       return openDatabase(engine, index + 1, specFor(name, specs));
@@ -187,6 +219,31 @@ export class SnapshotLoader {
       throw new TokaidoError('CORRUPT', 'a snapshot has a clear of a database it did not announce');
     }
     assert(engine.get(this.#meta, STATE_KEY) === undefined, 'a snapshot is loaded into an empty engine');
+    this.#goOn();
+  }
+
+  /** Counts and hashes as they are behind the rows that an interrupted loader left. */
+  #goOn(): void {
+    const row = this.#engine.get(this.#meta, UNFINISHED_KEY);
+    if (row === undefined) return;
+    const { id, rows, databases } = decodeUnfinished(Buffer.from(row));
+    const isSame =
+      id === this.#id &&
+      databases.length === this.#databases.length &&
+      databases.every(({ storage }, index) => storage === this.#databases[index]?.spec.storage);
+    if (!isSame) throw new TokaidoError('CORRUPT', 'what was loaded so far belongs to another snapshot');
+    this.#rows = rows;
+    for (const [index, { live, hash }] of databases.entries()) {
+      this.#live[index] = live;
+      (this.#hashes[index] as SetHash).set(hash);
+    }
+  }
+
+  #unfinished(id: string): Buffer {
+    const databases = this.#databases.map(({ spec }, index) => {
+      return { storage: spec.storage, live: this.#live[index] ?? 0, hash: this.#hashes[index] as SetHash };
+    });
+    return encodeUnfinished({ id, rows: this.#rows, databases });
   }
 
   get rows(): number {
@@ -216,6 +273,7 @@ export class SnapshotLoader {
           this.#hasher.count(this.#hashes[database] as SetHash, 1, key, record);
         if (xtMs !== NEVER_EXPIRES) writer.put(indexes.expiry, indexKey(xtMs, databaseId, key), Buffer.alloc(0));
       }
+      if (this.#id !== undefined) writer.put(this.#meta, UNFINISHED_KEY, this.#unfinished(this.#id));
     });
     return this.#rows - before;
   }
@@ -240,6 +298,7 @@ export class SnapshotLoader {
     };
     const { flushed } = await this.#engine.write((writer) => {
       if (this.#scope.length > 0) writer.put(this.#meta, SCOPE_KEY, this.#scope);
+      writer.remove(this.#meta, UNFINISHED_KEY);
       writer.put(this.#meta, STATE_KEY, encodeState(state));
     });
     await flushed;

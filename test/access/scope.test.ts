@@ -183,6 +183,7 @@ describe('frames of a scope', () => {
       seeded: true,
       isLook: false,
       takesHorizon: false,
+      resumes: false,
       unpacks: [],
       position,
       scopeId: scope.id,

@@ -25,7 +25,7 @@ export function edited(text: string, { file, from, to }: Edit): string {
 
 /** Runs up to `seeds` seeds from `firstSeed` on the mutant, until one fails. */
 export async function hunt(
-  mutant: Pick<Mutant, 'edits'>,
+  mutant: Pick<Mutant, 'edits' | 'scenario'>,
   firstSeed: number,
   seeds: number,
   signal?: AbortSignal,
@@ -39,14 +39,19 @@ export async function hunt(
       const path = join(folder, 'dist', 'src', edit.file);
       writeFileSync(path, edited(readFileSync(path, 'utf8'), edit));
     }
-    return await runSeeds(join(folder, 'dist', 'src', 'sim', 'simulate.js'), firstSeed, seeds, signal);
+    const { scenario = '' } = mutant;
+    return await runSeeds(
+      [join(folder, 'dist', 'src', 'sim', 'simulate.js'), `${firstSeed}`, `${seeds}`, scenario],
+      signal,
+    );
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-async function runSeeds(module: string, first: number, seeds: number, signal?: AbortSignal): Promise<Verdict> {
-  const child = spawn(process.execPath, [RUN_SEEDS, module, `${first}`, `${seeds}`], {
+async function runSeeds(args: readonly string[], signal?: AbortSignal): Promise<Verdict> {
+  const [, first, seeds] = args;
+  const child = spawn(process.execPath, [RUN_SEEDS, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
     timeout: MOST_MS,
     killSignal: 'SIGKILL',
@@ -67,5 +72,5 @@ async function runSeeds(module: string, first: number, seeds: number, signal?: A
   if (code === 0) return JSON.parse(said) as Verdict;
   const lines = complaint.trim().split('\n');
   const how = code === null ? 'it hangs' : `it ends: ${lines.find((line) => /Error/.test(line)) ?? lines.at(-1)}`;
-  return { kind: 'caught', seed: first, seeds, how };
+  return { kind: 'caught', seed: Number(first), seeds: Number(seeds), how };
 }

@@ -9,6 +9,8 @@ import { MUTANTS } from './mutants.js';
 
 const QUICK = ['ack-before-durable', 'lost-tail-unnoticed', 'heartbeat-covered-early'] as const;
 const SEEDS = 60;
+/** A scenario comes to its point with every seed, or nearly. */
+const PLAYED = 3;
 
 describe('planted bugs', () => {
   it('each fits the code as it is built, in one place, and has a name of its own', () => {
@@ -23,6 +25,14 @@ describe('planted bugs', () => {
       const mutant = MUTANTS.find((each) => each.name === name);
       assert.ok(mutant !== undefined);
       const verdict = await hunt(mutant, 1, SEEDS);
+      assert.equal(verdict.kind, 'caught', JSON.stringify(verdict));
+      assert.match(verdict.kind === 'caught' ? verdict.how : '', /^invariant [1-9]/);
+    });
+  }
+
+  for (const mutant of MUTANTS.filter(({ scenario }) => scenario !== undefined)) {
+    it(`the scenario ${mutant.scenario} catches ${mutant.name}`, async () => {
+      const verdict = await hunt(mutant, 1, PLAYED);
       assert.equal(verdict.kind, 'caught', JSON.stringify(verdict));
       assert.match(verdict.kind === 'caught' ? verdict.how : '', /^invariant [1-9]/);
     });

@@ -16,10 +16,17 @@ export interface Mutant {
   /** What is wrong with it. */
   readonly about: string;
   readonly edits: readonly Edit[];
+  /** The scenario that catches it, where seeds would seldom come to it. */
+  readonly scenario?: string;
 }
 
 function mutant(name: string, about: string, ...edits: readonly (readonly [string, string, string])[]): Mutant {
   return { name, about, edits: edits.map(([file, from, to]) => ({ file, from, to })) };
+}
+
+/** One that a scenario catches. */
+function played(scenario: string, ...rest: Parameters<typeof mutant>): Mutant {
+  return { ...mutant(...rest), scenario };
 }
 
 export const MUTANTS: readonly Mutant[] = [
@@ -173,15 +180,32 @@ export const MUTANTS: readonly Mutant[] = [
     '!before.flushesCommits &&',
     'false &&',
   ]),
-  mutant('stalled-copy-kept', 'a follower that vanished in the middle of its snapshot keeps its turn', [
-    'replication/sending/server.js',
-    'else if (nowMs - progress.sinceMs > this.#options.stalledMs)',
-    'else if (nowMs < 0)',
+  played(
+    'vanished-copy',
+    'stalled-copy-kept',
+    'a follower that vanished in the middle of its snapshot keeps its turn',
+    [
+      'replication/sending/server.js',
+      'else if (nowMs - progress.sinceMs > this.#options.stalledMs)',
+      'else if (nowMs < 0)',
+    ],
+  ),
+  played(
+    'turn-to-each-other',
+    'loop-unseen',
+    'nodes look neither for themselves on their way to the root nor at its length',
+    ['replication/following/upstream-session.js', 'if (at >= 0) {', 'if (at > 1e6) {'],
+    ['replication/following/upstream-session.js', 'if (path.length >= MAX_PATH)', 'if (path.length > 1e6)'],
+  ),
+  played('broken-copies', 'resumed-one-row-late', 'a snapshot that was broken off goes on one row too late', [
+    'replication/sending/snapshot-walk.js',
+    'this.#source.goTo(mark.at);',
+    'this.#source.goTo(mark.at);\n        this.#source.next(1);',
   ]),
-  mutant('loop-unseen', 'nodes do not look for themselves on their way to the root', [
-    'replication/following/upstream-session.js',
-    'if (at >= 0) {',
-    'if (at > 1e6) {',
+  played('copies-of-two', 'resumed-elsewhere', "a snapshot goes on behind the rows of another node's", [
+    'replication/sending/snapshots.js',
+    "runtime.randomBytes(ID_BYTES).toString('hex')",
+    "'00'.repeat(ID_BYTES)",
   ]),
   mutant('late-start', 'a sender begins one batch too late', [
     'log/update-log.js',

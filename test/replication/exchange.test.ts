@@ -27,6 +27,7 @@ const hello = (origin: Hello['origin']): Hello => ({
   seeded: true,
   isLook: false,
   takesHorizon: true,
+  resumes: true,
   unpacks: [],
   position: [],
   scopeId: '0'.repeat(64),

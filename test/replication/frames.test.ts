@@ -47,6 +47,7 @@ const GOLDEN: readonly (readonly [Frame, string])[] = [
       seeded: true,
       isLook: false,
       takesHorizon: true,
+      resumes: false,
       unpacks: ['deflate', 'zstd'],
       position,
       scopeId: '04'.repeat(32),
@@ -89,6 +90,22 @@ const GOLDEN: readonly (readonly [Frame, string])[] = [
   [{ type: 'relink' }, ''],
 ];
 
+const GOES_ON: Extract<Frame, { type: 'hello' }> = {
+  type: 'hello',
+  version: 1,
+  clusterId: '03'.repeat(16),
+  self: { instanceId: '01'.repeat(16), name: 'e' },
+  seeded: false,
+  isLook: false,
+  takesHorizon: true,
+  resumes: true,
+  unpacks: [],
+  position: [],
+  scopeId: '04'.repeat(32),
+  unfinished: { id: '05'.repeat(16), rows: 300 },
+};
+const GOES_ON_HEX = `01${'03'.repeat(16)}${'01'.repeat(16)}01654800${'04'.repeat(32)}${'05'.repeat(16)}ac02`;
+
 const BEGIN: Extract<Frame, { type: 'snapshotBegin' }> = {
   type: 'snapshotBegin',
   position,
@@ -128,8 +145,13 @@ describe('packed rows', () => {
 describe('replication frames', () => {
   it('snapshotBegin has the bytes it always had, a horizon behind them for those who take it, and so have packed rows', () => {
     for (const [frame, hex] of [
+      [GOES_ON, GOES_ON_HEX],
       [BEGIN, BEGIN_HEX],
       [{ ...BEGIN, horizonMs: 5 }, `${BEGIN_HEX}000000000005`],
+      [
+        { ...BEGIN, horizonMs: 5, from: { id: '05'.repeat(16), rows: 300 } },
+        `${BEGIN_HEX}000000000005${'05'.repeat(16)}ac02`,
+      ],
       [
         { type: 'snapshotPacked', packing: 'deflate', database: 1, bytes: 300, packed: Buffer.from('abc') },
         '0101ac02616263',

@@ -167,7 +167,14 @@ describe('a follower and its upstream', () => {
     assert.ok(bytes < 0.8 * raw, `${bytes} bytes for ${raw}`);
     // One that says of nothing that it unpacks it.
     const hello = { version: 1, clusterId: CLUSTER, self: { instanceId: 'ab'.repeat(16), name: 'old' }, position: [] };
-    const rest = { seeded: false, isLook: false, takesHorizon: false, unpacks: [], scopeId: Scope.WHOLE.id } as const;
+    const rest = {
+      seeded: false,
+      isLook: false,
+      takesHorizon: false,
+      resumes: false,
+      unpacks: [],
+      scopeId: Scope.WHOLE.id,
+    } as const;
     const frames: Frame[] = [];
     const decoder = new FrameDecoder();
     const session = (root.server as ReplicationServer).accept(

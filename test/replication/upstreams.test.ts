@@ -37,6 +37,18 @@ describe('the choice among upstreams', () => {
     );
   });
 
+  it('tries the lost one first when there is something to go on with there, and then the others', () => {
+    const choice = new UpstreamChoice([at('a'), at('b'), at('c')], BACK_OFF, 1000);
+    const next = (): string => choice.next(() => 1).upstream.host;
+    assert.deepEqual([next(), next()], ['a', 'b']);
+    choice.succeeded();
+    choice.lost(0);
+    choice.again();
+    assert.equal(next(), 'b');
+    choice.again();
+    assert.deepEqual([next(), next(), next(), next()], ['b', 'a', 'c', 'b']);
+  });
+
   it('returns to a better one that was good for a while, and each time later when that ends badly soon', () => {
     const [a, b] = [at('a'), at('b')];
     const choice = new UpstreamChoice([a, b], BACK_OFF, 1000);

@@ -21,6 +21,8 @@ export class BadNetwork {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   weather: Weather = FAIR;
+  /** Bytes that have come through from the port, over all connections. */
+  bytes = 0;
 
   private constructor(server: Server) {
     this.#server = server;
@@ -37,13 +39,15 @@ export class BadNetwork {
     const network = new BadNetwork(server);
     server.on('connection', (near) => {
       const far = connect({ host: '127.0.0.1', port, noDelay: true });
-      network.#join(near, far);
-      network.#join(far, near);
+      network.#join(near, far, () => undefined);
+      network.#join(far, near, (bytes) => {
+        network.bytes += bytes;
+      });
     });
     return network;
   }
 
-  #join(from: Socket, to: Socket): void {
+  #join(from: Socket, to: Socket, count: (bytes: number) => void): void {
     this.#sockets.add(from);
     const waiting: { chunk: Buffer; dueMs: number }[] = [];
     let credit = 0;
@@ -56,6 +60,7 @@ export class BadNetwork {
           bytesPerSecond === undefined ? first.chunk.length : Math.min(Math.floor(credit), first.chunk.length);
         if (size === 0) break;
         credit -= size;
+        count(size);
         to.write(first.chunk.subarray(0, size));
         if (size === first.chunk.length) waiting.shift();
         else first.chunk = first.chunk.subarray(size);

@@ -230,6 +230,7 @@ export class TestCluster {
             follower.store = new LocalStore(this.#options(engine, undefined));
             await replaced?.close();
           },
+          suspend: async () => await engine.close(),
           discard: async () => await engine.close(),
         };
       },

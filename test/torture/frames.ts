@@ -24,6 +24,7 @@ export function honestFrames(clusterId: string): Buffer[] {
       position,
       scopeId: Scope.WHOLE.id,
       takesHorizon: true,
+      resumes: true,
       unpacks: [],
     },
     {

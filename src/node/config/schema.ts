@@ -225,6 +225,9 @@ export const schema = z.strictObject({
         .optional()
         .describe('Speed of one snapshot, in bytes a second. As fast as the link when absent.'),
       snapshotCompression: on.describe('Compress snapshots: zstd, or DEFLATE before Node 22.15.'),
+      snapshotResumeMs: duration('1m', { least: 0 }).describe(
+        'How long either end keeps a snapshot that was broken off, to go on where it stopped; 0 not at all.',
+      ),
       snapshotInsteadFactor: count(4).describe('A log so many times as large as the data: a snapshot goes instead.'),
       snapshotInsteadBytes: size('64MiB').describe('Not when that log is smaller than this.'),
       recoveryWaitMs: duration('30s').describe('How long a root waits for its followers after a power cut.'),

@@ -6,9 +6,10 @@
  *   store-000001/    one generation of the store; a loaded snapshot becomes the next generation
  *
  * A generation is current only once node.json says so, and node.json says so only after the generation is flushed: a
- * crash in the middle of a snapshot leaves a folder that the next start removes, and the old store as it was.
+ * crash in the middle of a snapshot leaves the old store as it was, and a folder that the snapshot goes on in, or that is
+ * removed.
  */
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Runtime } from '../../base/runtime.js';
 import type { Disk } from './disk.js';
@@ -58,6 +59,8 @@ export class DataDirectory {
   readonly wasUnclean: boolean;
   /** The machine went down (or a flush failed) while commits were not flushed: the data was thrown away, the node is to be seeded anew. */
   readonly wasDiscarded: boolean;
+  /** Folder of a store in the making that an earlier run left, if its commits went to the disk in order. */
+  readonly unfinishedStore: string | undefined;
 
   /** Errors: `STORAGE` when it cannot be used or another process uses it, `IDENTITY` when it is another cluster's. */
   constructor({ folder, disk, clusterId: wanted, runtime, flushesCommits }: DataDirectoryOptions) {
@@ -105,6 +108,9 @@ export class DataDirectory {
       followers,
     };
     this.#write(this.#file);
+    const next = this.#generationFolder(generation + 1);
+    const isTrusted = flushesCommits && before?.flushesCommits === true;
+    this.unfinishedStore = isTrusted && disk.list(folder).includes(basename(next)) ? next : undefined;
     this.#removeOthers();
   }
 
@@ -134,12 +140,12 @@ export class DataDirectory {
     return join(this.#folder, `store-${String(generation).padStart(6, '0')}`);
   }
 
-  /** Removes generations that are not the current one. */
+  /** Removes generations that are neither the current one nor in the making. */
   #removeOthers(): void {
-    const current = this.#generationFolder(this.#file.generation);
+    const kept = [this.#generationFolder(this.#file.generation), this.unfinishedStore];
     for (const name of this.#disk.list(this.#folder)) {
       const path = join(this.#folder, name);
-      if (/^store-\d{6}$/.test(name) && path !== current) this.#disk.remove(path);
+      if (/^store-\d{6}$/.test(name) && !kept.includes(path)) this.#disk.remove(path);
     }
   }
 
@@ -173,9 +179,13 @@ export class DataDirectory {
 
   /** Folder for a store in the making. */
   nextStore(): string {
-    const folder = this.#generationFolder(this.#file.generation + 1);
-    this.#disk.remove(folder);
-    return folder;
+    this.removeNextStore();
+    return this.#generationFolder(this.#file.generation + 1);
+  }
+
+  /** Nobody goes on with the store in the making; it must be closed. */
+  removeNextStore(): void {
+    this.#disk.remove(this.#generationFolder(this.#file.generation + 1));
   }
 
   /** The store in the making is whole and flushed: it is the current one from now on. */

@@ -10,6 +10,7 @@ import { type LocalNumber, type Sid, sid } from '../../base/types.js';
 import type { Engine } from '../../engine/engine.js';
 import { TieredEngine } from '../../engine/tiered.js';
 import type { SnapshotTarget } from '../../replication/following/upstream-session.js';
+import type { SnapshotPlace } from '../../replication/frames/frames.js';
 import { CarryOver, whyNotCarried } from '../../store/carry-over.js';
 import type { MemoryImage } from '../../store/restore.js';
 import { type SnapshotContents, SnapshotLoader } from '../../store/snapshot.js';
@@ -17,6 +18,7 @@ import { LocalStore } from '../../store/store.js';
 import type { NodeConfig } from '../config/schema.js';
 import type { DataDirectory } from './data-directory.js';
 import type { Disk } from './disk.js';
+import { UnfinishedSnapshot } from './unfinished-snapshot.js';
 
 export interface StoreHolderOptions {
   readonly config: NodeConfig;
@@ -39,13 +41,21 @@ export class StoreHolder {
   #replaced: LocalStore | undefined;
   /** A snapshot is being loaded. */
   #isLoading = false;
+  readonly #unfinished: UnfinishedSnapshot;
+  #resumed = 0;
   /** Databases of a root whose contents did not survive the last run. */
   #lost: readonly string[] = [];
 
   /** Errors: `STORAGE`, `CORRUPT`. */
   constructor(options: StoreHolderOptions) {
     this.#options = options;
-    const { directory, config } = options;
+    const { directory, config, runtime, log } = options;
+    this.#unfinished = new UnfinishedSnapshot({
+      keepMs: config.replication.snapshotResumeMs,
+      runtime,
+      log,
+      remove: () => directory.removeNextStore(),
+    });
     let folder = directory.currentStore;
     // Only a root begins with an empty store: a follower without data has nothing to serve until it was seeded.
     if (folder === undefined && config.role === 'root') {
@@ -69,11 +79,13 @@ export class StoreHolder {
   }
 
   /**
-   * Brings databases in memory back, before anything is served. What cannot be brought back is forgotten: on a root,
+   * Brings databases in memory back, and finds a snapshot that was broken off, before anything is served. What cannot be brought back is forgotten: on a root,
    * `announceLost` says so to everyone; a follower has no data any more and is seeded anew.
    */
   async restore(): Promise<void> {
     const { config, log, directory } = this.#options;
+    const { unfinishedStore } = directory;
+    if (unfinishedStore !== undefined) await this.#unfinished.find(() => this.#openEngine(unfinishedStore));
     const store = this.#current;
     if (store === undefined) return;
     const image = await this.#openImage(directory.currentStore as string, store.log.next);
@@ -158,17 +170,56 @@ export class StoreHolder {
     this.#listeners.push(listener);
   }
 
-  /** Begins to load a snapshot beside the current store; `scope` names the part of the whole that it is. */
-  async openSnapshot(contents: SnapshotContents, scope: Buffer): Promise<SnapshotTarget> {
+  /** Whether a snapshot that is broken off is kept for a while. */
+  get resumesSnapshots(): boolean {
+    return this.#unfinished.isPossible;
+  }
+
+  /** Where a snapshot was broken off that can be gone on with. */
+  get unfinished(): SnapshotPlace | undefined {
+    return this.#unfinished.place;
+  }
+
+  /** Snapshots that went on where they had stopped, since the start. */
+  get resumed(): number {
+    return this.#resumed;
+  }
+
+  /**
+   * Begins to load a snapshot beside the current store, or goes on with it behind the rows of `from`; `scope` names the
+   * part of the whole that it is.
+   */
+  async openSnapshot(contents: SnapshotContents, scope: Buffer, from?: SnapshotPlace): Promise<SnapshotTarget> {
     // Of two others at the same time, say: a root has one store in the making.
     if (this.#isLoading) throw new TokaidoError('REPLICATION', 'another snapshot is being loaded already');
     const refusal =
       this.#isRoot && this.#current !== undefined ? whyNotCarried(this.#current, contents.position) : undefined;
-    if (refusal !== undefined) throw new TokaidoError('REPLICATION', refusal);
-    const folder = this.#options.directory.nextStore();
-    const engine = this.#openEngine(folder);
-    const loader = new SnapshotLoader(engine, contents, this.#options.config.databases, scope);
     this.#isLoading = true;
+    let engine: Engine | undefined;
+    try {
+      if (refusal !== undefined) throw new TokaidoError('REPLICATION', refusal);
+      engine = await this.#engineFor(from);
+      const loader = new SnapshotLoader(engine, contents, this.#options.config.databases, scope, from?.id);
+      return this.#target(engine, loader, from);
+    } catch (error) {
+      this.#isLoading = false;
+      await engine?.close();
+      await this.#unfinished.drop();
+      throw error;
+    }
+  }
+
+  /** The one that was kept, or an empty one in its place. */
+  async #engineFor(from: SnapshotPlace | undefined): Promise<Engine> {
+    if (from !== undefined && from.rows > 0) {
+      this.#resumed++;
+      return this.#unfinished.take(from);
+    }
+    await this.#unfinished.drop();
+    return this.#openEngine(this.#options.directory.nextStore());
+  }
+
+  #target(engine: Engine, loader: SnapshotLoader, from: SnapshotPlace | undefined): SnapshotTarget {
     return {
       add: async (slice) => await loader.add(slice),
       finish: async (rows) => {
@@ -178,8 +229,15 @@ export class StoreHolder {
         await this.#closeReplaced();
         this.#isLoading = false;
       },
+      suspend: async () => {
+        const { rows } = loader;
+        if (from === undefined || rows === 0) await engine.close();
+        else await this.#unfinished.keep(engine, { id: from.id, rows });
+        this.#isLoading = false;
+      },
       discard: async () => {
         await engine.close();
+        this.#options.directory.removeNextStore();
         this.#isLoading = false;
       },
     };
@@ -227,6 +285,7 @@ export class StoreHolder {
   }
 
   async close(): Promise<void> {
+    await this.#unfinished.close();
     await this.#current?.close();
   }
 }

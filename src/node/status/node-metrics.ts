@@ -55,6 +55,20 @@ export function registerNodeMetrics(node: Node): void {
   metrics.gauge('follower_queue_bytes', 'Bytes waiting for a follower.', () => {
     return followers().map(({ name, queuedBytes }) => [{ follower: name }, queuedBytes] as const);
   });
+  metrics.gauge('snapshot_rows', 'Rows of a snapshot under way, by follower; none for one that comes here.', () => {
+    const { loading } = node.upstream?.status() ?? {};
+    const sent = followers().flatMap(({ name, copying }) => {
+      return copying === undefined ? [] : [[{ follower: name }, copying.rows] as const];
+    });
+    return loading === undefined ? sent : [...sent, [{}, loading.rows] as const];
+  });
+  metrics.counter('snapshots_resumed_total', 'Snapshots that went on where they had been broken off, by end.', () => [
+    [{ end: 'source' }, node.replication?.resumption.resumed ?? 0],
+    [{ end: 'follower' }, node.stores.resumed],
+  ]);
+  metrics.gauge('snapshots_kept', 'Snapshots that were broken off here and wait for their followers.', () => {
+    return node.replication?.resumption.kept;
+  });
   metrics.counter('refused_peers_total', 'Replication peers refused, by reason.', () => {
     return [...(node.followerListener?.refusals ?? [])].map(([reason, count]) => [{ reason }, count] as const);
   });

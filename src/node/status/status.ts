@@ -1,5 +1,6 @@
 /** What a node says about itself: the answer of /status and of `tokaido status --json`. */
 import type { FollowerState } from '../../replication/sending/follower-session.js';
+import type { SnapshotProgress } from '../../replication/sending/snapshot-sender.js';
 import type { Difference } from '../../store/proof.js';
 
 /** One origin's part of a position; the version as decimal text, because JSON numbers are too small for it. */
@@ -35,7 +36,7 @@ export interface StatusUpstream {
   readonly state: string;
   readonly sinceMs: number;
   readonly lastError: string | undefined;
-  readonly loading: { readonly rows: number; readonly of: number } | undefined;
+  readonly loading: SnapshotProgress | undefined;
 }
 
 export interface NodeStatus {
@@ -83,7 +84,7 @@ export interface NodeStatus {
     readonly lagChanges: number;
     readonly queuedBytes: number;
     /** How far the snapshot is that it is being sent. */
-    readonly copying: { readonly rows: number; readonly of: number } | undefined;
+    readonly copying: SnapshotProgress | undefined;
     readonly connectedMs: number;
     /** What it may see: `all`, or databases and key prefixes. */
     readonly scope: string;

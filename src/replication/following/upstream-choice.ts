@@ -108,6 +108,11 @@ export class UpstreamChoice {
     candidate.returnedMs = undefined;
   }
 
+  /** The one that was lost has something to go on with: it is tried next, before the others. */
+  again(): void {
+    this.#round = [this.#current];
+  }
+
   /** Those that would be better than the present one, best first. */
   better(): UpstreamAddress[] {
     return this.#candidates.slice(0, Math.max(0, this.#current)).map(({ upstream }) => upstream);

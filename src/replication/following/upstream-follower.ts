@@ -7,6 +7,9 @@
  * better one has been good for a while, and when the data has been older than `staleMs` while another upstream has newer
  * (ours is cut off, or too slow). Both are found out by short looks at the others, beside the link.
  *
+ * A snapshot that was broken off can only go on where it came from: that upstream is tried again for a while before any
+ * other.
+ *
  * When certificates change, the link is opened anew beside the one that works, and takes its place at the moment when the
  * upstream welcomes it: nothing is missed, and what arrived over both is applied once, by its number.
  */
@@ -17,7 +20,13 @@ import type { Welcome } from '../frames/frames.js';
 import type { Peer, PeerLink } from '../link.js';
 import { type BackOff, type UpstreamAddress, UpstreamChoice } from './upstream-choice.js';
 import { type Sight, UpstreamLook } from './upstream-look.js';
-import { helloOf, type UpstreamHost, UpstreamSession, type UpstreamState } from './upstream-session.js';
+import {
+  helloOf,
+  type LoadProgress,
+  type UpstreamHost,
+  UpstreamSession,
+  type UpstreamState,
+} from './upstream-session.js';
 
 /** What the transport reports of an open link. */
 export interface LinkEvents {
@@ -57,7 +66,7 @@ export interface UpstreamStatus {
   /** Since when, on the runtime's monotonic clock. */
   readonly sinceMs: number;
   readonly lastError: string | undefined;
-  readonly loading: { readonly rows: number; readonly of: number } | undefined;
+  readonly loading: LoadProgress | undefined;
 }
 
 /**
@@ -72,6 +81,8 @@ const REPORT_MS = 2000;
 const LOOK_MS = 5000;
 /** How often a new link beside the old one is tried; after that the old one lasts as long as its certificates. */
 const RELINK_TRIES = 10;
+/** How long the upstream of a snapshot that was broken off is tried again before another one begins anew. */
+const AGAIN_MS = 5000;
 
 export class UpstreamFollower {
   readonly #options: UpstreamFollowerOptions;
@@ -83,6 +94,8 @@ export class UpstreamFollower {
   #sinceMs: number;
   #heardMs = 0;
   #lastError: string | undefined;
+  /** When a link was lost over which this node was welcome. */
+  #lostMs = Number.NEGATIVE_INFINITY;
   #retry: Timer | undefined;
   readonly #timers: readonly Timer[];
   #isLooking = false;
@@ -249,7 +262,13 @@ export class UpstreamFollower {
 
   #lost(reason: string): void {
     this.#relinks = 0;
-    if (this.#session?.wasWelcome === true) this.#choice.lost(this.#options.runtime.monotonicMs());
+    const nowMs = this.#options.runtime.monotonicMs();
+    if (this.#session?.wasWelcome === true) {
+      this.#choice.lost(nowMs);
+      this.#lostMs = nowMs;
+    }
+    const isBrokenOff = this.#options.host.unfinished?.() !== undefined;
+    if (isBrokenOff && nowMs - this.#lostMs < AGAIN_MS) this.#choice.again();
     this.#session = undefined;
     this.#link = undefined;
     if (this.#stopped) return;

@@ -31,6 +31,8 @@ import {
   type RangeRowsFrame,
   type Ranges,
   type Recall,
+  type SnapshotBegin,
+  type SnapshotPlace,
   type Welcome,
 } from '../frames/frames.js';
 import { PACKINGS, unpacked } from '../frames/packing.js';
@@ -45,6 +47,8 @@ export interface SnapshotTarget {
   add(slice: { readonly database: number; readonly rows: Buffer }): Promise<number>;
   /** Makes it the node's store, durably. */
   finish(rows: number): Promise<void>;
+  /** The link is gone: keeps what was loaded, if another link can go on with it. */
+  suspend(): Promise<void>;
   /** Throws away what was loaded. */
   discard(): Promise<void>;
 }
@@ -60,8 +64,15 @@ export interface UpstreamHost {
   readonly exchange?: Exchange | undefined;
   /** Whether a node follows this one right now. */
   isFollower(instanceId: string): boolean;
-  /** `scope` names the part that the snapshot is, as `Scope` encodes it. */
-  openSnapshot(contents: SnapshotContents, scope: Buffer): Promise<SnapshotTarget>;
+  /**
+   * `scope` names the part that the snapshot is, as `Scope` encodes it. `from`: where it begins; its rows up to there are
+   * here already.
+   */
+  openSnapshot(contents: SnapshotContents, scope: Buffer, from: SnapshotPlace | undefined): Promise<SnapshotTarget>;
+  /** What is broken off can be gone on with here; not when absent. */
+  readonly resumesSnapshots?: boolean;
+  /** Where a snapshot was broken off, while that can be gone on with. */
+  unfinished?(): SnapshotPlace | undefined;
   /** Bytes received and not applied yet, at most. */
   readonly unappliedBytes: number;
   onWelcome(welcome: Welcome): void;
@@ -90,6 +101,13 @@ interface Asked {
   readonly reject: (error: TokaidoError) => void;
 }
 
+/** How far a snapshot is, in rows; and where it was gone on with, if it was. */
+export interface LoadProgress {
+  readonly rows: number;
+  readonly of: number;
+  readonly resumedAt?: number;
+}
+
 export type UpstreamState = 'greeting' | 'following' | 'loading' | 'ended';
 
 export class UpstreamSession {
@@ -107,6 +125,10 @@ export class UpstreamSession {
   #ackDue = false;
   #target: SnapshotTarget | undefined;
   #rows = 0;
+  /** Rows that were here before this link. */
+  #resumedAt = 0;
+  /** What is loaded so far cannot be gone on with. */
+  #isSpoilt = false;
   #expectedRows = 0;
   /** The whole snapshot has arrived; what follows belongs behind it. */
   #snapshotSent = false;
@@ -124,7 +146,8 @@ export class UpstreamSession {
     this.#link = link;
     this.#host = host;
     this.#log = host.log.child({ upstream: peer.name, address: peer.address });
-    this.#send({ ...helloOf(host), type: 'hello', isLook: false });
+    const unfinished = host.unfinished?.();
+    this.#send({ ...helloOf(host), type: 'hello', isLook: false, ...(unfinished === undefined ? {} : { unfinished }) });
   }
 
   get state(): UpstreamState {
@@ -147,8 +170,10 @@ export class UpstreamSession {
   }
 
   /** Rows loaded so far and rows announced, while a snapshot is under way. */
-  get progress(): { readonly rows: number; readonly of: number } | undefined {
-    return this.#state === 'loading' ? { rows: this.#rows, of: this.#expectedRows } : undefined;
+  get progress(): LoadProgress | undefined {
+    if (this.#state !== 'loading') return undefined;
+    const resumed = this.#resumedAt > 0 ? { resumedAt: this.#resumedAt } : {};
+    return { rows: this.#rows, of: this.#expectedRows, ...resumed };
   }
 
   onData(chunk: Buffer): void {
@@ -424,16 +449,18 @@ export class UpstreamSession {
     this.#send({ type: 'report', nodes: this.#host.tree() });
   }
 
-  #onSnapshotBegin(contents: SnapshotContents): void {
+  #onSnapshotBegin({ from, ...contents }: SnapshotBegin): void {
     this.#expect('loading', 'snapshotBegin');
     this.#expectedRows = contents.databases.reduce((total, { records }) => total + records, 0);
-    this.#log.info(
-      { records: this.#expectedRows, position: describePosition(contents.position) },
-      'loading a snapshot',
-    );
+    this.#resumedAt = from?.rows ?? 0;
+    this.#rows = this.#resumedAt;
+    const at = { records: this.#expectedRows, position: describePosition(contents.position) };
+    if (this.#resumedAt > 0)
+      this.#log.info({ ...at, row: this.#resumedAt }, 'going on with a snapshot where it stopped');
+    else this.#log.info(at, 'loading a snapshot');
     this.#inOrder(async () => {
       if (this.#target !== undefined) throw new TokaidoError('REPLICATION', 'a second snapshot on one link');
-      this.#target = await this.#host.openSnapshot(contents, this.#scope.encoded);
+      this.#target = await this.#host.openSnapshot(contents, this.#scope.encoded, from);
     });
   }
 
@@ -471,6 +498,7 @@ export class UpstreamSession {
       try {
         await step();
       } catch (error) {
+        this.#isSpoilt = true;
         this.end(`cannot load the snapshot: ${messageOf(error)}`);
       }
     });
@@ -500,7 +528,7 @@ export class UpstreamSession {
     this.#link.close();
   }
 
-  /** The link is gone; also called by `end`. A snapshot that is not whole is thrown away. */
+  /** The link is gone; also called by `end`. A snapshot that is not whole waits for a link that goes on with it. */
   onClosed(reason: string): void {
     if (this.#state === 'ended') return;
     this.#state = 'ended';
@@ -509,8 +537,8 @@ export class UpstreamSession {
       reject(new TokaidoError('REPLICATION', `the link ended before the answer came: ${reason}`));
     this.#asked.clear();
     void this.#loading
-      .then(() => this.#target?.discard())
-      .catch((error: unknown) => this.#log.warn({ reason: messageOf(error) }, 'cannot remove a partial snapshot'))
+      .then(() => (this.#isSpoilt ? this.#target?.discard() : this.#target?.suspend()))
+      .catch((error: unknown) => this.#log.warn({ reason: messageOf(error) }, 'cannot put a partial snapshot aside'))
       .then(() => this.#host.onEnd(reason));
   }
 }
@@ -521,6 +549,7 @@ export function helloOf({
   self,
   store,
   exchange,
+  resumesSnapshots = false,
 }: Omit<UpstreamHost, 'onEnd'>): Omit<Hello, 'type' | 'isLook'> {
   const own = store();
   return {
@@ -531,6 +560,7 @@ export function helloOf({
     position: own?.position() ?? [],
     scopeId: own === undefined ? Scope.WHOLE.id : Scope.decode(own.scope).id,
     takesHorizon: true,
+    resumes: resumesSnapshots,
     unpacks: PACKINGS,
     ...(exchange === undefined
       ? {}

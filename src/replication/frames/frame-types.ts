@@ -22,6 +22,13 @@ export interface HelloOrigin {
   readonly replaces: readonly Sid[];
 }
 
+/** Behind so many rows of a snapshot, in its source's order. */
+export interface SnapshotPlace {
+  /** The source's name for that snapshot, 16 bytes in hex. */
+  readonly id: string;
+  readonly rows: number;
+}
+
 /** First frame of a follower. */
 export interface Hello {
   readonly type: 'hello';
@@ -39,8 +46,12 @@ export interface Hello {
   readonly takesHorizon: boolean;
   /** How rows of a snapshot may be packed for it; the receiver's own preference is not in it. */
   readonly unpacks: readonly Packing[];
+  /** It can go on with a snapshot that has a name. One that is older cannot. */
+  readonly resumes: boolean;
   /** Of a root that exchanges with this one. */
   readonly origin?: HelloOrigin | undefined;
+  /** What it has of a snapshot that was broken off. */
+  readonly unfinished?: SnapshotPlace | undefined;
 }
 
 /** Answer of an upstream that accepts. */
@@ -114,6 +125,8 @@ export interface SnapshotBegin {
   }[];
   /** See `SnapshotContents`. It is sent to those only who said that they take it. */
   readonly horizonMs?: number | undefined;
+  /** Where it begins: its name, and rows that the follower has already. For those only who said that they resume. */
+  readonly from?: SnapshotPlace | undefined;
 }
 
 /** Rows of one database in key order: stored keys and stored records, tombstones included. */

@@ -30,7 +30,7 @@ import {
   readPath,
   readRange,
 } from './frame-parts.js';
-import type { Frame, HelloOrigin } from './frame-types.js';
+import type { Frame, HelloOrigin, SnapshotPlace } from './frame-types.js';
 import type { Packing } from './packing.js';
 import { encodeTree, readTree } from './tree.js';
 
@@ -42,6 +42,7 @@ const SEEDED = 1;
 const LOOK = 2;
 const ORIGIN = 4;
 const TAKES_HORIZON = 8;
+const RESUMES = 64;
 /** Of a HELLO, for each way to pack rows; in `snapshotPacked`, the number of each. */
 const UNPACKS: Readonly<Record<Packing, number>> = { deflate: 16, zstd: 32 };
 const PACKED_AS: Readonly<Record<Packing, number>> = { deflate: 1, zstd: 2 };
@@ -93,6 +94,15 @@ function readHelloOrigin(reader: ByteReader): HelloOrigin {
   return { sid, timeMs, replaces: list(reader, MAX_REPLACED, () => readSid(reader)) };
 }
 
+function encodePlace(writer: ByteWriter, place: SnapshotPlace): void {
+  id(writer, place.id);
+  writer.varint(place.rows);
+}
+
+function readPlace(reader: ByteReader): SnapshotPlace {
+  return { id: readId(reader), rows: reader.varint() };
+}
+
 function encodePayload(writer: ByteWriter, frame: Frame): void {
   switch (frame.type) {
     case 'hello':
@@ -106,11 +116,13 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
             (frame.isLook ? LOOK : 0) |
             (frame.origin === undefined ? 0 : ORIGIN) |
             (frame.takesHorizon ? TAKES_HORIZON : 0) |
+            (frame.resumes ? RESUMES : 0) |
             frame.unpacks.reduce((flags, packing) => flags | UNPACKS[packing], 0),
         );
       encodePosition(writer, frame.position);
       id(writer, frame.scopeId);
       if (frame.origin !== undefined) encodeHelloOrigin(writer, frame.origin);
+      if (frame.unfinished !== undefined) encodePlace(writer, frame.unfinished);
       return;
     case 'welcome':
       writer.u8(frame.version);
@@ -146,6 +158,7 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
         writer.varint(clear.database).sized(clear.prefix).u64(clear.versionNs).varint(clear.sid);
       }
       if (frame.horizonMs !== undefined) writer.u48(frame.horizonMs);
+      if (frame.from !== undefined) encodePlace(writer, frame.from);
       return;
     case 'snapshotRecords':
       writer.varint(frame.database).bytes(frame.rows);
@@ -227,12 +240,15 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const flags = reader.u8();
       const [seeded, isLook] = [(flags & SEEDED) !== 0, (flags & LOOK) !== 0];
       const takesHorizon = (flags & TAKES_HORIZON) !== 0;
+      const resumes = (flags & RESUMES) !== 0;
       const unpacks = packings().filter((packing) => (flags & UNPACKS[packing]) !== 0);
       const position = decodePosition(reader);
       const scopeId = reader.bytes(SCOPE_ID_BYTES).toString('hex');
       const origin = (flags & ORIGIN) === 0 ? undefined : readHelloOrigin(reader);
-      const hello = { version, clusterId, self, seeded, isLook, position, scopeId, takesHorizon, unpacks };
-      return ended(reader, { type: 'hello', ...hello, ...(origin === undefined ? {} : { origin }) });
+      const unfinished = reader.remaining === 0 ? undefined : readPlace(reader);
+      const hello = { version, clusterId, self, seeded, isLook, position, scopeId, takesHorizon, resumes, unpacks };
+      const rest = { ...(origin === undefined ? {} : { origin }), ...(unfinished === undefined ? {} : { unfinished }) };
+      return ended(reader, { type: 'hello', ...hello, ...rest });
     }
     case TYPE.welcome: {
       const version = reader.u8();
@@ -269,7 +285,8 @@ function decodePayload(type: number, payload: Buffer): Frame {
       }));
       const contents = { position, lastVersionNs, feeds, databases, clears };
       const horizon = reader.remaining === 0 ? {} : { horizonMs: reader.u48() };
-      return ended(reader, { type: 'snapshotBegin', ...contents, ...horizon });
+      const from = reader.remaining === 0 ? {} : { from: readPlace(reader) };
+      return ended(reader, { type: 'snapshotBegin', ...contents, ...horizon, ...from });
     }
     case TYPE.snapshotRecords:
       return { type: 'snapshotRecords', database: reader.varint(), rows: reader.rest() };

@@ -27,9 +27,10 @@ import type { Peer, PeerLink } from '../link.js';
 import type { Scope } from '../scope.js';
 import { FollowerAudit } from './follower-audit.js';
 import { FollowerQuestions } from './follower-questions.js';
-import { aheadOf, aheadOfOrigin, type FoundFor, findFor, whyBehind, whyNot } from './greeting.js';
+import { FollowerSnapshot } from './follower-snapshot.js';
+import { aheadOf, aheadOfOrigin, type FoundFor, findFor, whatComes, whyBehind, whyNot } from './greeting.js';
 import type { RecentBatch, SessionHost } from './session-host.js';
-import { SnapshotSender } from './snapshot-sender.js';
+import type { SnapshotProgress } from './snapshot-sender.js';
 
 /** About how much of the log is read in one turn of the event loop: some ms, also when its batches are tiny. */
 const LOG_SLICE_BYTES = 256 * 1024;
@@ -47,7 +48,7 @@ export class FollowerSession {
   #state: FollowerState = 'greeting';
   #hello: Hello | undefined;
   #next: LocalNumber = localNumber(0);
-  #snapshot: SnapshotSender | undefined;
+  readonly #snapshot: FollowerSnapshot;
   /** The next slice of a snapshot or of the log, or step of an audit, has its turn already. */
   #isPumpDue = false;
   /** Waits until the follower was sent everything before `next`, and nothing else. */
@@ -74,6 +75,11 @@ export class FollowerSession {
       },
       log: this.#log,
     });
+    this.#snapshot = new FollowerSnapshot({
+      snapshots: host.snapshots,
+      send: (frame) => this.#send(frame),
+      done: () => host.snapshotDone(this),
+    });
     this.#audit = new FollowerAudit({
       store: host.store,
       nowMs: () => host.nowMs(),
@@ -98,8 +104,8 @@ export class FollowerSession {
   }
 
   /** Of the snapshot that this follower is being sent. */
-  get copying(): { readonly rows: number; readonly of: number } | undefined {
-    return this.#snapshot?.progress;
+  get copying(): SnapshotProgress | undefined {
+    return this.#snapshot.progress;
   }
 
   get queuedBytes(): number {
@@ -149,6 +155,7 @@ export class FollowerSession {
       case 'ack':
         this.#applied = frame.applied;
         this.#flushed = frame.flushed;
+        this.#snapshot.acknowledged();
         return;
       case 'batch':
         this.#onRecalledBatch(frame.payload);
@@ -213,6 +220,8 @@ export class FollowerSession {
       return;
     }
     this.#hello = hello;
+    this.#host.supersede(this);
+    this.#snapshot.greeted(`${this.peer.name} ${hello.self.instanceId}`, hello);
     this.#applied = hello.position;
     this.#decoder.allowLargeFrames();
     const own = this.#host.store.ownPosition();
@@ -344,13 +353,8 @@ export class FollowerSession {
       ours: describePosition(this.#host.store.position()),
       ...(this.scope.isWhole ? {} : { scope: String(this.scope) }),
     };
-    if (found.kind === 'from') this.#log.info(at, 'follower connected: sending from the log');
-    else if (position.length === 0) this.#log.info(at, 'follower connected: it has nothing yet, sending a snapshot');
-    else if (found.kind === 'dear')
-      this.#log.info(at, 'follower connected: the log it lacks is longer than the data, sending a snapshot');
-    else if (found.kind === 'too-old')
-      this.#log.info(at, 'follower connected: too far behind for the log, sending a snapshot');
-    else this.#log.warn(at, 'follower connected: its history differs from ours, sending a snapshot');
+    const isOther = found.kind !== 'from' && found.kind !== 'dear' && found.kind !== 'too-old' && position.length > 0;
+    this.#log[isOther ? 'warn' : 'info'](at, `follower connected: ${whatComes(found, position)}`);
   }
 
   #follow(from: LocalNumber): void {
@@ -462,49 +466,39 @@ export class FollowerSession {
       return;
     }
     this.#state = 'copying';
-    const { store, snapshotPace } = this.#host;
-    this.#snapshot = new SnapshotSender(store, this.scope, snapshotPace, this.#hello as Hello);
-    this.#send(this.#snapshot.begin);
+    const rows = this.#snapshot.begin(this.scope, this.#hello as Hello);
+    if (rows > 0) this.#log.info({ rows }, 'going on with the snapshot of this follower where it stopped');
     this.pump();
   }
 
   /** One slice a call, so that reads and other followers get their turn in between. */
   #pumpSnapshot(): void {
-    const snapshot = this.#snapshot;
-    if (this.#isFull() || snapshot === undefined || this.#isPumpDue) return;
-    const waitMs = snapshot.waitMs();
-    const slice = waitMs > 0 ? undefined : snapshot.next();
-    if (slice !== undefined) this.#send(slice);
-    if (slice !== undefined || waitMs > 0) {
+    if (this.#isFull() || !this.#snapshot.isUnderWay || this.#isPumpDue) return;
+    const waitMs = this.#snapshot.step();
+    if (waitMs !== undefined) {
       this.#pumpLater(waitMs);
       return;
     }
-    const { rows } = snapshot;
-    const { position } = snapshot.contents;
-    this.#closeSnapshot();
-    this.#send({ type: 'snapshotEnd', rows });
+    const { rows, position } = this.#snapshot.finish();
     this.#log.info({ rows, position: describePosition(position) }, 'snapshot sent');
     const found = this.#host.store.log.find(position, this.#host.store.position());
+    this.#snapshot.end(found.kind === 'from');
     if (found.kind === 'from') this.#follow(found.first);
     else this.#refuse('TOO_SLOW', 'the log no longer reaches back to the snapshot; connect again');
   }
 
   /** Bytes of the snapshot under way that the link has taken. */
   get snapshotTaken(): number {
-    return (this.#snapshot?.bytes ?? 0) - this.#link.queuedBytes;
+    return this.#snapshot.bytes - this.#link.queuedBytes;
   }
 
   /** The follower takes nothing of its snapshot any more, and others wait for theirs. */
   giveUpSnapshot(forMs: number): void {
-    this.#log.warn({ forMs, rows: this.#snapshot?.rows }, 'a follower takes nothing of its snapshot: link closed');
+    this.#log.warn(
+      { forMs, rows: this.#snapshot.progress?.rows },
+      'a follower takes nothing of its snapshot: link closed',
+    );
     this.#refuse('STALLED', `nothing of the snapshot was taken for ${Math.round(forMs)} ms; connect again`);
-  }
-
-  #closeSnapshot(): void {
-    if (this.#snapshot === undefined) return;
-    this.#snapshot.close();
-    this.#snapshot = undefined;
-    this.#host.snapshotDone(this);
   }
 
   /** `frame` is encoded once for each scope. */
@@ -517,6 +511,7 @@ export class FollowerSession {
   /** The policy gives this follower nothing, or something else than when it connected. */
   endForPolicy(message: string): void {
     this.#log.warn({ reason: message }, 'follower refused by the policy');
+    this.#snapshot.end(false);
     this.#refuse('SCOPE', message);
   }
 
@@ -545,7 +540,7 @@ export class FollowerSession {
   /** The link is gone. */
   onClosed(): void {
     this.#state = 'ended';
-    this.#closeSnapshot();
+    this.#snapshot.end(true);
     this.#audit.close();
   }
 }

@@ -82,6 +82,15 @@ export function findFor(hello: Hello, scope: Scope, behind: Behind): FoundFor {
   return isDear && whyBehind(hello, { kind: 'dear' }, behind) === undefined ? { kind: 'dear' } : found;
 }
 
+/** What a follower at `position` is sent, and why, for people. */
+export function whatComes({ kind }: FoundFor, position: Position): string {
+  if (kind === 'from') return 'sending from the log';
+  if (position.length === 0) return 'it has nothing yet, sending a snapshot';
+  if (kind === 'dear') return 'the log it lacks is longer than the data, sending a snapshot';
+  if (kind === 'too-old') return 'too far behind for the log, sending a snapshot';
+  return 'its history differs from ours, sending a snapshot';
+}
+
 /**
  * A snapshot of this node would take the follower back: to an epoch that is over, to before what it has shown, or to
  * where an origin was not known yet. It waits until this node has that, too, or follows another. What an origin counts

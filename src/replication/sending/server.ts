@@ -20,6 +20,8 @@ import type { AuditSource } from './audit-source.js';
 import type { CopyInstead } from './copy-cost.js';
 import { FollowerSession, type FollowerState } from './follower-session.js';
 import type { RecentBatch, SessionHost } from './session-host.js';
+import type { SnapshotProgress } from './snapshot-sender.js';
+import { Snapshots } from './snapshots.js';
 
 export interface ReplicationServerOptions {
   readonly store: LocalStore;
@@ -40,6 +42,8 @@ export interface ReplicationServerOptions {
   readonly stalledMs: number;
   /** Of one snapshot; no limit when absent. */
   readonly snapshotBytesPerSecond?: number | undefined;
+  /** How long a snapshot that was broken off can be gone on with; never when absent. */
+  readonly snapshotResumeMs?: number;
   /** Whether rows of snapshots are packed for followers that unpack them; they are when absent. */
   readonly packsSnapshots?: boolean;
   /** When a snapshot is better than a long log; never when absent. */
@@ -71,7 +75,7 @@ export interface FollowerStatus {
   readonly lagChanges: number;
   readonly queuedBytes: number;
   /** How far the snapshot is that it is being sent. */
-  readonly copying: { readonly rows: number; readonly of: number } | undefined;
+  readonly copying: SnapshotProgress | undefined;
   readonly connectedMs: number;
   /** What it may see, for people. */
   readonly scope: string;
@@ -144,6 +148,7 @@ export class ReplicationServer {
   #waiting: FollowerSession[] = [];
   /** Followers that a snapshot is sent to: how much they have taken, and since when it is no more. */
   readonly #copying = new Map<FollowerSession, { taken: number; sinceMs: number }>();
+  readonly #snapshots: Snapshots;
   /** Whose follower this node is read for. */
   #auditing: FollowerSession | undefined;
   /** While a new epoch begins. */
@@ -155,6 +160,7 @@ export class ReplicationServer {
 
   constructor(options: ReplicationServerOptions) {
     this.#options = options;
+    this.#snapshots = this.#makeSnapshots();
     this.#host = this.#makeHost();
     this.#unsubscribe = options.store.onCommit((batch) => this.#onBatch(batch));
     this.#timers = [
@@ -168,6 +174,18 @@ export class ReplicationServer {
     ];
   }
 
+  #makeSnapshots(): Snapshots {
+    const { store, runtime, log, queueBytes, snapshotResumeMs, snapshotBytesPerSecond, packsSnapshots } = this.#options;
+    const pace = {
+      // A slice beyond what may wait would be more than may wait.
+      sliceBytes: Math.min(SNAPSHOT_SLICE_BYTES, queueBytes),
+      bytesPerSecond: snapshotBytesPerSecond,
+      packs: packsSnapshots ?? true,
+      monotonicMs: () => runtime.monotonicMs(),
+    };
+    return new Snapshots({ store, runtime, log, pace, resumeMs: snapshotResumeMs ?? 0 });
+  }
+
   #makeHost(): SessionHost {
     const { store, clusterId, log, queueBytes, exchange, path, rootAddress, isRecovering } = this.#options;
     return {
@@ -175,13 +193,7 @@ export class ReplicationServer {
       clusterId,
       log,
       queueBytes,
-      snapshotPace: {
-        // A slice beyond what may wait would be more than may wait.
-        sliceBytes: Math.min(SNAPSHOT_SLICE_BYTES, queueBytes),
-        bytesPerSecond: this.#options.snapshotBytesPerSecond,
-        packs: this.#options.packsSnapshots ?? true,
-        monotonicMs: () => this.#options.runtime.monotonicMs(),
-      },
+      snapshots: this.#snapshots,
       copyInstead: this.#options.copyInstead,
       exchange,
       onReplaced: this.#options.onReplaced ?? (() => undefined),
@@ -217,6 +229,7 @@ export class ReplicationServer {
         this.#copying.delete(session);
         this.#startSnapshots();
       },
+      supersede: (session) => this.#supersede(session),
     };
   }
 
@@ -286,6 +299,16 @@ export class ReplicationServer {
   /** Whether a node follows this one right now. */
   isFollower(instanceId: string): boolean {
     return [...this.#sessions.keys()].some((session) => session.instanceId === instanceId);
+  }
+
+  /** A link that broke without a word would hold the turn, and the snapshot that its follower has come back for. */
+  #supersede(session: FollowerSession): void {
+    for (const other of [...this.#sessions.keys()]) {
+      const isOf = other.instanceId === session.instanceId && other.peer.name === session.peer.name;
+      if (other === session || !isOf || (other.state !== 'waiting' && other.state !== 'copying')) continue;
+      this.#options.log.info({ follower: session.peer.name }, 'a follower has come over a new link: the old one ends');
+      other.end();
+    }
   }
 
   #startSnapshots(): void {
@@ -408,6 +431,12 @@ export class ReplicationServer {
     }));
   }
 
+  /** Snapshots that followers went on with, and those that wait for it. */
+  get resumption(): { readonly resumed: number; readonly kept: number } {
+    const { resumed, kept } = this.#snapshots;
+    return { resumed, kept };
+  }
+
   /** All nodes below this one. */
   tree(): TreeNode[] {
     return joinTrees([...this.#sessions.keys()].map((session) => session.tree()));
@@ -418,6 +447,7 @@ export class ReplicationServer {
     this.#closed = true;
     for (const timer of this.#timers) timer.cancel();
     this.#unsubscribe();
+    this.#snapshots.close();
     for (const session of [...this.#sessions.keys()]) session.end();
   }
 }

@@ -9,7 +9,7 @@ import type { Scope } from '../scope.js';
 import type { AuditSource } from './audit-source.js';
 import type { CopyInstead } from './copy-cost.js';
 import type { FollowerSession } from './follower-session.js';
-import type { SnapshotPace } from './snapshot-sender.js';
+import type { Snapshots } from './snapshots.js';
 
 /** Newest log, encoded once for each scope that followers have. */
 export interface RecentBatch {
@@ -37,7 +37,7 @@ export interface SessionHost {
   beats(scope: Scope): readonly OriginBeat[];
   /** Bytes that may wait in one link's queue before the session stops feeding it. */
   readonly queueBytes: number;
-  readonly snapshotPace: SnapshotPace;
+  readonly snapshots: Snapshots;
   readonly copyInstead: CopyInstead | undefined;
   /** A recent batch, if it is still in memory. */
   recentBatch(first: LocalNumber): RecentBatch | undefined;
@@ -53,6 +53,8 @@ export interface SessionHost {
   /** Asks for the right to run a snapshot; `start` is called when it is this session's turn. */
   requestSnapshot(session: FollowerSession): void;
   snapshotDone(session: FollowerSession): void;
+  /** A follower that waits for a snapshot or takes one has come over a new link: what the others wait for is over. */
+  supersede(session: FollowerSession): void;
   /** Whether an audit may begin now; `auditDone` follows. */
   beginAudit(session: FollowerSession): boolean;
   auditDone(session: FollowerSession, audit: AuditSource): void;

@@ -1,9 +1,7 @@
-/** A snapshot on its way to one follower: slices no faster than allowed, and how far it is. */
-import { SnapshotSource } from '../../store/snapshot.js';
-import type { LocalStore } from '../../store/store.js';
+/** A snapshot on its way to one follower over one link: slices no faster than allowed, and how far it is. */
 import type { Frame, Hello } from '../frames/frames.js';
 import { PACKED_SLICE_BYTES, PACKINGS, Packer } from '../frames/packing.js';
-import type { Scope } from '../scope.js';
+import type { SnapshotWalk } from './snapshot-walk.js';
 
 export interface SnapshotPace {
   /** About how many bytes of records go into one frame. */
@@ -18,20 +16,29 @@ export interface SnapshotPace {
 /** What the follower said in its HELLO. */
 type Receiver = Pick<Hello, 'unpacks' | 'takesHorizon'>;
 
+/** How far a snapshot is, in rows; and where it was gone on with, if it was. */
+export interface SnapshotProgress {
+  readonly rows: number;
+  readonly of: number;
+  readonly resumedAt?: number;
+}
+
 export class SnapshotSender {
-  readonly #source: SnapshotSource;
+  readonly walk: SnapshotWalk;
   readonly #pace: SnapshotPace;
   readonly #startMs: number;
   /** Rows that are live records, as announced; the snapshot has tombstones besides. */
   readonly #records: number;
   readonly #packer: Packer | undefined;
   readonly #takesHorizon: boolean;
-  #rows = 0;
+  /** Rows that the follower had before this link. */
+  readonly #resumedAt: number;
   #bytes = 0;
 
-  /** Reads the store as it is now, for one who takes this and that. Close it: it pins disk pages. */
-  constructor(store: LocalStore, scope: Scope, pace: SnapshotPace, receiver: Receiver) {
-    this.#source = new SnapshotSource(store.engine, () => true, scope);
+  /** Goes on where the walk is, for one who takes this and that. Close the walk: it pins disk pages. */
+  constructor(walk: SnapshotWalk, pace: SnapshotPace, receiver: Receiver) {
+    this.walk = walk;
+    this.#resumedAt = walk.rows;
     this.#pace = pace;
     this.#startMs = pace.monotonicMs();
     this.#takesHorizon = receiver.takesHorizon;
@@ -40,18 +47,20 @@ export class SnapshotSender {
     this.#records = this.contents.databases.reduce((sum, { records }) => sum + records, 0);
   }
 
-  get contents(): SnapshotSource['contents'] {
-    return this.#source.contents;
+  get contents(): SnapshotWalk['contents'] {
+    return this.walk.contents;
   }
 
   /** What comes first. */
   get begin(): Frame {
     const { horizonMs, ...contents } = this.contents;
-    return { type: 'snapshotBegin', ...contents, ...(this.#takesHorizon ? { horizonMs } : {}) };
+    const { id, rows } = this.walk;
+    const from = id === undefined ? {} : { from: { id, rows } };
+    return { type: 'snapshotBegin', ...contents, ...(this.#takesHorizon ? { horizonMs, ...from } : {}) };
   }
 
   get rows(): number {
-    return this.#rows;
+    return this.walk.rows;
   }
 
   /** Of rows as they were sent, so far. */
@@ -59,8 +68,9 @@ export class SnapshotSender {
     return this.#bytes;
   }
 
-  get progress(): { readonly rows: number; readonly of: number } {
-    return { rows: this.#rows, of: this.#records };
+  get progress(): SnapshotProgress {
+    const resumed = this.#resumedAt > 0 ? { resumedAt: this.#resumedAt } : {};
+    return { rows: this.rows, of: this.#records, ...resumed };
   }
 
   /** How long the next slice has to wait, ms. */
@@ -75,17 +85,12 @@ export class SnapshotSender {
     // Small ones when they are to be slow: a follower that gets nothing for long is given up.
     const { sliceBytes, bytesPerSecond = Number.POSITIVE_INFINITY } = this.#pace;
     const most = this.#packer === undefined ? sliceBytes : Math.min(sliceBytes, PACKED_SLICE_BYTES);
-    const slice = this.#source.next(Math.ceil(Math.min(most, bytesPerSecond / 4)));
+    const slice = this.walk.next(Math.ceil(Math.min(most, bytesPerSecond / 4)));
     if (slice === undefined) return undefined;
-    const { database, rows, count } = slice;
-    this.#rows += count;
+    const { database, rows } = slice;
     const packed = this.#packer?.pack(rows);
     this.#bytes += (packed ?? rows).length;
     if (this.#packer === undefined || packed === undefined) return { type: 'snapshotRecords', database, rows };
     return { type: 'snapshotPacked', packing: this.#packer.packing, database, bytes: rows.length, packed };
-  }
-
-  close(): void {
-    this.#source.close();
   }
 }
