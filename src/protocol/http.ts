@@ -4,6 +4,7 @@
  * (doubled or mixed length headers), so that no proxy in front can be fooled.
  */
 import { TokaidoError } from '../base/errors.js';
+import { type Body, bodyTooLarge, ChunkedBody } from './chunked-body.js';
 import { HTTP_REASONS } from './errors.js';
 
 export interface HttpLimits {
@@ -119,11 +120,7 @@ interface Head {
 export class HttpDecoder {
   readonly #limits: HttpLimits;
   #head: Head | undefined;
-  #chunks: Buffer[] = [];
-  #chunkBytes = 0;
-  /** How far a chunked body is understood, from the beginning of the request. */
-  #at = 0;
-  #inTrailer = false;
+  #chunked: ChunkedBody | undefined;
   /** Headers of the last request, as they were sent and as they were understood. */
   #lastBlock = '';
   #lastFields: Fields | undefined;
@@ -139,18 +136,14 @@ export class HttpDecoder {
       if (head === 'incomplete') return { kind: 'incomplete', expectsContinue: false };
       if (head === 'not-http') return { kind: 'not-http' };
       this.#head = head;
-      this.#at = head.bytes;
+      if (head.fields.body.kind === 'chunked') this.#chunked = new ChunkedBody(head.bytes, this.#limits.bodyBytes);
     }
     const { method, target, keepAlive, fields, bytes: start } = this.#head;
     const { headers, expectsContinue, body: form } = fields;
-    const whole = form.kind === 'sized' ? sizedBody(bytes, start, form.bytes) : this.#chunkedBody(bytes);
+    const whole = form.kind === 'sized' ? sizedBody(bytes, start, form.bytes) : this.#chunked?.parse(bytes);
     if (whole === undefined) return { kind: 'incomplete', expectsContinue: expectsContinue && bytes.length === start };
     this.#head = undefined;
-    if (form.kind === 'chunked') {
-      this.#chunks = [];
-      this.#chunkBytes = 0;
-      this.#inTrailer = false;
-    }
+    this.#chunked = undefined;
     const { body, end } = whole;
     return { kind: 'request', request: { method, target, headers, body, keepAlive }, bytes: end };
   }
@@ -189,57 +182,11 @@ export class HttpDecoder {
     }
     return fields;
   }
-
-  #chunkedBody(bytes: Buffer): Body | undefined {
-    for (;;) {
-      const end = bytes.indexOf(0x0a, this.#at);
-      if (end < 0) {
-        if (bytes.length - this.#at > MAX_CHUNK_LINE) throw malformed('a chunk line is too long');
-        return undefined;
-      }
-      const line = bytes.toString('latin1', this.#at, end).trimEnd();
-      if (this.#inTrailer) {
-        // Trailers are read and ignored, up to the blank line.
-        this.#at = end + 1;
-        if (this.#at - (this.#head as Head).bytes > 2 * this.#limits.bodyBytes + MAX_CHUNK_LINE)
-          throw malformed('endless trailers');
-        if (line === '') return { body: Buffer.concat(this.#chunks, this.#chunkBytes), end: this.#at };
-        continue;
-      }
-      const [, digits] = /^([0-9a-fA-F]{1,8})(?:;.*)?$/.exec(line) ?? [];
-      if (digits === undefined) throw malformed('a chunk size does not parse');
-      const size = Number.parseInt(digits, 16);
-      if (size === 0) {
-        this.#at = end + 1;
-        this.#inTrailer = true;
-        continue;
-      }
-      if (this.#chunkBytes + size > this.#limits.bodyBytes) throw bodyTooLarge(this.#limits.bodyBytes);
-      const from = end + 1;
-      const after = bytes[from + size] === 0x0d ? from + size + 1 : from + size;
-      if (after >= bytes.length) return undefined;
-      if (bytes[after] !== 0x0a) throw malformed('a chunk does not end where it says');
-      this.#chunks.push(bytes.subarray(from, from + size));
-      this.#chunkBytes += size;
-      this.#at = after + 1;
-    }
-  }
 }
-
-interface Body {
-  readonly body: Buffer;
-  readonly end: number;
-}
-
-const MAX_CHUNK_LINE = 1024;
 
 function sizedBody(bytes: Buffer, start: number, size: number): Body | undefined {
   if (bytes.length < start + size) return undefined;
   return { body: size === 0 ? NO_BODY : bytes.subarray(start, start + size), end: start + size };
-}
-
-function bodyTooLarge(limit: number): TokaidoError {
-  return new TokaidoError('TOO_LARGE', `a body of more than ${limit} bytes`);
 }
 
 /** How the body is delimited. Two ways at once are refused: they are how requests are smuggled past a proxy. */

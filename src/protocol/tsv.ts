@@ -39,14 +39,24 @@ function checkRoom(input: Arguments): void {
   }
 }
 
+/** Pairs end at `&` or, as for the reference, at `;`. */
 function readForm(text: string, input: Map<string, Buffer>): void {
-  for (const pair of text.split('&')) {
-    if (pair === '') continue;
-    const at = pair.indexOf('=');
-    const name = decodePercentText(at < 0 ? pair : pair.slice(0, at));
-    checkRoom(input);
-    input.set(name, decodePercent(at < 0 ? '' : pair.slice(at + 1)));
+  // One after the other: a list of all pairs would be made before they are counted.
+  const end = /[&;]/g;
+  for (let from = 0; from < text.length; from = end.lastIndex) {
+    end.lastIndex = from;
+    const found = end.exec(text);
+    if (found === null) end.lastIndex = text.length;
+    readPair(text.slice(from, found?.index), input);
   }
+}
+
+function readPair(pair: string, input: Map<string, Buffer>): void {
+  if (pair === '') return;
+  const at = pair.indexOf('=');
+  const name = decodePercentText(at < 0 ? pair : pair.slice(0, at));
+  checkRoom(input);
+  input.set(name, decodePercent(at < 0 ? '' : pair.slice(at + 1)));
 }
 
 /**

@@ -1,6 +1,8 @@
 /** Requests of HTTP out of bytes: what one says must not depend on what came before or behind it on a connection. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import fc from 'fast-check';
 import { HttpDecoder, type HttpParse, renderHttp } from '../../src/protocol/http.js';
 
@@ -56,6 +58,46 @@ describe('requests of HTTP', () => {
       }),
       { numRuns: 300 },
     );
+  });
+
+  it('in chunks are put together however they are cut', () => {
+    const whole =
+      'PUT /k HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n4\r\ndefg\n1\nh\r\n00\r\nT: u\r\n\r\nGET';
+    const end = whole.length - 'GET'.length;
+    const of = decoder();
+    for (let length = 1; length < end; length++) {
+      assert.equal(of.parse(Buffer.from(whole.slice(0, length))).kind, 'incomplete', String(length));
+    }
+    const parsed = of.parse(Buffer.from(whole)) as { request: { body: Buffer }; bytes: number };
+    assert.equal(parsed.request.body.toString(), 'abcdefgh');
+    assert.equal(parsed.bytes, end);
+  });
+
+  it('in chunks of one byte keep bytes, not chunks', () => {
+    setFlagsFromString('--expose-gc');
+    const collect = runInNewContext('gc') as () => void;
+    const chunks = 400_000;
+    const of = new HttpDecoder({ headBytes: 4096, bodyBytes: chunks + 1 });
+    const bytes = Buffer.from(`PUT /k HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n${'1\r\nx\r\n'.repeat(chunks)}`);
+    collect();
+    const before = process.memoryUsage().heapUsed;
+    assert.equal(of.parse(bytes).kind, 'incomplete');
+    collect();
+    const kept = process.memoryUsage().heapUsed - before;
+    const parsed = of.parse(Buffer.concat([bytes, Buffer.from('0\r\n\r\n')]));
+    assert.equal((parsed as { request: { body: Buffer } }).request.body.length, chunks);
+    assert.ok(kept < 4_000_000, `${kept} bytes for ${chunks} chunks`);
+  });
+
+  it('in chunks say no more beside them than fits 16 KiB', () => {
+    const head = 'PUT /k HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n';
+    const extension = `1;${'e'.repeat(1000)}\r\nx\r\n`;
+    const trailer = `T: ${'t'.repeat(1000)}\r\n`;
+    const beside = /too much is said beside the chunks/;
+    assert.equal(decoder().parse(Buffer.from(head + extension.repeat(16))).kind, 'incomplete');
+    assert.throws(() => decoder().parse(Buffer.from(head + extension.repeat(17))), beside);
+    assert.throws(() => decoder().parse(Buffer.from(`${head}0\r\n${trailer.repeat(17)}`)), beside);
+    assert.throws(() => decoder().parse(Buffer.from(head + `1${' '.repeat(1000)}\r\nx\r\n`.repeat(17))), beside);
   });
 
   it('end where they end, with either kind of line end, whatever comes behind', () => {

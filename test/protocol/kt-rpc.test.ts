@@ -114,12 +114,17 @@ describe('tables', () => {
   });
 
   it('the query gives arguments, and the body overrides them', () => {
-    const request = call('/rpc/set?key=k%20+1&value=no&flag', 'application/x-www-form-urlencoded', 'value=v&&x=%ff');
+    const request = call(
+      '/rpc/set?key=k%20+1&value=no&flag',
+      'application/x-www-form-urlencoded',
+      'value=v&&x=%ff;y=1;',
+    );
     assert.deepEqual(inputOf(request), [
       ['key', 'k  1'],
       ['value', 'v'],
       ['flag', ''],
       ['x', '\xff'],
+      ['y', '1'],
     ]);
     assert.equal(parseRpc(request)?.procedure, 'set');
     assert.equal(parseRpc(call('/rpc/cur%5fget'))?.procedure, 'cur_get');
