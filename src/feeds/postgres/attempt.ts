@@ -125,6 +125,11 @@ export class Attempt {
     return this.#stream?.positions;
   }
 
+  /** It streamed, and the next attempt begins further on. */
+  get hasAdvanced(): boolean {
+    return this.#stream?.hasAdvanced === true;
+  }
+
   /** Where its primary is. */
   get source(): string {
     return describeTarget(this.#options.config);

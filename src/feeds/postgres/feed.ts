@@ -150,8 +150,10 @@ export class PostgresFeed implements Feed {
         lesson = learned ?? this.#failed(error);
         if (learned !== undefined) continue;
       }
-      // An attempt that lasted is no failure in a row.
-      inRow = this.#options.runtime.monotonicMs() - startedMs > BACK_OFF_MAX_MS ? 0 : inRow + 1;
+      // An attempt that lasted, or came further, is no failure in a row: a source that is lost again and again, but is
+      // there in between, must not find us waiting.
+      const hasLasted = this.#options.runtime.monotonicMs() - startedMs > BACK_OFF_MAX_MS;
+      inRow = hasLasted || this.#attempt?.hasAdvanced === true ? 0 : inRow + 1;
       const ceilingMs = Math.min(BACK_OFF_MAX_MS, BACK_OFF_MIN_MS * 2 ** inRow);
       await this.#sleep(ceilingMs * (0.5 + this.#options.runtime.random() / 2));
     }

@@ -170,6 +170,11 @@ export class FeedStream {
     return { received: this.#received, committed: this.#committed, confirmed: this.#confirmed };
   }
 
+  /** Something that came with this stream is safe: whoever begins again begins further on. */
+  get hasAdvanced(): boolean {
+    return this.#confirmed > this.#options.startLsn;
+  }
+
   /** Everything that Postgres committed before this position is visible here. */
   get reached(): Lsn {
     const isIdle = !this.#inTransaction && this.#streamed === undefined && this.#uncommitted === 0 && !this.#failed;
