@@ -57,6 +57,26 @@ describe('the initial copy', () => {
     assert.equal(bench.status.rowsCopied >= 20_000 - committed, true);
   });
 
+  it('a thousand rows that are together larger than a transaction may be are copied', async () => {
+    const schema = `${KV}; INSERT INTO kv SELECT i::text, i || repeat('x', 40000) FROM generate_series(1, 1000) i`;
+    bench = await FeedBench.open(postgres, { schema, tables: [MAPPING] });
+    bench.start();
+    await eventually('the copy is over', () => bench.status.state === 'streaming', 30_000);
+    assert.equal(bench.status.lastError, undefined);
+    assert.deepEqual(bench.records(), await rows());
+  });
+
+  it('a row that the store refuses ends the copy with the reason, and it is whole once the row is gone', async () => {
+    const schema = `${KV}; INSERT INTO kv SELECT i::text, 'v' FROM generate_series(1, 5000) i; INSERT INTO kv VALUES (repeat('k', 1500), 'v')`;
+    bench = await FeedBench.open(postgres, { schema, tables: [MAPPING] });
+    bench.start();
+    await eventually('the reason is said', () => /a key of 15\d\d bytes/.test(bench.status.lastError ?? ''), 15_000);
+    await bench.sql.query('DELETE FROM kv WHERE length(k) > 100');
+    await eventually('the copy is over', () => bench.status.state === 'streaming', 30_000);
+    await bench.synced();
+    assert.deepEqual(bench.records(), await rows());
+  });
+
   it('a slot dropped while the node was down: everything is copied again, records without a row are removed', async () => {
     const schema = `${KV}; INSERT INTO kv SELECT i::text, 'old' FROM generate_series(1, 3000) i`;
     bench = await FeedBench.open(postgres, { schema, tables: [MAPPING] });

@@ -232,6 +232,24 @@ describe('a mapping', () => {
     assert.equal(found.use('public.t p/a'), undefined);
   });
 
+  it('takes keys and values as bytes where nothing is made of them, and leaves out what it does not name', () => {
+    const columns = [...COLUMNS, { name: 'b', typeOid: OID.bytea, isKey: false }];
+    const forms = (part: Partial<TableMapping>): readonly string[] =>
+      new BoundMapping({ ...mapping({ column: 'v' }), ...part }, columns, TYPES, { nullKeys: 0 }).forms;
+    assert.deepEqual(forms({}), ['bytes', 'bytes', 'none', 'none']);
+    assert.deepEqual(forms({ value: { column: 'b' } }), ['bytes', 'none', 'none', 'hex']);
+    assert.deepEqual(forms({ value: { json: ['v', 'b'] } }), ['bytes', 'text', 'none', 'text']);
+    assert.deepEqual(forms({ value: { msgpack: 'all' } }), ['text', 'text', 'text', 'text']);
+    assert.deepEqual(forms({ deleted: { column: 'w' } }), ['bytes', 'bytes', 'text', 'none']);
+    assert.deepEqual(forms({ value: { module: 'm', function: 'f' } }), ['text', 'text', 'text', 'text']);
+  });
+
+  it('a large value that is nowhere is asked for by the text of its key, also where that came as bytes', () => {
+    const bound = new BoundMapping(mapping({ column: 'v' }), COLUMNS, TYPES, { nullKeys: 0 });
+    const missing = run(new MapTransaction(), bound.put([Buffer.from('ü'), undefined, null]));
+    assert.deepEqual(missing[0]?.where, [['k', 'ü']]);
+  });
+
   const refused = (what: string, mappings: readonly Partial<TableMapping>[], says: RegExp): void => {
     it(`${what} is refused`, () => {
       const whole = mappings.map((part) => ({ ...mapping({ column: 'v' }), ...part }));

@@ -1,7 +1,8 @@
 /** What the stream hands to the store at once: whole Postgres transactions, or one part of a large one. */
+import { assert } from '../../base/errors.js';
 import type { FeedMark } from '../../store/types.js';
-import type { RowChange } from './mapping.js';
-import type { Lsn } from './pgoutput.js';
+import type { BoundMapping, RowChange } from './mapping.js';
+import { decodeMessage, type Lsn, type Readers } from './pgoutput.js';
 
 /**
  * Bounds of a batch that gathers several transactions. Each pays for one row of the log and one frame to every node;
@@ -55,4 +56,17 @@ export class ChangeBatch {
     this.#endLsn = endLsn;
     return true;
   }
+}
+
+/** A message about a row. Taken apart when it is applied: what waits until then is bytes, which cost little to keep. */
+export function changeOf(payload: Buffer, mapping: BoundMapping, readers: Readers | undefined): RowChange {
+  return (transaction, missing, found) => {
+    const message = decodeMessage(payload, readers, mapping.forms);
+    assert(message.kind === 'insert' || message.kind === 'update' || message.kind === 'delete', 'it is about a row');
+    const change =
+      message.kind === 'delete'
+        ? mapping.remove(message.before)
+        : mapping.put(message.after, message.kind === 'update' ? message.before : undefined);
+    change(transaction, missing, found);
+  };
 }

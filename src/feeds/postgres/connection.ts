@@ -3,8 +3,9 @@ import { execFile } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import type pg from 'pg';
-import { codeOf, messageOf, TokaidoError } from '../../base/errors.js';
+import { assert, codeOf, messageOf, TokaidoError } from '../../base/errors.js';
 import type { Runtime } from '../../base/runtime.js';
+import { MessageTap, type OnMessage } from './tap.js';
 
 export interface ConnectionConfig {
   /** URL; its password is replaced by the one in `passwordFile` when that is given. */
@@ -218,7 +219,7 @@ function hintFor(error: unknown): string {
 
 /** Cuts a connection, whatever it is doing: what waits for it fails. */
 export function cut(client: pg.Client): void {
-  (client as unknown as { readonly connection: RawConnection }).connection.stream.destroy();
+  rawOf(client).stream.destroy();
 }
 
 /** Ends a connection politely, or cuts it when the server does not react. Never fails. */
@@ -231,8 +232,56 @@ export async function endSql(client: pg.Client, runtime: Runtime): Promise<void>
 /** What the library does not declare but has: the connection under a client. */
 interface RawConnection {
   readonly stream: Socket;
-  on(event: 'copyData', listener: (message: { readonly chunk: Buffer }) => void): void;
   sendCopyFromChunk(chunk: Buffer): void;
+}
+
+function rawOf(client: pg.Client): RawConnection {
+  return (client as unknown as { readonly connection: RawConnection }).connection;
+}
+
+/** From now on messages of this kind go to `onMessage`, instead of to the library. */
+function tap({ stream }: RawConnection, kind: string, onMessage: OnMessage): void {
+  const [library, ...others] = stream.listeners('data');
+  assert(library !== undefined && others.length === 0, 'the library alone reads a connection that is open');
+  const messages = new MessageTap(kind, onMessage, (bytes) => void library.call(stream, bytes));
+  stream.off('data', library as (chunk: Buffer) => void);
+  stream.on('data', (chunk: Buffer) => {
+    try {
+      messages.push(chunk);
+    } catch (error) {
+      stream.destroy(error as Error);
+    }
+  });
+}
+
+/** Reads the rows of one query after the other as Postgres sends them, through a connection that does nothing else. */
+export class RowReader {
+  readonly #client: pg.Client;
+  #onRow: OnMessage | undefined;
+
+  constructor(client: pg.Client) {
+    this.#client = client;
+    tap(rawOf(client), 'D', (bytes, start, end) => this.#onRow?.(bytes, start, end));
+  }
+
+  /** `onRow` gets each row: the contents of its message DataRow. Resolves behind the last. */
+  async read(query: string, onRow: OnMessage): Promise<void> {
+    this.#onRow = onRow;
+    try {
+      await this.#client.query(query);
+    } finally {
+      this.#onRow = undefined;
+    }
+  }
+
+  /** Lets Postgres wait. */
+  pause(): void {
+    rawOf(this.#client).stream.pause();
+  }
+
+  resume(): void {
+    rawOf(this.#client).stream.resume();
+  }
 }
 
 /** A connection in replication mode. */
@@ -242,7 +291,7 @@ export class ReplicationConnection {
 
   private constructor(client: pg.Client) {
     this.#client = client;
-    this.#raw = (client as unknown as { readonly connection: RawConnection }).connection;
+    this.#raw = rawOf(client);
   }
 
   /** Errors: `FEED`. */
@@ -257,9 +306,9 @@ export class ReplicationConnection {
     return (await this.#client.query<Record<string, string | null>>(sql)).rows;
   }
 
-  /** Streams until the connection ends: rejects with the reason then. */
+  /** Streams until the connection ends: rejects with the reason then. `onData` gets what each message CopyData holds, to keep. */
   async stream(sql: string, onData: (chunk: Buffer) => void): Promise<never> {
-    this.#raw.on('copyData', ({ chunk }) => onData(chunk));
+    tap(this.#raw, 'd', (bytes, start, end) => onData(bytes.subarray(start, end)));
     const ended = new Promise<never>((_, reject) => {
       this.#client.once('end', () => reject(new TokaidoError('FEED', 'Postgres closed the replication connection')));
       this.#client.once('error', (error) =>

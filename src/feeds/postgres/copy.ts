@@ -20,16 +20,18 @@ import { TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime } from '../../base/runtime.js';
 import type { Store, StoreTransaction } from '../../store/types.js';
-import { applicationName, type ConnectionConfig, connectSql, cut, endSql } from './connection.js';
+import { applicationName, type ConnectionConfig, connectSql, cut, endSql, RowReader } from './connection.js';
+import { RowSlice } from './forms.js';
 import { BoundMapping, columnsOfKeys, FoundRows, literalPrefix, type MappingCounters } from './mapping.js';
 import type { Overtaken } from './overtaken.js';
-import type { Lsn, Tuple } from './pgoutput.js';
+import type { Lsn } from './pgoutput.js';
 import { quoteIdentifier, quoteTable } from './setup.js';
 import type { BegunCopy, CopiedTables, PublishedTable } from './tables.js';
 import type { TypeCatalog } from './values.js';
 
-/** Rows of one slice, and so of one transaction of the store. */
+/** Rows of one slice, and so of one transaction of the store; and about the most bytes. */
 const SLICE_ROWS = 1000;
+const SLICE_BYTES = 2 ** 20;
 /** Slices that one connection has written and that are not committed yet. */
 const MAX_OUTSTANDING = 4;
 const ORPHAN_PAGE = 1000;
@@ -78,7 +80,9 @@ interface Range {
   readonly query: string;
   /** First page behind it; of the last range, which has no end, the pages that there were. */
   readonly endPage: number;
-  /** Its rows are written already: only their keys are of interest. */
+  /** Its rows may be in the store already. */
+  readonly isAgain: boolean;
+  /** They are: only their keys are of interest. */
   readonly isOld: boolean;
   isDone: boolean;
 }
@@ -205,8 +209,9 @@ function againRanges(
   const ranges: Range[] = [];
   for (let from = 0; from < pages; from += rangePages) {
     const range = { from, to: Math.min(pages, from + rangePages), endPage };
-    ranges.push(rangeOf(table, range, isYoung));
-    if (isOverRecords) ranges.push({ ...rangeOf(table, range, undefined, columnsOfKeys(table.mapping)), isOld: true });
+    ranges.push({ ...rangeOf(table, range, isYoung), isAgain: true });
+    const keys = rangeOf(table, range, undefined, columnsOfKeys(table.mapping));
+    if (isOverRecords) ranges.push({ ...keys, isAgain: true, isOld: true });
   }
   return ranges;
 }
@@ -243,7 +248,7 @@ function rangeOf(
   ].filter((text) => text !== undefined);
   const select = selectFrom(table, only);
   const query = conditions.length === 0 ? select : `${select} WHERE ${conditions.join(' AND ')}`;
-  return { query, endPage, isOld: false, isDone: false };
+  return { query, endPage, isAgain: false, isOld: false, isDone: false };
 }
 
 export class TableCopy {
@@ -252,6 +257,8 @@ export class TableCopy {
   readonly #works: readonly Work[];
   /** One connection failed, or all were cut: none may go on. */
   #failed = false;
+  /** Why the store took no more. */
+  #refused: unknown;
 
   constructor(options: CopyOptions, clients: readonly pg.Client[], works: readonly Work[]) {
     this.#options = options;
@@ -290,20 +297,33 @@ export class TableCopy {
   }
 
   async #work(sql: pg.Client): Promise<void> {
+    const rows = new RowReader(sql);
+    // The next range is read while what the one before brought is on its way to the disk.
+    let before: Promise<void> = Promise.resolve();
     try {
       for (const work of this.#works) {
         for (let range = work.ranges[work.taken++]; range !== undefined; range = work.ranges[work.taken++]) {
-          if (!(await this.#copyRange(sql, work, range)) || this.#stopped) return;
-          range.isDone = true;
-          while (work.ranges[work.done]?.isDone === true) work.done++;
-          if (work.done === work.ranges.length) await this.#finish(work);
-          else await this.#note(work);
+          const { written } = await this.#read(rows, work, range);
+          await before;
+          if (this.#stopped) return;
+          before = written.then(async () => await this.#done(work, range));
+          // Awaited later: it must not fail unheard.
+          before.catch(() => undefined);
         }
       }
+      await before;
     } catch (error) {
       this.#failed = true;
-      throw error;
+      throw this.#refused ?? error;
     }
+  }
+
+  async #done(work: Work, range: Range): Promise<void> {
+    if (this.#stopped) return;
+    range.isDone = true;
+    while (work.ranges[work.done]?.isDone === true) work.done++;
+    if (work.done === work.ranges.length) await this.#finish(work);
+    else await this.#note(work);
   }
 
   /** Notes how far the table is, behind the commits of its rows: the note is on no disk without them. */
@@ -315,51 +335,56 @@ export class TableCopy {
     work.isNoting = false;
   }
 
-  /** Returns false when it was stopped. */
-  async #copyRange(sql: pg.Client, work: Work, range: Range): Promise<boolean> {
-    const { progress } = this.#options;
-    const { bound, seen } = work;
-    const outstanding: Promise<unknown>[] = [];
-    await sql.query(`DECLARE tokaido_copy NO SCROLL CURSOR FOR ${range.query}`);
-    const fetch = async (): Promise<{ rows: unknown }> =>
-      await sql.query({ text: `FETCH ${SLICE_ROWS} FROM tokaido_copy`, rowMode: 'array' } as never);
-    let fetching = fetch();
-    for (;;) {
-      const slice = (await fetching).rows as Tuple[];
-      if (slice.length === 0) break;
-      if (this.#stopped) return false;
-      // Postgres works on the next slice while this one is written.
-      fetching = fetch();
-      // Awaited later, if at all: the first failure ends the copy, those behind it must not go unheard.
-      fetching.catch(() => undefined);
-      if (seen !== undefined) {
-        for (const row of slice) {
-          for (const key of bound.keys(row)) seen.add(key.toString('latin1'));
-        }
-      }
-      if (range.isOld) continue;
-      const committed = this.#write(bound, slice);
-      committed.catch(() => undefined);
-      outstanding.push(committed);
-      if (outstanding.length >= MAX_OUTSTANDING) await outstanding.shift();
-      work.rows += slice.length;
-      progress.rows += slice.length;
-    }
-    await sql.query('CLOSE tokaido_copy');
-    await Promise.all(outstanding);
-    return true;
+  /** Reads a range; resolves with what resolves when all of it is written. */
+  async #read(rows: RowReader, work: Work, range: Range): Promise<{ readonly written: Promise<unknown> }> {
+    const writes: Promise<void>[] = [];
+    let slice = new RowSlice();
+    let outstanding = 0;
+    const end = (): void => {
+      const whole = slice;
+      slice = new RowSlice();
+      if (this.#stopped || whole.rows === 0) return;
+      if (work.seen !== undefined) this.#see(work.bound, whole, work.seen);
+      if (range.isOld) return;
+      if (++outstanding >= MAX_OUTSTANDING) rows.pause();
+      const written = this.#write(work, range, whole).finally(() => {
+        if (--outstanding < MAX_OUTSTANDING) rows.resume();
+      });
+      written.catch((error: unknown) => {
+        this.#refused ??= error;
+        this.cut();
+      });
+      writes.push(written);
+      work.rows += whole.rows;
+      this.#options.progress.rows += whole.rows;
+    };
+    await rows.read(range.query, (bytes, from, to) => {
+      slice.add(bytes, from, to);
+      if (slice.rows >= SLICE_ROWS || slice.bytes >= SLICE_BYTES) end();
+    });
+    end();
+    const written = Promise.all(writes);
+    // Awaited later, if at all.
+    written.catch(() => undefined);
+    return { written };
   }
 
-  async #write(bound: BoundMapping, slice: readonly Tuple[]): Promise<void> {
+  #see(bound: BoundMapping, slice: RowSlice, seen: Set<string>): void {
+    slice.each(bound.forms, (row) => {
+      for (const key of bound.keys(row)) seen.add(key.toString('latin1'));
+    });
+  }
+
+  async #write({ bound, seen }: Work, range: Range, slice: RowSlice): Promise<void> {
     const { store, overtaken } = this.#options;
-    const changes = slice.map((row) => bound.put(row));
+    const isNew = seen === undefined && !range.isAgain;
     const found = new FoundRows();
     await store.write((transaction) => {
       // What still waited when the copy was given up is older than what the next one begins with.
       if (this.#failed) throw new TokaidoError('FEED', 'the copy was given up');
-      const target = onlyDifferences(transaction, overtaken);
+      const target = isNew && overtaken === undefined ? transaction : onlyDifferences(transaction, overtaken, isNew);
       // A copied row is whole: nothing can be missing.
-      for (const change of changes) change(target, [], found);
+      slice.each(bound.forms, (row) => bound.put(row)(target, [], found));
     }).committed;
   }
 
@@ -384,7 +409,7 @@ export class TableCopy {
       const orphans = keys.filter((key) => !seen.has(key.toString('latin1')));
       if (orphans.length === 0) continue;
       removed += await store.write((transaction) => {
-        const target = onlyDifferences(transaction, overtaken);
+        const target = onlyDifferences(transaction, overtaken, false);
         return orphans.filter((key) => target.remove(database, key)).length;
       }).committed;
     }
@@ -394,14 +419,18 @@ export class TableCopy {
 
 /**
  * A transaction in which a `set` of what is there already does nothing, so that a copy made again costs only what
- * differs, and in which what the stream has changed since stays as it is.
+ * differs, and in which what the stream has changed since stays as it is. `isNew`: nothing else is there.
  */
-function onlyDifferences(transaction: StoreTransaction, overtaken: Overtaken | undefined): StoreTransaction {
+function onlyDifferences(
+  transaction: StoreTransaction,
+  overtaken: Overtaken | undefined,
+  isNew: boolean,
+): StoreTransaction {
   return {
     get: (database, key) => transaction.get(database, key),
     set: (database, key, value, xtMs) => {
       if (overtaken?.has(database, key) === true) return;
-      const old = transaction.get(database, key);
+      const old = isNew ? undefined : transaction.get(database, key);
       if (old === undefined || old.xtMs !== xtMs || !value.equals(old.value))
         transaction.set(database, key, value, xtMs);
     },

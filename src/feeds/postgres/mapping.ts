@@ -5,6 +5,7 @@
 import { assert, messageOf, TokaidoError } from '../../base/errors.js';
 import { NEVER_EXPIRES } from '../../base/types.js';
 import type { StoreTransaction } from '../../store/types.js';
+import type { Form } from './forms.js';
 import { mapMembers, packMap, packValue } from './message-pack.js';
 import type { Column, Tuple, Value } from './pgoutput.js';
 import {
@@ -119,10 +120,19 @@ export interface MappedRecord {
   readonly xtMs: number;
 }
 
+/** A part of a key template: bytes as they are, or a column, or the elements of one. */
+type BoundPart =
+  | { readonly literal: Buffer }
+  | { readonly column: number; readonly typeOid: number; readonly isElement: boolean };
+
+const NO_KEYS: Buffer[] = [];
+
 /** A mapping bound to the columns that its table has right now. */
 export class BoundMapping {
   readonly database: string;
-  readonly #template: readonly Part[];
+  /** For each column, the form in which its values may come: text is good for all of them, too. */
+  readonly forms: readonly Form[];
+  readonly #template: readonly BoundPart[];
   readonly #mapping: TableMapping;
   readonly #columns: readonly Column[];
   readonly #types: TypeCatalog;
@@ -137,7 +147,6 @@ export class BoundMapping {
     this.#columns = columns;
     this.#types = types;
     this.#index = new Map(columns.map(({ name }, index) => [name, index]));
-    this.#template = parseTemplate(mapping.key);
     this.#counters = counters;
     for (const name of columnsOf(mapping)) {
       if (this.#index.has(name)) continue;
@@ -146,6 +155,8 @@ export class BoundMapping {
       });
     }
     this.#each = mapping.each === undefined ? undefined : this.#arrayOf(mapping.each);
+    this.#template = parseTemplate(mapping.key).map((part) => this.#bind(part));
+    this.forms = columns.map(({ name }) => this.#formOf(name));
     const expires = mapping.expires?.column;
     if (expires !== undefined && !isTime(this.#typeOf(expires))) {
       throw new TokaidoError(
@@ -156,6 +167,22 @@ export class BoundMapping {
         },
       );
     }
+  }
+
+  #bind(part: Part): BoundPart {
+    if ('literal' in part) return { literal: Buffer.from(part.literal, 'utf8') };
+    const isElement = part.column === this.#mapping.each;
+    const typeOid = isElement ? baseType(this.#each?.element ?? 0, this.#types) : this.#typeOf(part.column);
+    return { column: this.#index.get(part.column) as number, typeOid, isElement };
+  }
+
+  #formOf(column: string): Form {
+    const { key, value, each, expires, deleted } = this.#mapping;
+    if (column === each || column === expires?.column || column === deleted?.column) return 'text';
+    const isValue = 'column' in value && value.column === column;
+    if (!('column' in value) && hasMember(value, column)) return 'text';
+    if (!isValue && !keyColumns(key).includes(column)) return 'none';
+    return this.#typeOf(column) === OID.bytea ? 'hex' : 'bytes';
   }
 
   #value(row: Tuple, column: string): Value {
@@ -194,16 +221,14 @@ export class BoundMapping {
     const parts: Buffer[] = [];
     for (const part of this.#template) {
       if ('literal' in part) {
-        parts.push(Buffer.from(part.literal, 'utf8'));
+        parts.push(part.literal);
         continue;
       }
-      const isElement = element !== undefined && part.column === this.#mapping.each;
-      const value = isElement ? element : this.#value(row, part.column);
-      if (value == null) return [];
-      const oid = isElement ? baseType(this.#each?.element ?? 0, this.#types) : this.#typeOf(part.column);
-      parts.push(bytesOf(value, oid));
+      const value = element !== undefined && part.isElement ? element : row[part.column];
+      if (value == null) return NO_KEYS;
+      parts.push(bytesOf(value, part.typeOid));
     }
-    return [Buffer.concat(parts)];
+    return parts.length === 1 ? parts : [Buffer.concat(parts)];
   }
 
   #isDeleted(row: Tuple): boolean {
@@ -233,11 +258,12 @@ export class BoundMapping {
 
   /** An insert, or an update with what is known of the row before it. */
   put(after: Tuple, before?: Tuple): RowChange {
-    const whole = after.map((value, index) => (value === undefined ? before?.[index] : value));
-    const keys = this.keys(whole);
+    const whole =
+      before === undefined ? after : after.map((value, index) => (value === undefined ? before[index] : value));
     const allKeys = this.#allKeys(whole);
-    const wasKeys = [...(before === undefined ? [] : this.#allKeys(before)), ...allKeys];
-    const gone = wasKeys.filter((old) => !keys.some((key) => key.equals(old)));
+    const keys = this.#isDeleted(whole) ? NO_KEYS : allKeys;
+    const wasKeys = before === undefined ? allKeys : [...this.#allKeys(before), ...allKeys];
+    const gone = wasKeys === keys ? NO_KEYS : wasKeys.filter((old) => !keys.some((key) => key.equals(old)));
     if (allKeys.length === 0 && this.#each === undefined) this.#counters.nullKeys++;
     const value = this.#valueOf(after, before);
     const xtMs = this.#expiry(after);
@@ -267,13 +293,19 @@ export class BoundMapping {
     if (row === undefined) {
       const where = keyColumns(this.#mapping.key).map((name) => {
         const value = this.#value(after, name) ?? (before === undefined ? undefined : this.#value(before, name));
-        return [name, textOrNull(value) ?? ''] as const;
+        return [name, this.#textOf(name, value) ?? ''] as const;
       });
       missing.push({ table, id, columns: this.#columns.map(({ name }) => name), where });
       return undefined;
     }
     const value = row === null ? null : this.#valueOf(row, undefined);
     return typeof value === 'function' ? null : value;
+  }
+
+  /** The text of a value that may have come as bytes. */
+  #textOf(column: string, value: Value): string | null {
+    const isText = this.#typeOf(column) !== OID.bytea;
+    return isText && typeof value === 'object' && value !== null ? value.toString('utf8') : textOrNull(value);
   }
 
   /** The record as it is before a change: under an old key, or under a new one when a part is applied again. */
@@ -399,6 +431,13 @@ export function keyColumns(template: string): string[] {
 /** Columns that decide which keys a row has. */
 export function columnsOfKeys({ key, deleted }: TableMapping): string[] {
   return [...keyColumns(key), ...(deleted === undefined ? [] : [deleted.column])];
+}
+
+/** Whether a value of several columns has this one. */
+function hasMember(value: Exclude<TableMapping['value'], { readonly column: string }>, column: string): boolean {
+  if ('module' in value) return true;
+  const members = 'json' in value ? value.json : value.msgpack;
+  return members === 'all' || members.includes(column);
 }
 
 function columnsOf({ key, value, expires, deleted }: TableMapping): string[] {

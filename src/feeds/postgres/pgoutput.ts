@@ -4,6 +4,7 @@
  */
 import { ByteReader } from '../../base/bytes.js';
 import { TokaidoError } from '../../base/errors.js';
+import { type Form, readText } from './forms.js';
 
 /** A position in the write-ahead log. */
 export type Lsn = bigint;
@@ -34,8 +35,8 @@ export interface Relation {
 }
 
 /**
- * A value in text form, or the bytes of a `bytea` that came in binary form; `null`; or `undefined` for a large value that
- * did not change and was not sent.
+ * A value in text form, or the bytes that a record has of it: of a `bytea` that came in binary form, or of a value that
+ * was asked for so (forms.ts); `null`; or `undefined` for a large value that did not change and was not sent.
  */
 export type Value = string | Buffer | null | undefined;
 /** One value per column of the relation. */
@@ -65,22 +66,23 @@ export type Envelope =
   | { readonly kind: 'data'; readonly walEnd: Lsn; readonly payload: Buffer }
   | { readonly kind: 'keepalive'; readonly walEnd: Lsn; readonly replyWanted: boolean };
 
-/** Errors: `CORRUPT`. */
+/** Kind (u8), where this is in the WAL, where the WAL ends (u64 each), when it was sent (u64). */
+const DATA_HEADER = 25;
+const [DATA, KEEPALIVE] = Buffer.from('wk');
+
+/** Made for every change, so without a reader of its own. Errors: `CORRUPT`. */
 export function decodeEnvelope(bytes: Buffer): Envelope {
-  const reader = new ByteReader(bytes);
-  const tag = String.fromCharCode(reader.u8());
-  if (tag === 'w') {
-    reader.u64();
-    const walEnd = reader.u64();
-    reader.u64();
-    return { kind: 'data', walEnd, payload: reader.rest() };
-  }
-  if (tag === 'k') {
-    const walEnd = reader.u64();
-    reader.u64();
-    return { kind: 'keepalive', walEnd, replyWanted: reader.u8() !== 0 };
-  }
-  throw new TokaidoError('CORRUPT', `unknown replication message ${JSON.stringify(tag)}`);
+  const kind = bytes[0];
+  if (kind === DATA && bytes.length >= DATA_HEADER)
+    return { kind: 'data', walEnd: lsnAt(bytes, 9), payload: bytes.subarray(DATA_HEADER) };
+  if (kind === KEEPALIVE && bytes.length >= 18)
+    return { kind: 'keepalive', walEnd: lsnAt(bytes, 1), replyWanted: bytes[17] !== 0 };
+  const what = JSON.stringify(bytes.toString('latin1', 0, 1));
+  throw new TokaidoError('CORRUPT', `a replication message ${what} of ${bytes.length} bytes`);
+}
+
+function lsnAt(bytes: Buffer, at: number): Lsn {
+  return (BigInt(bytes.readUInt32BE(at)) << 32n) | BigInt(bytes.readUInt32BE(at + 4));
 }
 
 /** Milliseconds from 1970 to Postgres' epoch, 2000-01-01. */
@@ -98,6 +100,8 @@ export function encodeStatus(flushed: Lsn, nowMs: number, ask: boolean): Buffer 
   return bytes;
 }
 
+const [NULL, UNCHANGED, TEXT, BINARY] = Buffer.from('nutb');
+
 function text(reader: ByteReader): string {
   const start = reader.offset;
   let length = 0;
@@ -105,20 +109,25 @@ function text(reader: ByteReader): string {
   return reader.slice(start, length).toString('utf8');
 }
 
-function tuple(reader: ByteReader, readers: Readers | undefined): Tuple {
+function tuple(reader: ByteReader, readers: Readers | undefined, forms: readonly Form[] | undefined): Tuple {
   const count = reader.u16();
   const values: Value[] = [];
   for (let i = 0; i < count; i++) {
-    const kind = String.fromCharCode(reader.u8());
-    if (kind === 'n') values.push(null);
-    else if (kind === 'u') values.push(undefined);
-    else if (kind === 't') values.push(reader.bytes(reader.u32()).toString('utf8'));
-    else if (kind === 'b') {
+    const kind = reader.u8();
+    if (kind === NULL) values.push(null);
+    else if (kind === UNCHANGED) values.push(undefined);
+    else if (kind === TEXT) values.push(textOf(reader, forms?.[i] ?? 'text'));
+    else if (kind === BINARY) {
       const bytes = reader.bytes(reader.u32());
-      values.push(readers?.[i]?.(bytes));
-    } else throw new TokaidoError('CORRUPT', `unknown column kind ${JSON.stringify(kind)}`);
+      values.push(forms?.[i] === 'none' ? null : readers?.[i]?.(bytes));
+    } else throw new TokaidoError('CORRUPT', `unknown column kind ${JSON.stringify(String.fromCharCode(kind))}`);
   }
   return values;
+}
+
+function textOf(reader: ByteReader, form: Form): Value {
+  const bytes = reader.bytes(reader.u32());
+  return form === 'bytes' ? bytes : readText(bytes, 0, bytes.length, form);
 }
 
 function relation(reader: ByteReader): Relation {
@@ -138,24 +147,30 @@ function relation(reader: ByteReader): Relation {
   return { id, schema, table, columns };
 }
 
-function update(reader: ByteReader, readersOf: ReadersOf): Message {
+function update(reader: ByteReader, readers: Readers | undefined, forms: readonly Form[] | undefined): Message {
   const relationId = reader.u32();
-  const readers = readersOf(relationId);
   let tag = String.fromCharCode(reader.u8());
   let before: Tuple | undefined;
   if (tag === 'K' || tag === 'O') {
-    before = tuple(reader, readers);
+    before = tuple(reader, readers, forms);
     tag = String.fromCharCode(reader.u8());
   }
   if (tag !== 'N') throw new TokaidoError('CORRUPT', `an update without its new row (${tag})`);
-  return { kind: 'update', relationId, before, after: tuple(reader, readers) };
+  return { kind: 'update', relationId, before, after: tuple(reader, readers, forms) };
 }
 
-/** Of a relation, by its number. */
-type ReadersOf = (relationId: number) => Readers | undefined;
+const [INSERT, UPDATE, DELETE] = Buffer.from('IUD');
 
-/** Errors: `CORRUPT`, and those of `readersOf`. */
-export function decodeMessage(bytes: Buffer, readersOf: ReadersOf = () => undefined): Message {
+/** The relation of a message that is about a row; `undefined` for any other. Errors: `CORRUPT`. */
+export function relationOfRow(bytes: Buffer): number | undefined {
+  const tag = bytes[0];
+  if (tag !== INSERT && tag !== UPDATE && tag !== DELETE) return undefined;
+  if (bytes.length < 5) throw new TokaidoError('CORRUPT', 'a change of a row that does not say of which relation');
+  return bytes.readUInt32BE(1);
+}
+
+/** `readers` and `forms` are those of the relation's columns: without them values are text. Errors: `CORRUPT`, and those of `readers`. */
+export function decodeMessage(bytes: Buffer, readers?: Readers, forms?: readonly Form[]): Message {
   const reader = new ByteReader(bytes);
   const tag = String.fromCharCode(reader.u8());
   switch (tag) {
@@ -170,14 +185,14 @@ export function decodeMessage(bytes: Buffer, readersOf: ReadersOf = () => undefi
     case 'I': {
       const relationId = reader.u32();
       reader.u8();
-      return { kind: 'insert', relationId, after: tuple(reader, readersOf(relationId)) };
+      return { kind: 'insert', relationId, after: tuple(reader, readers, forms) };
     }
     case 'U':
-      return update(reader, readersOf);
+      return update(reader, readers, forms);
     case 'D': {
       const relationId = reader.u32();
       reader.u8();
-      return { kind: 'delete', relationId, before: tuple(reader, readersOf(relationId)) };
+      return { kind: 'delete', relationId, before: tuple(reader, readers, forms) };
     }
     case 'T': {
       const count = reader.u32();

@@ -16,7 +16,7 @@
  */
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Store } from '../../store/types.js';
-import { type BatchLimits, ChangeBatch } from './batch.js';
+import { type BatchLimits, ChangeBatch, changeOf } from './batch.js';
 import type { BinaryTypes } from './binary/types.js';
 import {
   BoundMapping,
@@ -35,6 +35,7 @@ import {
   ofStreamed,
   type Readers,
   type Relation,
+  relationOfRow,
 } from './pgoutput.js';
 import { Spill, SpillFull } from './spill.js';
 import { hasColumns, type PublishedTable, TablesChanged } from './tables.js';
@@ -124,7 +125,6 @@ export interface StreamCounters {
 export class FeedStream {
   readonly #options: StreamOptions;
   readonly #relations = new Map<number, Described>();
-  readonly #readersOf = (relationId: number): Readers | undefined => this.#relations.get(relationId)?.readers;
   #pending: RowChange[] = [];
   #pendingBytes = 0;
   /** The batch that was handed to the store last, until the store begins with it. */
@@ -191,11 +191,10 @@ export class FeedStream {
     return this.#spill.bytes;
   }
 
-  /** One CopyData message. Errors: `CORRUPT`, `FEED`. */
+  /** One CopyData message, whose bytes stay as they are. Errors: `CORRUPT`, `FEED`. */
   onData(chunk: Buffer): void {
     if (this.#failed) return;
-    // A copy on purpose: the chunk is a view of what the connection will use again.
-    if (this.#replaying) this.#behind.push(Buffer.from(chunk));
+    if (this.#replaying) this.#behind.push(chunk);
     else this.#take(chunk);
   }
 
@@ -221,7 +220,9 @@ export class FeedStream {
   }
 
   #onBytes(payload: Buffer): void {
-    this.#onMessage(decodeMessage(payload, this.#readersOf), payload.length);
+    const relationId = relationOfRow(payload);
+    if (relationId === undefined) this.#onMessage(decodeMessage(payload), payload.length);
+    else this.#each(relationId, payload.length, (mapping, readers) => changeOf(payload, mapping, readers));
   }
 
   /**
@@ -253,15 +254,6 @@ export class FeedStream {
         return;
       case 'relation':
         this.#describe(message.relation);
-        return;
-      case 'insert':
-        this.#each(message.relationId, bytes, (mapping) => mapping.put(message.after));
-        return;
-      case 'update':
-        this.#each(message.relationId, bytes, (mapping) => mapping.put(message.after, message.before));
-        return;
-      case 'delete':
-        this.#each(message.relationId, bytes, (mapping) => mapping.remove(message.before));
         return;
       case 'truncate':
         for (const id of message.relationIds) this.#each(id, bytes, (mapping) => mapping.clear());
@@ -336,7 +328,11 @@ export class FeedStream {
     this.#relations.set(relation.id, { relation, targets, readers });
   }
 
-  #each(relationId: number, bytes: number, change: (mapping: BoundMapping) => RowChange): void {
+  #each(
+    relationId: number,
+    bytes: number,
+    change: (mapping: BoundMapping, readers: Readers | undefined) => RowChange,
+  ): void {
     const described = this.#relations.get(relationId);
     if (described === undefined)
       throw new TokaidoError('CORRUPT', `a change of relation ${relationId}, which was not described`);
@@ -345,7 +341,7 @@ export class FeedStream {
     if (this.#isFull(bytes)) this.#writePart();
     for (const target of targets) {
       target.bound ??= this.#bind(described.relation, target);
-      this.#pending.push(this.#noted(target, change(target.bound)));
+      this.#pending.push(this.#noted(target, change(target.bound, described.readers)));
     }
     this.#pendingBytes += bytes;
     this.#options.counters.changes++;

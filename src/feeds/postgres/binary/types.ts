@@ -83,8 +83,7 @@ export class BinaryTypes {
   /** For each column; `undefined` where it cannot be read. */
   readers(columns: readonly Column[]): readonly (ReadValue | undefined)[] {
     return columns.map(({ typeOid }) => {
-      // A copy on purpose: the bytes are a view of what the connection will use again.
-      if (this.#send(typeOid) === BYTEA) return (bytes) => Buffer.from(bytes);
+      if (this.#send(typeOid) === BYTEA) return (bytes) => bytes;
       const decode = this.#isReadable(typeOid, MAX_DEPTH) ? this.#decoder(typeOid) : undefined;
       return decode === undefined ? undefined : guarded(decode);
     });
