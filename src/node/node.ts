@@ -62,6 +62,7 @@ import { Replica } from './replica.js';
 import type { FeedProgress } from './status/feed-progress.js';
 import { registerNodeMetrics } from './status/node-metrics.js';
 import { nodeStatus } from './status/node-status.js';
+import { StallWatch } from './status/stall-watch.js';
 import type { NodeStatus } from './status/status.js';
 
 export interface NodeOptions {
@@ -104,6 +105,7 @@ export class Node {
   readonly enrollment: Enrollment;
   readonly #images: ImageKeeper;
   readonly #unseen: UnseenWrites;
+  readonly #stalls: StallWatch;
   readonly #backups: BackupCommands | undefined;
   #stopping = false;
 
@@ -175,6 +177,7 @@ export class Node {
       const scratch = join(config.data, 'backup');
       this.#backups = new BackupCommands({ commands, timeLimitMs, scratch, runtime, log: this.#log });
     }
+    this.#stalls = new StallWatch({ runtime, log: this.#log });
     this.#signals = new Signals(runtime);
     this.clientKeeper = new ClientKeeper({ limits: config.limits, runtime, log: this.#log });
     this.clientPolicies = new ClientPolicies({ runtime, log: this.#log, audit: this.audit });
@@ -201,7 +204,7 @@ export class Node {
         this.#log.warn({ database: name, options: withoutEffect }, 'options of a database have no effect here');
     }
     await this.#replica.open();
-    registerNodeMetrics(this);
+    registerNodeMetrics(this, this.#stalls);
     // Before anybody is let in: who was revoked stays out from the first moment.
     const published = {
       certificates: this.certificates,
@@ -211,8 +214,7 @@ export class Node {
       log: this.#log,
     };
     this.#publishedLists = new PublishedLists(published);
-    const renews = this.enrollment.renewal() !== undefined;
-    this.#expiries = new ExpiryWatch({ ...published, renews });
+    this.#expiries = new ExpiryWatch({ ...published, renews: this.enrollment.renewal() !== undefined });
     if (config.identity !== false)
       this.#publishedTrust = new PublishedTrust({ ...published, audit, caFile: config.identity.ca });
     const { current } = this.stores;
@@ -560,6 +562,7 @@ export class Node {
     this.#replica.beginStopping();
     this.#publishedLists?.close();
     this.#unseen.close();
+    this.#stalls.close();
     this.#publishedTrust?.close();
     this.#expiries?.close();
     this.resealer?.close();

@@ -10,6 +10,7 @@ import { createProgram } from '../../src/cli/program.js';
 import { parseConfig } from '../../src/node/config/load.js';
 import type { Node } from '../../src/node/node.js';
 import { registerNodeMetrics } from '../../src/node/status/node-metrics.js';
+import type { StallWatch } from '../../src/node/status/stall-watch.js';
 import { PROTOCOL_ERRORS } from '../../src/protocol/errors.js';
 import { repository } from '../support/postgres.js';
 
@@ -131,7 +132,7 @@ describe('the documents', () => {
     const recorder = (type: string) => (name: string) => registered.set(`tokaido_${name}`, type);
     // Registration takes names and functions; nothing of the node is read before somebody scrapes.
     const node = { metrics: { gauge: recorder('gauge'), counter: recorder('counter') }, identity: { identity: {} } };
-    registerNodeMetrics(node as unknown as Node);
+    registerNodeMetrics(node as unknown as Node, {} as StallWatch);
     const described = tableRows('docs/reference/metrics.md');
     assert.deepEqual([...described.keys()].sort(), [...registered.keys()].sort());
     for (const [name, type] of registered) assert.equal(described.get(name)?.[0], type, name);

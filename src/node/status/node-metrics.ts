@@ -4,9 +4,10 @@ import { parseFeedPosition } from '../../protocol/at-least.js';
 import type { Sample } from '../admin/metrics.js';
 import type { Node } from '../node.js';
 import { treeOf } from './node-status.js';
+import type { StallWatch } from './stall-watch.js';
 import type { StatusTreeNode } from './status.js';
 
-export function registerNodeMetrics(node: Node): void {
+export function registerNodeMetrics(node: Node, stalls: StallWatch): void {
   const { metrics, runtime } = node;
   const { self } = node;
   const store = () => node.stores.current;
@@ -17,6 +18,10 @@ export function registerNodeMetrics(node: Node): void {
   metrics.gauge('ready', '1 when clients can read here.', () => (node.ready().ready ? 1 : 0));
   metrics.gauge('uptime_seconds', 'Time since the start.', () => (runtime.monotonicMs() - node.startedMs) / 1000);
   metrics.gauge('resident_bytes', 'Memory of the process.', () => process.memoryUsage.rss());
+  metrics.counter('stalls_total', 'Moments of at least so many seconds in which nobody was answered.', () => {
+    return [...stalls.counts].map(([lengthMs, count]) => [{ seconds: String(lengthMs / 1000) }, count] as const);
+  });
+  metrics.counter('stalled_seconds_total', 'How long they were.', () => stalls.stalledMs / 1000);
   metrics.gauge('lag_seconds', 'Age of the data, by heartbeats from its origins.', () => {
     if (self.role === 'root') return 0;
     const lagMs = node.heartbeats.lagMs(runtime.nowMs());
