@@ -1,6 +1,6 @@
 /** Encryption at rest on real nodes: nothing of a secret lies in any file, through writes, log, snapshots and restarts; keys change. */
 import assert from 'node:assert/strict';
-import { chmodSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { json, tokaido } from '../support/cli.js';
@@ -53,7 +53,10 @@ describe('nodes that encrypt a database', () => {
     const replication = { reconnectMinMs: 50, reconnectMaxMs: 200 };
     const config = { databases: ['open', 'secrets'], encryption, replication };
     root = await cluster.add({ name: 'root', role: 'root', config });
-    const command = { keyCommand: ['cat', join(cluster.folder, 'edge', 'data.keys')], databases: ['*'] };
+    const at = (name: string): string => join(cluster.folder, 'edge', name);
+    // As long as another file says after it has read the keys.
+    const script = `cat ${at('data.keys')} && sleep $(cat ${at('delay')} || echo 0)`;
+    const command = { keyCommand: ['sh', '-c', script], databases: ['*'] };
     const own = { ...config, encryption: command };
     edge = await cluster.add({ name: 'edge', role: 'edge', upstreams: [root], config: own });
     await makeKey(root);
@@ -104,6 +107,64 @@ describe('nodes that encrypt a database', () => {
     while (root.process !== undefined) await new Promise((resolve) => setTimeout(resolve, 20));
     assert.match(cluster.log(root), /the file of encryption keys .* can be read by others/);
     chmodSync(file(root, 'data.keys'), 0o600);
+  });
+
+  it('ask the command for keys again at SIGHUP, whatever it says, and go on with what they have where it fails', async () => {
+    for (const node of [root, edge]) {
+      cluster.start(node);
+      await cluster.ready(node);
+    }
+    const keys = file(edge, 'data.keys');
+    const current = async (): Promise<string | undefined> => (await cluster.status(edge)).encryptionKey;
+    const until = async (what: string, holds: () => boolean | Promise<boolean>): Promise<void> => {
+      const start = performance.now();
+      while (!(await holds())) {
+        assert.ok(performance.now() - start < 15_000, `${what}\n${cluster.log(edge).slice(-2000)}`);
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    };
+    /** What the log says next when the command is asked now. */
+    const failsWith = async (said: RegExp): Promise<void> => {
+      const before = cluster.log(edge).length;
+      const key = await current();
+      edge.process?.kill('SIGHUP');
+      await until(String(said), () => said.test(cluster.log(edge).slice(before)));
+      assert.equal(await current(), key);
+      assert.equal(await get(edge, 'secrets/7'), `${SECRET} 7`);
+    };
+    const old = await current();
+    const fresh = await makeKey(edge);
+    assert.equal(await current(), old, 'nobody asked the command yet');
+    edge.process?.kill('SIGHUP');
+    await until('the new key is taken', async () => (await current()) === fresh);
+    await put('secrets/by-command', `${SECRET} by command`);
+    await arrives('secrets/by-command', `${SECRET} by command`);
+    assert.equal(await get(edge, 'secrets/7'), `${SECRET} 7`);
+
+    const whole = readFileSync(keys, 'utf8');
+    renameSync(keys, `${keys}.away`);
+    await failsWith(/keyCommand failed: .*going on with those before/);
+    renameSync(`${keys}.away`, keys);
+    const torn = whole.slice(0, 40);
+    writeFileSync(keys, torn);
+    await failsWith(/keyCommand: line 1 is no key of 64 hex digits.*going on with those before/);
+    assert.ok(!cluster.log(edge).includes(torn), 'half a key is in the log');
+    writeFileSync(keys, '# none\n');
+    await failsWith(/keyCommand: must hold 1 to 100 keys.*going on with those before/);
+    writeFileSync(keys, whole);
+
+    // Of two that run at a time, what the later one says counts, though the earlier one ends last.
+    writeFileSync(file(edge, 'delay'), '2');
+    edge.process?.kill('SIGHUP');
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    writeFileSync(file(edge, 'delay'), '0');
+    const newest = await makeKey(edge);
+    edge.process?.kill('SIGHUP');
+    await until('the newest key is taken', async () => (await current()) === newest);
+    await new Promise((resolve) => setTimeout(resolve, 2500));
+    assert.equal(await current(), newest);
+    for (const node of [edge, root]) await cluster.stop(node);
+    assert.deepEqual(filesWith(edge, SECRET), []);
   });
 
   it('take a new key while they run, or all at once while they do not, and need the old one no more', async () => {

@@ -272,7 +272,9 @@ export const schema = z.strictObject({
           .array(z.string().min(1))
           .min(1)
           .optional()
-          .describe('Program and parameters that print such a file, instead of keyFile; run at each start.'),
+          .describe(
+            'Program and parameters that print such a file, instead of keyFile; run at each start, and at SIGHUP.',
+          ),
         databases: z
           .array(z.string().min(1))
           .min(1)

@@ -81,9 +81,14 @@ export class Encryption {
     if (keyFile === undefined) {
       const value = new LiveValue(fromCommand(keyCommand ?? []));
       this.#cipher = value;
+      let asked = 0;
       this.#reload = () => {
+        const turn = ++asked;
         fromCommandLater(keyCommand ?? []).then(
-          (cipher) => value.set(cipher),
+          (cipher) => {
+            // Who was asked later knows better, whoever answers first.
+            if (turn === asked) value.set(cipher);
+          },
           (error: unknown) => log.warn({ reason: messageOf(error) }, 'encryption keys: going on with those before'),
         );
       };
