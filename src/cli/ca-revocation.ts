@@ -16,6 +16,7 @@ interface ListFlags {
 interface CrlFlags extends ListFlags, KeyFlags {
   readonly days: string;
   readonly publish?: string;
+  readonly oldSigner?: string;
 }
 
 interface RevokeFlags extends CrlFlags {
@@ -37,20 +38,26 @@ function selectionOf({ name, serial, certificate }: RevokeFlags): Selection {
   return serial === undefined ? { certificate: certificate as string } : { serial };
 }
 
-/** Signs a new list, publishes it if asked to, and says what happened. */
-async function writeAndPublish(flags: CrlFlags, revoked: readonly IssuedRecord[]): Promise<void> {
-  const list = await writeCrl(allCas(flags.ca, keyAccess(flags)), { days: Number(flags.days), nowMs: Date.now() });
+/** Marks what is selected, signs a new list, publishes it if asked to, and says what happened. */
+async function writeAndPublish(flags: CrlFlags, selection?: Selection): Promise<void> {
+  const nowMs = Date.now();
+  // First the keys: what cannot be signed is not marked.
+  const cas = allCas(flags.ca, keyAccess(flags), flags.oldSigner);
+  const revoked = selection === undefined ? [] : revoke(flags.ca, selection, nowMs);
+  const list = await writeCrl(cas, { days: Number(flags.days), nowMs });
   const sent = { path: '/crl', what: 'the list', again: 'tokaido ca crl --publish', body: list.pem } as const;
   const published = flags.publish === undefined ? undefined : await publish(flags.publish, sent);
   if (flags.json) {
     const { path, nextUpdate } = list;
     printJson({ revoked, path, onList: list.revoked, nextUpdate, ...(published === undefined ? {} : { published }) });
+    if (list.unsaid !== undefined) throw list.unsaid;
     return;
   }
   for (const { identity, serial } of revoked) print(`revoked ${identity} (serial ${serial})`);
   print(`wrote ${list.path}: ${list.revoked} certificates, next list due ${list.nextUpdate}`);
   if (published === undefined) print('bring it to the nodes: --publish ROOT:PORT, or the file that identity.crl names');
   else print(`published at ${flags.publish}: every node that is linked has it within a second`);
+  if (list.unsaid !== undefined) throw list.unsaid;
 }
 
 export function registerRevocation(ca: Command): void {
@@ -74,6 +81,7 @@ export function registerRevocation(ca: Command): void {
     withKeyOptions(command)
       .requiredOption('--ca <folder>', 'folder of the CA')
       .option('--days <number>', 'when the next list is due', '30')
+      .option('--old-signer <command>', 'command that signs with the key of the CA that is being rotated out')
       .option('--publish <host:port>', 'admin listener of the root, which hands the list to every node')
       .option('--json', 'print one JSON object');
   withPublish(ca.command('revoke').description('lock out whoever holds a certificate: mark it, and sign a new list'))
@@ -81,12 +89,8 @@ export function registerRevocation(ca: Command): void {
     .option('--serial <hex>', 'the certificate with this serial')
     .option('--certificate <file>', 'this certificate, whether there is a record of it or not')
     .addHelpText('after', '\nExample:\n  tokaido ca revoke --ca ./pki --name edge-tokyo --publish 127.0.0.1:1980')
-    .action(
-      action(
-        async (flags: RevokeFlags) => await writeAndPublish(flags, revoke(flags.ca, selectionOf(flags), Date.now())),
-      ),
-    );
+    .action(action(async (flags: RevokeFlags) => await writeAndPublish(flags, selectionOf(flags))));
   withPublish(ca.command('crl').description('sign a new revocation list: ca.crl'))
     .addHelpText('after', '\nExample:\n  tokaido ca crl --ca ./pki --publish 127.0.0.1:1980')
-    .action(action(async (flags: CrlFlags) => await writeAndPublish(flags, [])));
+    .action(action(async (flags: CrlFlags) => await writeAndPublish(flags)));
 }

@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, it } from 'node:test';
 import { createCa, createIntermediate, issueCertificate, keyPem, newKeys, openCa } from '../../src/pki/ca/ca.js';
 import { readRecords, revoke, writeCrl } from '../../src/pki/ca/records.js';
 import { renewCertificate, replaceIdentity } from '../../src/pki/ca/renewal.js';
-import { allCas, retireOld, rotateCa } from '../../src/pki/ca/rotation.js';
+import { allCas, oldFolders, retireOld, rotateCa } from '../../src/pki/ca/rotation.js';
 import { crlsOf } from '../../src/pki/crl.js';
 import { type IdentityFiles, loadNodeIdentity } from '../../src/pki/identity.js';
 import { certificatesOf } from '../../src/pki/pem.js';
@@ -39,6 +39,19 @@ const ok = async (...parameters: string[]): Promise<Record<string, unknown>> => 
   const ended = await tokaido([...parameters, '--json'], { cwd: folder });
   assert.equal(ended.code, 0, ended.err);
   return json(ended);
+};
+
+/** A key that only a command uses; the command. */
+const signerOf = (name: string): string => {
+  const keys = newKeys();
+  writeFileSync(at(`${name}.key`), keyPem(keys), { mode: 0o600 });
+  writeFileSync(at(`${name}.pub`), keys.publicKey.export({ type: 'spki', format: 'pem' }));
+  return `openssl dgst -sha256 -sign ${name}.key`;
+};
+/** What who believes all of the CA, lists included, says of a node's certificate. */
+const faultOf = (node: string): string | undefined => {
+  const trust = new Trust(certificatesOf(text('pki', 'trust.crt'), 'trust'), crlsOf(text('pki', 'ca.crl'), 'list'));
+  return trust.fault(certificatesOf(text(node, 'node.crt'), node), Date.now());
 };
 
 beforeEach(() => {
@@ -224,5 +237,55 @@ describe('a rotation', () => {
       assert.equal(too.trust.with(crlsOf(pem, 'list')).fault(chain, nowMs), 'revoked');
     await assert.rejects(retireOld(at('gone'), { nowMs, force: false }), /is not being rotated/);
     await retireOld(at('pki'), { nowMs, force: false });
+  });
+
+  it('keeps the list of an old CA beside that of a new one whose key a command keeps', async () => {
+    await ok('ca', 'init', '--dir', 'pki');
+    for (const name of ['before', 'during']) await issueCertificate(edge('pki', name));
+    await ok('ca', 'revoke', '--ca', 'pki', '--name', 'before');
+    const sign = signerOf('token');
+    await ok('ca', 'rotate', '--ca', 'pki', '--new-signer', sign, '--public-key', 'token.pub');
+    await ok('ca', 'revoke', '--ca', 'pki', '--name', 'during', '--signer', sign);
+    assert.deepEqual([faultOf('before'), faultOf('during')], ['revoked', 'revoked']);
+  });
+
+  it('whose old key is not here says which certificate cannot be revoked, and what to do; the rest is on the list', async () => {
+    const [old, fresh] = [signerOf('old'), signerOf('new')];
+    await ok('ca', 'init', '--dir', 'pki', '--signer', old, '--public-key', 'old.pub');
+    for (const name of ['before', 'during'])
+      await ok('ca', 'issue', '--ca', 'pki', '--role', 'edge', '--name', name, '--signer', old);
+    await ok('ca', 'revoke', '--ca', 'pki', '--name', 'before', '--signer', old);
+    const keys = ['--signer', old, '--new-signer', fresh, '--public-key', 'new.pub'];
+    await ok('ca', 'rotate', '--ca', 'pki', ...keys);
+    await ok('ca', 'issue', '--ca', 'pki', '--role', 'edge', '--name', 'new', '--signer', fresh);
+    const without = await tokaido(['ca', 'revoke', '--ca', 'pki', '--name', 'new', '--days', '3'], { cwd: folder });
+    assert.match(without.err, /the CA's key is not here: there is no pki\/ca\.key\nhint: if a command signs.*--signer/);
+    assert.ok(readRecords(at('pki')).every(({ identity, revoked }) => !identity.endsWith('/new') || !revoked));
+    const revocation = ['ca', 'revoke', '--ca', 'pki', '--signer', fresh, '--name'];
+    const halfway = await tokaido([...revocation, 'during'], { cwd: folder });
+    assert.equal(halfway.code, 1);
+    assert.match(
+      halfway.err,
+      /during is marked as revoked, but no list says so: .*rotated out.*key is not here\nhint:/,
+    );
+    // What can be signed is: of the new CA, and what the old one signed once.
+    assert.equal((await tokaido([...revocation, 'new'], { cwd: folder })).code, 1);
+    assert.deepEqual([faultOf('before'), faultOf('during'), faultOf('new')], ['revoked', undefined, 'revoked']);
+    await ok(...revocation, 'during', '--old-signer', old);
+    assert.deepEqual([faultOf('before'), faultOf('during'), faultOf('new')], ['revoked', 'revoked', 'revoked']);
+  });
+
+  it('goes on signing lists when the key of the old CA was destroyed in the end', async () => {
+    await ok('ca', 'init', '--dir', 'pki');
+    for (const name of ['gone', 'stays']) await issueCertificate(edge('pki', name));
+    await ok('ca', 'revoke', '--ca', 'pki', '--name', 'gone');
+    await ok('ca', 'rotate', '--ca', 'pki');
+    await ok('ca', 'renew', '--ca', 'pki', '--node', 'stays', '--days', '9');
+    await ok('ca', 'rotate', '--ca', 'pki', '--retire');
+    for (const path of oldFolders(at('pki'))) rmSync(join(path, 'ca.key'));
+    await ok('ca', 'crl', '--ca', 'pki');
+    await ok('ca', 'revoke', '--ca', 'pki', '--name', 'stays');
+    assert.equal(faultOf('stays'), 'revoked');
+    assert.equal(crlsOf(text('pki', 'ca.crl'), 'list').length, 2, 'what the old one signed is still there');
   });
 });

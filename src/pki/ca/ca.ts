@@ -221,6 +221,11 @@ export function openCa(folder: string, { passphrase, signCommand }: KeyAccess = 
 }
 
 function fileSigner(certificate: X509Certificate, path: string, passphrase: string | undefined): Signer {
+  if (!existsSync(path)) {
+    throw new TokaidoError('IDENTITY', `the CA's key is not here: there is no ${path}`, {
+      hint: 'if a command signs for this CA: --signer or TOKAIDO_CA_SIGNER; if the key is kept elsewhere: put it back for as long as you sign',
+    });
+  }
   const key = openKey(readKey(path, 'CA key'), path, passphrase);
   if (!certificate.checkPrivateKey(key))
     throw new TokaidoError('IDENTITY', `${path} is not the key of the CA certificate beside it`);

@@ -3,9 +3,9 @@ import { X509Certificate } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf, TokaidoError } from '../../base/errors.js';
-import { crlsOf } from '../crl.js';
+import { crlsOf, type RevocationList } from '../crl.js';
 import { readPublic, replace, writeNew } from '../files.js';
-import { toPem } from '../pem.js';
+import { certificatesOf, toPem } from '../pem.js';
 import { buildCrl } from '../x509.js';
 import type { OpenCa } from './ca.js';
 
@@ -98,22 +98,29 @@ export interface WrittenCrl {
   readonly pem: string;
   readonly revoked: number;
   readonly nextUpdate: string;
+  /** What should be on a list of a CA whose key is not here, and is not; everything else is. */
+  readonly unsaid: TokaidoError | undefined;
 }
 
 /**
  * Signs a new list of all revoked certificates and writes it to `ca.crl` of the first CA; the others are those it took the
- * place of, each with a list of its own in the same file. Errors: `IDENTITY`.
+ * place of, each with a list of its own in the same file. A list of a CA that is not among them stays there as it is.
+ * Errors: `IDENTITY`.
  */
 export async function writeCrl(
   cas: readonly [OpenCa, ...OpenCa[]],
   { days, nowMs }: { readonly days: number; readonly nowMs: number },
 ): Promise<WrittenCrl> {
-  const [{ folder, chainPem, certificate: current }] = cas;
+  const [{ folder, chainPem, trustPem, certificate: current }] = cas;
   const path = crlPath(folder);
   const before = existsSync(path) ? crlsOf(readPublic(path, 'revocation list'), path) : [];
   const records = forgetOld(folder, nowMs).filter(({ revoked }) => revoked !== undefined);
   const nextUpdateMs = nowMs + days * DAY_MS;
-  const lists: Buffer[] = [];
+  const kept = before.filter((list) => !cas.some(({ signer }) => list.isSignedBy(signer.publicKey)));
+  const absent = certificatesOf(trustPem, folder).filter(({ fingerprint256 }) => {
+    return !cas.some(({ certificate }) => certificate.fingerprint256 === fingerprint256);
+  });
+  const lists: Buffer[] = kept.map(({ der }) => der);
   for (const { certificate, signer } of cas) {
     const own = before.filter((list) => list.isSignedBy(signer.publicKey));
     const revoked = records.flatMap(({ serial, issuer = current.fingerprint256, revoked }) => {
@@ -125,7 +132,31 @@ export async function writeCrl(
   // Lists of an intermediate are believed by whoever can see that it is one.
   const pem = `${lists.map((der) => toPem('X509 CRL', der)).join('')}${chainPem}`;
   replace(path, pem, 'public');
-  return { path, pem, revoked: records.length, nextUpdate: new Date(nextUpdateMs).toISOString() };
+  const unsaid = absent.map((ca) => unsaidOf(ca, records, kept, nowMs)).find((error) => error !== undefined);
+  return { path, pem, revoked: records.length, nextUpdate: new Date(nextUpdateMs).toISOString(), unsaid };
+}
+
+function unsaidOf(
+  { fingerprint256, publicKey, subject, validTo }: X509Certificate,
+  records: readonly IssuedRecord[],
+  kept: readonly RevocationList[],
+  nowMs: number,
+): TokaidoError | undefined {
+  const said = kept.filter((list) => list.isSignedBy(publicKey));
+  const unsaid = records.filter(({ serial, issuer, notAfter }) => {
+    const isOn = said.some(({ serials }) => serials.has(serial.toUpperCase()));
+    return issuer === fingerprint256 && Date.parse(notAfter) > nowMs && !isOn;
+  });
+  if (unsaid.length === 0) return undefined;
+  const names = [...new Set(unsaid.map(({ identity }) => identity.split('/').at(-1)))].join(', ');
+  const ca = `the CA that is being rotated out (${subject.replace(/\n/g, ', ')}, until ${validTo})`;
+  return new TokaidoError(
+    'IDENTITY',
+    `${names} is marked as revoked, but no list says so: the certificate is of ${ca}, whose key is not here`,
+    {
+      hint: 'run it again with that key: give --old-signer COMMAND, or put its ca.key beside its ca.crt in old/; or retire that CA, after which its certificates open nothing: tokaido ca rotate --retire --force',
+    },
+  );
 }
 
 function forgetOld(folder: string, nowMs: number): IssuedRecord[] {

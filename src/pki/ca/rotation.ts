@@ -22,12 +22,21 @@ export function oldFolders(folder: string): string[] {
 }
 
 /**
- * The CAs whose lists of revoked certificates can be signed here: the folder's own, and those it took the place of as far
- * as their keys are files.
+ * The CAs whose lists of revoked certificates can be signed here: the folder's own, and those it took the place of, as far
+ * as their keys are there, or `oldSigner` signs for the one that is being rotated out. Of the others `writeCrl` keeps what
+ * they have signed. Errors: those of `openCa`.
  */
-export function allCas(folder: string, access: KeyAccess = {}): [OpenCa, ...OpenCa[]] {
-  if (access.signCommand !== undefined) return [openCa(folder, access)];
-  return [openCa(folder, access), ...oldFolders(folder).map((old) => openCa(old, access))];
+export function allCas(folder: string, access: KeyAccess = {}, oldSigner?: string): [OpenCa, ...OpenCa[]] {
+  const { passphrase } = access;
+  const own = openCa(folder, access);
+  const old = oldFolders(folder).flatMap((path) => {
+    if (existsSync(join(path, 'ca.key'))) return [openCa(path, passphrase === undefined ? {} : { passphrase })];
+    const isBelieved = certificatesOf(own.trustPem, folder).some(
+      ({ fingerprint256 }) => fingerprint256 === openCertificate(path).fingerprint256,
+    );
+    return oldSigner === undefined || !isBelieved ? [] : [openCa(path, { signCommand: oldSigner })];
+  });
+  return [own, ...old];
 }
 
 /**
