@@ -4,20 +4,27 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { repository } from '../support/postgres.js';
-import { edited, hunt } from './apply.js';
+import { ACCESS_MUTANTS, type AccessMutant } from './access-mutants.js';
+import { edited, hunt, isCaughtByTest } from './apply.js';
 import { MUTANTS } from './mutants.js';
 
 const QUICK = ['ack-before-durable', 'lost-tail-unnoticed', 'heartbeat-covered-early'] as const;
+const QUICK_ACCESS = [
+  'certificate-scope-ignored',
+  'certificate-scope-not-read',
+  'revocation-ignored-on-open-links',
+] as const;
 const SEEDS = 60;
 /** A scenario comes to its point with every seed, or nearly. */
 const PLAYED = 3;
 
 describe('planted bugs', () => {
   it('each fits the code as it is built, in one place, and has a name of its own', () => {
-    for (const { edits } of MUTANTS) {
+    const all = [...MUTANTS, ...ACCESS_MUTANTS];
+    for (const { edits } of all) {
       for (const edit of edits) edited(readFileSync(join(repository(), 'dist', 'src', edit.file), 'utf8'), edit);
     }
-    assert.equal(new Set(MUTANTS.map(({ name }) => name)).size, MUTANTS.length);
+    assert.equal(new Set(all.map(({ name }) => name)).size, all.length);
   });
 
   for (const name of QUICK) {
@@ -37,4 +44,17 @@ describe('planted bugs', () => {
       assert.match(verdict.kind === 'caught' ? verdict.how : '', /^invariant [1-9]/);
     });
   }
+
+  for (const name of QUICK_ACCESS) {
+    const mutant = ACCESS_MUTANTS.find((each) => each.name === name) as AccessMutant;
+    it(`${mutant.file} catches ${mutant.name}`, async () => {
+      assert.ok(await isCaughtByTest(mutant), `it survived: ${mutant.about}`);
+    });
+  }
+
+  it('a build without any passes those tests', async () => {
+    for (const mutant of ACCESS_MUTANTS.filter(({ name }) => QUICK_ACCESS.some((each) => each === name))) {
+      assert.ok(!(await isCaughtByTest({ ...mutant, edits: [] })), mutant.name);
+    }
+  });
 });

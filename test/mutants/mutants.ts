@@ -20,7 +20,7 @@ export interface Mutant {
   readonly scenario?: string;
 }
 
-function mutant(name: string, about: string, ...edits: readonly (readonly [string, string, string])[]): Mutant {
+export function mutant(name: string, about: string, ...edits: readonly (readonly [string, string, string])[]): Mutant {
   return { name, about, edits: edits.map(([file, from, to]) => ({ file, from, to })) };
 }
 

@@ -1,5 +1,6 @@
-/** Torture of the simulation itself: plants one known bug after the other, and each must be caught by some seed. */
-import { hunt } from '../mutants/apply.js';
+/** Torture of the simulation itself: plants one known bug after the other, and each must be caught by some seed, or test. */
+import { ACCESS_MUTANTS } from '../mutants/access-mutants.js';
+import { hunt, isCaughtByTest } from '../mutants/apply.js';
 import { MUTANTS } from '../mutants/mutants.js';
 import type { Torture, TortureOptions, TortureResult } from './torture.js';
 
@@ -22,12 +23,22 @@ async function run({ seed, report, signal }: TortureOptions): Promise<TortureRes
     }
     report.progress(`${runs} of ${MUTANTS.length} mutants, ${failed} not caught`);
   }
+  for (const mutant of ACCESS_MUTANTS) {
+    if (signal.aborted) break;
+    runs++;
+    if (await isCaughtByTest(mutant, signal)) {
+      caught[mutant.name] = `by ${mutant.file}`;
+      continue;
+    }
+    failed++;
+    report.failure(`${mutant.name} survived ${mutant.file}: ${mutant.about}`);
+  }
   return { runs, failed, ...caught };
 }
 
 export const mutants: Torture = {
   name: 'mutants',
   about:
-    'Known bugs planted one by one in a copy of the build: the simulation must catch each (however long it takes).',
+    'Known bugs planted one by one in a copy of the build: the simulation (however long it takes) or a test must catch each.',
   run,
 };

@@ -13,6 +13,7 @@ import { crlsOf } from '../../src/pki/crl.js';
 import { loadNodeIdentity, type NodeIdentity } from '../../src/pki/identity.js';
 import { type Live, LiveValue } from '../../src/pki/live.js';
 import type { Role } from '../../src/pki/names.js';
+import { scopeNames } from '../../src/pki/scope-names.js';
 import type { Link, LinkHandlers } from '../../src/transport/link.js';
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../../src/transport/tls-link.js';
 import { eventually, localRuntime } from '../support/local-runtime.js';
@@ -121,6 +122,23 @@ describe('a link between nodes', () => {
     await eventually('all arrived', () => received === 20 << 20);
     assert.equal(accepted[0]?.peer.name, 'edge-1');
     link.destroy('end of test');
+  });
+
+  it('a link says what the certificate of its peer lets it follow', async () => {
+    const out = join(folder, 'ours-scoped');
+    const scope = scopeNames(['dns/jp/', 'flags']);
+    const names = { role: 'edge', name: 'edge-scoped', dns: [], ip: [], scope } as const;
+    await issueCertificate({ ca: join(folder, 'ours'), out, days: 1, nowMs: Date.now(), ...names });
+    const files = { certificate: join(out, 'node.crt'), key: join(out, 'node.key'), ca: join(out, 'ca.crt') };
+    await connect(loadNodeIdentity(files, Date.now()), 'relay-1');
+    await connect(edge, 'relay-1');
+    await eventually('both are there', () => accepted.length === 2);
+    const [scoped, unscoped] = ['edge-scoped', 'edge-1'].map((name) => accepted.find(({ peer }) => peer.name === name));
+    assert.deepEqual(scoped?.scope, [
+      { databases: ['dns'], prefixes: [Buffer.from('jp/')] },
+      { databases: ['flags'], prefixes: [] },
+    ]);
+    assert.equal(unscoped?.scope, undefined);
   });
 
   it('a certificate from another CA is refused', async () => {
