@@ -20,8 +20,16 @@ export function keysWith(prefixes: readonly Buffer[]): Keys {
 
 export function holds(keys: Keys, key: Buffer): boolean {
   if (keys === 'all') return true;
-  for (const prefix of keys) if (startsWith(key, prefix)) return true;
-  return false;
+  // Of prefixes in order, none of which begins with another, only the last one that is not above the key can be its.
+  let low = 0;
+  let high = keys.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((keys[middle] as Buffer).compare(key) <= 0) low = middle + 1;
+    else high = middle;
+  }
+  const prefix = keys[low - 1];
+  return prefix !== undefined && startsWith(key, prefix);
 }
 
 export function isNone(keys: Keys): boolean {

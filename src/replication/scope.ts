@@ -118,7 +118,7 @@ export class Scope implements RowScope {
     return this.#databases.get(database) ?? this.#everywhere;
   }
 
-  /** Whether the follower has every key of this database: only then it can be compared as a whole. */
+  /** Whether the follower has every key of this database. */
   holdsWhole(database: string): boolean {
     return this.keysOf(database) === 'all';
   }
@@ -137,11 +137,14 @@ export class Scope implements RowScope {
     return this.isWhole ? feeds : feeds.filter(({ feed }) => this.seesFeed(feed));
   }
 
-  /** A part of a database has another hash than the whole, so nothing is promised of it. */
-  seenProofs(databases: readonly DatabaseProof[]): readonly DatabaseProof[] {
+  /** A part of a database has another hash than the whole: `partOf` says what is known of it. */
+  seenProofs(
+    databases: readonly DatabaseProof[],
+    partOf: (proof: DatabaseProof, keys: Keys) => DatabaseProof,
+  ): readonly DatabaseProof[] {
     if (this.isWhole) return databases;
     const seen = databases.filter(({ name }) => !isNone(this.keysOf(name)));
-    return seen.map((proof) => (this.holdsWhole(proof.name) ? proof : { ...proof, records: 0, proven: undefined }));
+    return seen.map((proof) => (this.holdsWhole(proof.name) ? proof : partOf(proof, this.keysOf(proof.name))));
   }
 
   intersect(other: Scope): Scope {

@@ -19,6 +19,7 @@ import type { Change, FeedPosition, TransactionHeader } from '../log/transaction
 import type { Retention, UpdateLog } from '../log/update-log.js';
 import type { DatabaseMaps, IndexMaps } from './catalog.js';
 import type { Storage } from './database-spec.js';
+import type { PartChanges, PartHashes } from './part-hashes.js';
 import { checkRecord, encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
 import { isCoveredBy, type Repair, type Repaired } from './repair.js';
 import { addHash, NOTHING, type RecordHasher, type SetHash } from './set-hash.js';
@@ -27,6 +28,8 @@ import { type ClearMark, type DatabaseState, type Horizons, type StoreState, wit
 /** The engine maps of a store, and what hashes their records. */
 export interface StoreMaps {
   readonly hasher: RecordHasher;
+  /** Hashes of parts that somebody wants. */
+  readonly parts: PartHashes;
   readonly meta: MapId;
   readonly log: MapId;
   /** One per kind of storage in use: what is rebuilt at start must not be pointed at by what is not. */
@@ -58,6 +61,11 @@ export function isBehind(horizon: Buffer, xtMs: number, databaseId: number, key:
   return databaseId === atDatabase ? key.compare(atKey) > 0 : databaseId > atDatabase;
 }
 
+/** Whether a record that expires at `xtMs` is part of its database's hash, where `horizon` is worked off. */
+export function isCounted(horizon: Buffer, xtMs: number, databaseId: number, key: Buffer): boolean {
+  return xtMs === NEVER_EXPIRES || isBehind(horizon, xtMs, databaseId, key);
+}
+
 /** One database as this commit leaves it. */
 interface DatabaseDraft {
   readonly id: number;
@@ -87,6 +95,8 @@ export class Draft {
   transactions = 0;
   /** Number of changes applied; bounds how long a commit holds the event loop. */
   changes = 0;
+  /** What it changes of the parts that somebody wants hashes of. */
+  readonly parts: PartChanges;
   readonly #feeds = new Map<string, FeedPosition>();
   #clears: readonly ClearMark[];
   logBytes: number;
@@ -96,6 +106,7 @@ export class Draft {
   constructor(writer: Writer, maps: StoreMaps, before: StoreState, nowMs: number) {
     this.#writer = writer;
     this.#maps = maps;
+    this.parts = maps.parts.changes();
     this.#before = before;
     this.#nowMs = nowMs;
     for (const origin of before.position) this.#origins.set(origin.sid, origin);
@@ -261,9 +272,9 @@ export class Draft {
 
   /** The database's hash gains (1) or loses (-1) a record that is no tombstone, if it counts (see `Horizons`). */
   #hash(database: DatabaseDraft, sign: 1 | -1, key: Buffer, record: StoredRecord, xtMs: number): void {
-    const counts =
-      xtMs === NEVER_EXPIRES || isBehind(this.#horizons[database.maps.spec.storage], xtMs, database.id, key);
-    if (counts) this.#maps.hasher.count(database.hash, sign, key, record);
+    if (!isCounted(this.#horizons[database.maps.spec.storage], xtMs, database.id, key)) return;
+    this.#maps.hasher.count(database.hash, sign, key, record);
+    this.parts.count(database.id, sign, key, record);
   }
 
   #isCleared(database: DatabaseDraft, key: Buffer, stamp: Buffer): boolean {
@@ -282,6 +293,7 @@ export class Draft {
       this.#writer.clear(map);
       database.records = 0;
       database.hash = Int32Array.from(NOTHING);
+      this.parts.clear(database.id);
     } else {
       const end = afterPrefix(prefix);
       const range = { start: prefix, ...(end === undefined ? {} : { end }) };

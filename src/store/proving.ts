@@ -3,12 +3,14 @@
  * it changes when something is found to be wrong.
  */
 import type { Draft } from './draft.js';
-import { type Comparison, compare, horizonOf, type Proof, prove, type StoreView } from './proof.js';
+import type { PartHashes } from './part-hashes.js';
+import { type Comparison, compare, type Horizon, horizonOf, type Proof, prove, type StoreView } from './proof.js';
 import type { Repair, Repaired } from './repair.js';
 import type { SetHash } from './set-hash.js';
 
 export interface ProvingOptions {
   view(): StoreView;
+  readonly parts: PartHashes;
   nowMs(): number;
   /** Makes a change of the store's own, in a commit. */
   change<T>(run: (draft: Draft) => T): Promise<T>;
@@ -31,11 +33,21 @@ export class Proving {
     return compare(this.#options.view(), theirs);
   }
 
-  /** Expirations of a database that have been worked off reach to this moment at most, ms. */
-  workedOffMs(database: string): number {
+  /** Hashes of parts of databases, for followers that have no more. */
+  get parts(): PartHashes {
+    return this.#options.parts;
+  }
+
+  /** How far expirations of a database have been worked off. */
+  horizonOf(database: string): Horizon {
     const { databases, horizons } = this.#options.view().state;
     const state = databases.find(({ name }) => name === database);
-    return state === undefined ? 0 : horizonOf(horizons[state.storage], state.id).xtMs;
+    return state === undefined ? { xtMs: 0, key: undefined } : horizonOf(horizons[state.storage], state.id);
+  }
+
+  /** Expirations of a database that have been worked off reach to this moment at most, ms. */
+  workedOffMs(database: string): number {
+    return this.horizonOf(database).xtMs;
   }
 
   /** Puts a range of keys right; see `Draft.repair`. */

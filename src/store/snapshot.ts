@@ -18,7 +18,7 @@ import type { Engine, MapId, Range, Snapshot } from '../engine/engine.js';
 import type { FeedPosition } from '../log/transaction.js';
 import { type DatabaseMaps, openDatabase, specFor } from './catalog.js';
 import type { DatabaseSpec } from './database-spec.js';
-import { indexKey, isBehind } from './draft.js';
+import { indexKey, isCounted } from './draft.js';
 import { horizonOf } from './proof.js';
 import { checkRecord } from './record.js';
 import { NOTHING, RecordHasher, type SetHash } from './set-hash.js';
@@ -269,7 +269,7 @@ export class SnapshotLoader {
         }
         this.#live[database] = (this.#live[database] ?? 0) + 1;
         const { xtMs } = record;
-        if (xtMs === NEVER_EXPIRES || isBehind(this.#horizon, xtMs, databaseId, key))
+        if (isCounted(this.#horizon, xtMs, databaseId, key))
           this.#hasher.count(this.#hashes[database] as SetHash, 1, key, record);
         if (xtMs !== NEVER_EXPIRES) writer.put(indexes.expiry, indexKey(xtMs, databaseId, key), Buffer.alloc(0));
       }

@@ -13,8 +13,6 @@
  */
 import { afterPrefix, EMPTY } from '../base/bytes.js';
 import { assert, messageOf, TokaidoError } from '../base/errors.js';
-import type { Logger } from '../base/logger.js';
-import type { Runtime } from '../base/runtime.js';
 import {
   type Epoch,
   epoch,
@@ -30,12 +28,12 @@ import { originOf } from '../log/position.js';
 import { decodeTransactions, encodeTransaction, type FeedPosition, type Transaction } from '../log/transaction.js';
 import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
 import { Catalog, type DatabaseMaps } from './catalog.js';
-import { CommitQueue, type QueueHead, type QueueLimits } from './commit-queue.js';
-import type { DatabaseSpec } from './database-spec.js';
+import { CommitQueue, type QueueHead } from './commit-queue.js';
 import { Draft, nextVersion, type StoreMaps } from './draft.js';
 import { type Job, outcomeOf } from './job.js';
-import { LocalTransaction, type TransactionLimits } from './local-transaction.js';
+import { LocalTransaction } from './local-transaction.js';
 import { decodeEpoch, EPOCH_KEY, encodeEpoch, isNext, withOwnEpoch } from './numbering.js';
+import { type PartChanges, PartHashes } from './part-hashes.js';
 import { Proving } from './proving.js';
 import { StoredRecord } from './record.js';
 import { Resealing } from './resealing.js';
@@ -44,31 +42,13 @@ import { type MemoryImage, restoreMemory } from './restore.js';
 import { Room } from './room.js';
 import { RecordHasher } from './set-hash.js';
 import { decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
+import type { StoreOptions } from './store-options.js';
 import type { Database, FeedMark, LiveEntry, RecordView, Store, StoreTransaction, Written } from './types.js';
 
 /** Row of the meta map that holds the state. */
 export const STATE_KEY = Buffer.from('state');
 /** Row of the same map that names the part of the whole this store holds; there is none for the whole. */
 export const SCOPE_KEY = Buffer.from('scope');
-
-export interface StoreOptions {
-  readonly engine: Engine;
-  readonly runtime: Runtime;
-  readonly log: Logger;
-  /** This node's server id when it takes writes. */
-  readonly sid: Sid | undefined;
-  /** Databases that exist from the start, in the order of Kyoto Tycoon's numbers. */
-  readonly databases: readonly DatabaseSpec[];
-  readonly retention: Retention;
-  readonly transaction: TransactionLimits;
-  /** Beyond this much data on the disk, in bytes, local transactions may only remove. Unbounded when absent. */
-  readonly maxSizeBytes?: number;
-  readonly queue: QueueLimits;
-  /** Most databases; more that arrive by replication are refused. */
-  readonly maxDatabases: number;
-  /** A listener threw: what hangs on commits missed one, and nothing after it can be right. */
-  readonly onBroken: (error: unknown) => void;
-}
 
 /** What a local transaction does; see `Store.write`. */
 type Build<T> = (transaction: StoreTransaction, versionNs: VersionNs) => T;
@@ -81,6 +61,14 @@ const SWEEP_ROWS = 1000;
 const SWEEP_BATCHES = 64;
 /** Records that one commit takes out of a cache, at most. */
 const EVICTED_AT_ONCE = 10_000;
+
+/** What a commit leaves. */
+interface Finished {
+  readonly state: StoreState;
+  readonly batch: LogBatch | undefined;
+  readonly first: number | undefined;
+  readonly parts: PartChanges;
+}
 
 export class LocalStore implements Store {
   readonly #options: StoreOptions;
@@ -113,8 +101,16 @@ export class LocalStore implements Store {
     this.#room = new Room(engine, options);
     const catalog = new Catalog({ engine, specs: options.databases, maxDatabases: options.maxDatabases });
     this.#catalog = catalog;
+    const hasher = new RecordHasher();
+    const parts = new PartHashes({
+      engine,
+      hasher,
+      find: (database) => this.#partOf(database),
+      soon: (fn) => options.runtime.after(0, fn),
+    });
     this.#maps = {
-      hasher: new RecordHasher(),
+      hasher,
+      parts,
       meta: engine.openMap('meta'),
       log: engine.openMap('log'),
       get indexes() {
@@ -131,6 +127,7 @@ export class LocalStore implements Store {
     this.#queue = new CommitQueue(options.queue, options.runtime, (next) => this.#commit(next));
     this.proving = new Proving({
       view: () => ({ reader: engine, maps: this.#maps, state: this.#state }),
+      parts,
       nowMs: () => options.runtime.nowMs(),
       change: async (run) => await this.#housekeep(run),
     });
@@ -445,6 +442,12 @@ export class LocalStore implements Store {
     });
   }
 
+  #partOf(database: string): { maps: DatabaseMaps; horizon: Buffer } | undefined {
+    const known = this.#state.databases.find(({ name }) => name === database);
+    const maps = known === undefined ? undefined : this.#catalog.byId.get(known.id);
+    return maps === undefined ? undefined : { maps, horizon: this.#state.horizons[maps.spec.storage] };
+  }
+
   // ---- Committing ----------------------------------------------------------------------------------------------
 
   /** Runs jobs from the queue's head inside one engine transaction. The queue calls this, one at a time. */
@@ -475,11 +478,7 @@ export class LocalStore implements Store {
     return { flushed: onDisk };
   }
 
-  #finish(
-    writer: Writer,
-    draft: Draft,
-    nowMs: number,
-  ): { state: StoreState; batch: LogBatch | undefined; first: number | undefined } {
+  #finish(writer: Writer, draft: Draft, nowMs: number): Finished {
     let batch: LogBatch | undefined;
     if (draft.transactions > 0) {
       const payload = draft.log.take();
@@ -490,19 +489,12 @@ export class LocalStore implements Store {
     }
     const state = draft.state();
     if (draft.writes > 0) writer.put(this.#maps.meta, STATE_KEY, encodeState(state));
-    return { state, batch, first: draft.logFirst };
+    return { state, batch, first: draft.logFirst, parts: draft.parts };
   }
 
-  #committed({
-    state,
-    batch,
-    first,
-  }: {
-    state: StoreState;
-    batch: LogBatch | undefined;
-    first: number | undefined;
-  }): void {
+  #committed({ state, batch, first, parts }: Finished): void {
     this.#state = state;
+    parts.apply();
     this.#log.committed(state.next);
     if (first !== undefined) this.#log.trimmed(localNumber(first));
     if (batch === undefined) return;
@@ -587,6 +579,7 @@ export class LocalStore implements Store {
   async close(): Promise<void> {
     await this.#queue.close();
     this.#listeners.clear();
+    this.#maps.parts.close();
     await this.#engine.close();
   }
 }

@@ -18,7 +18,8 @@ import { Scope } from '../../src/replication/scope.js';
 import { ReplicationServer, type ReplicationServerOptions } from '../../src/replication/sending/server.js';
 import { parseDatabase } from '../../src/store/database-spec.js';
 import { SnapshotLoader } from '../../src/store/snapshot.js';
-import { LocalStore, type StoreOptions } from '../../src/store/store.js';
+import { LocalStore } from '../../src/store/store.js';
+import type { StoreOptions } from '../../src/store/store-options.js';
 import { broken, localRuntime } from './local-runtime.js';
 
 export const CLUSTER = '00112233445566778899aabbccddeeff';

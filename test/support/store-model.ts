@@ -21,7 +21,8 @@ import { StoredRecord } from '../../src/store/record.js';
 import { hashText, NOTHING, RecordHasher } from '../../src/store/set-hash.js';
 import { SnapshotLoader, SnapshotSource } from '../../src/store/snapshot.js';
 import { type DatabaseState, decodeState } from '../../src/store/state.js';
-import { LocalStore, STATE_KEY, type StoreOptions } from '../../src/store/store.js';
+import { LocalStore, STATE_KEY } from '../../src/store/store.js';
+import type { StoreOptions } from '../../src/store/store-options.js';
 import { broken, localRuntime } from './local-runtime.js';
 
 export const DATABASES = ['default', 'other'] as const;

@@ -2,6 +2,7 @@
  * The upstream's side of an audit: one database read at one moment, and the follower's questions about it answered in
  * small steps, so that reads and other followers get their turn in between.
  */
+import type { Keys } from '../../base/keys.js';
 import type { LocalNumber } from '../../base/types.js';
 import { DatabaseAudit, type RangeHash } from '../../store/audit.js';
 import type { KeyRange } from '../../store/repair.js';
@@ -25,6 +26,7 @@ interface Question {
 
 export class AuditSource {
   readonly database: string;
+  readonly keys: Keys;
   /** Belongs in front of the transaction with this number. */
   readonly next: LocalNumber;
   readonly #audit: DatabaseAudit;
@@ -35,9 +37,11 @@ export class AuditSource {
   #isFirst = true;
   #miscount: SetHash | undefined;
 
-  constructor(store: LocalStore, { database, horizonMs }: AuditFrame, nowMs: number) {
+  /** `keys`: what the follower may see of the database. */
+  constructor(store: LocalStore, { database, horizonMs }: AuditFrame, nowMs: number, keys: Keys) {
     this.database = database;
-    this.#audit = new DatabaseAudit(store.engine, database);
+    this.keys = keys;
+    this.#audit = new DatabaseAudit(store.engine, database, keys);
     this.next = this.#audit.next;
     this.#cutoffMs = Math.max(nowMs, horizonMs);
   }

@@ -1,4 +1,5 @@
 /** The audits of one follower at its upstream: one at a time, announced at its place among the batches, in small steps. */
+import type { Keys } from '../../base/keys.js';
 import type { LocalNumber } from '../../base/types.js';
 import type { LocalStore } from '../../store/store.js';
 import type { AuditFrame, Descend, Frame } from '../frames/frames.js';
@@ -26,12 +27,12 @@ export class FollowerAudit {
   }
 
   /** Returns whether it began. */
-  begin(frame: AuditFrame): boolean {
+  begin(frame: AuditFrame, keys: Keys): boolean {
     if (this.#source !== undefined || !this.#host.begin()) {
       this.#host.send({ type: 'auditEnd', reason: 'another audit is under way: ask again later' });
       return false;
     }
-    this.#source = new AuditSource(this.#host.store, frame, this.#host.nowMs());
+    this.#source = new AuditSource(this.#host.store, frame, this.#host.nowMs(), keys);
     this.#beats = 0;
     return true;
   }

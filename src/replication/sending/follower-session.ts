@@ -10,6 +10,7 @@
  * is that the follower is at the tip and the newest batch, encoded once for all, goes straight to its link.
  */
 import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../../base/errors.js';
+import { isNone } from '../../base/keys.js';
 import type { Logger } from '../../base/logger.js';
 import { type LocalNumber, localNumber, type Position, type Sid } from '../../base/types.js';
 import { changesBetween, describePosition, originOf, START } from '../../log/position.js';
@@ -414,9 +415,10 @@ export class FollowerSession {
   #onAudit(frame: AuditFrame): void {
     const { database } = frame;
     if (this.#state !== 'following') throw new TokaidoError('REPLICATION', `an audit while ${this.#state}`);
-    if (!this.scope.holdsWhole(database)) {
-      this.#send({ type: 'auditEnd', reason: 'that database is not wholly in the scope of this follower' });
-    } else if (this.#audit.begin(frame)) {
+    const keys = this.scope.keysOf(database);
+    if (isNone(keys)) {
+      this.#send({ type: 'auditEnd', reason: 'nothing of that database is in the scope of this follower' });
+    } else if (this.#audit.begin(frame, keys)) {
       this.#log.warn({ database }, 'the follower does not equal this node: it is being told where');
       this.pump();
     }

@@ -3,11 +3,13 @@
  * every session; keeps the newest frames in memory so that a follower that is a moment behind needs no disk.
  */
 import { messageOf } from '../../base/errors.js';
+import { isNone, type Keys } from '../../base/keys.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
 import { type Epoch, type LocalNumber, localNumber, type Position, type Sid } from '../../base/types.js';
 import type { LogBatch } from '../../log/update-log.js';
-import type { Proof } from '../../store/proof.js';
+import type { PartName } from '../../store/part-hashes.js';
+import type { DatabaseProof, Proof } from '../../store/proof.js';
 import type { LocalStore } from '../../store/store.js';
 import { type Exchange, isOnlyOf } from '../frames/exchange.js';
 import { MAX_PATH } from '../frames/frame-parts.js';
@@ -233,10 +235,14 @@ export class ReplicationServer {
     };
   }
 
-  /** Whoever reads all records for an audit finds out whether the own running hash is right. */
-  #correct({ database, miscount }: AuditSource): void {
-    if (miscount === undefined) return;
+  /**
+   * Whoever reads all records for an audit finds out whether the own running hash is right. One of a part is counted anew
+   * whenever a follower did not equal it.
+   */
+  #correct({ database, keys, miscount }: AuditSource): void {
     const { store, log } = this.#options;
+    if (keys !== 'all') store.proving.parts.forget({ database, keys });
+    if (miscount === undefined) return;
     log.error({ database }, "this node's running hash was wrong, its records are not concerned: corrected");
     store.proving.correctHash(database, miscount).catch((error: unknown) => {
       log.warn({ reason: messageOf(error) }, 'cannot correct the running hash');
@@ -294,6 +300,7 @@ export class ReplicationServer {
     this.#sessions.delete(session);
     this.#waiting = this.#waiting.filter((other) => other !== session);
     session.onClosed();
+    if (this.#sessions.size === 0) this.#options.store.proving.parts.want([]);
   }
 
   /** Whether a node follows this one right now. */
@@ -401,11 +408,34 @@ export class ReplicationServer {
    */
   prove(proof: Proof): void {
     if (this.#closed || this.#sessions.size === 0) return;
+    const { store } = this.#options;
+    store.proving.parts.want(this.#partsOf(proof.databases));
+    const partOf = (database: DatabaseProof, keys: Keys): DatabaseProof => this.#proofOfPart(database, keys);
     const frame = oncePerScope((scope) => {
-      return encodeFrame({ type: 'proof', position: proof.position, databases: scope.seenProofs(proof.databases) });
+      const databases = scope.seenProofs(proof.databases, partOf);
+      return encodeFrame({ type: 'proof', position: proof.position, databases });
     });
-    const { next } = this.#options.store.log;
+    const { next } = store.log;
     for (const session of this.#sessions.keys()) session.offerProof(next, frame);
+  }
+
+  /** Parts of these databases that followers have. */
+  #partsOf(databases: readonly DatabaseProof[]): PartName[] {
+    const scopes = new Map([...this.#sessions.keys()].map(({ scope }) => [scope.id, scope]));
+    const parts = [...scopes.values()].flatMap((scope) => {
+      return databases.map(({ name }) => ({ database: name, keys: scope.keysOf(name) }));
+    });
+    return parts.filter(({ keys }) => keys !== 'all' && !isNone(keys));
+  }
+
+  /** Of a part that is not counted yet, and of one of a database that is not proven itself, nothing is said. */
+  #proofOfPart({ name, proven }: DatabaseProof, keys: Keys): DatabaseProof {
+    const { proving, sid } = this.#options.store;
+    const part = proven === undefined ? undefined : proving.parts.find({ database: name, keys });
+    if (proven === undefined || part === undefined) return { name, records: 0, proven: undefined };
+    // The part is what this node has: a relay may have worked off fewer expirations than the origin of the proof.
+    const horizon = sid === undefined ? proving.horizonOf(name) : proven.horizon;
+    return { name, records: part.records, proven: { hash: part.hash, horizon } };
   }
 
   /** Between two commits, too: what lies in the engine and what the store says of it are of one moment there. */
