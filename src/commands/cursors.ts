@@ -5,6 +5,7 @@
  */
 import { afterKey } from '../base/bytes.js';
 import { TokaidoError } from '../base/errors.js';
+import { PROTO_TREE } from '../store/database-spec.js';
 import type { Database, Range, RecordView } from '../store/types.js';
 import type { Commands, Decision, Next } from './commands.js';
 import type { RecordCopy } from './conditions.js';
@@ -29,7 +30,7 @@ export interface CursorHost {
 
 interface Place {
   readonly key: Buffer;
-  /** Came by walking backwards: a record that went is followed by the one before it. */
+  /** Came by walking backwards: the next record is the one before it, after a removal and for `step` of a call. */
   readonly back: boolean;
 }
 
@@ -76,25 +77,22 @@ export class Cursor {
     this.#stand(await this.#first({ end: key, reverse: true }), true);
   }
 
-  /** The record under the cursor; with `step` the cursor moves on, off the end if need be. */
+  /** The record under the cursor; with `step` it moves on in the direction it came by, off the end if need be. */
   async get(step: boolean): Promise<Entry> {
     const entry = await this.#current();
-    if (step) await this.#stepFrom(entry.key);
+    if (step) await this.#moveOn(entry.key);
     return entry;
   }
 
   async setValue(record: RecordCopy, step: boolean): Promise<void> {
     const { key } = await this.#change(() => record);
-    if (step) await this.#stepFrom(key);
+    if (step) await this.#moveOn(key);
   }
 
   /** Removes the record under the cursor and returns it; the cursor stands on the one after it, or before. */
   async seize(): Promise<Entry> {
-    const { back } = this.#standing();
     const removed = await this.#change(() => 'remove');
-    const { key } = removed;
-    const found = await this.#first(back ? { end: key, reverse: true } : { start: afterKey(key) });
-    this.#place = found === undefined ? undefined : { key: found.key, back };
+    await this.#moveOn(removed.key);
     return removed;
   }
 
@@ -113,7 +111,16 @@ export class Cursor {
       this.#place = undefined;
       throw noRecord();
     }
-    this.#place = { key: found.key, back };
+    // A map's own cursor knows no direction.
+    this.#place = { key: found.key, back: back && this.database.spec.typeCode !== PROTO_TREE };
+  }
+
+  /** To the record after this one, in the direction the cursor came by. */
+  async #moveOn(key: Buffer): Promise<void> {
+    const { back } = this.#standing();
+    if (!back) return await this.#stepFrom(key);
+    const found = await this.#first({ end: key, reverse: true });
+    this.#place = found === undefined ? undefined : { key: found.key, back };
   }
 
   async #stepFrom(key: Buffer): Promise<void> {

@@ -39,7 +39,9 @@ interface Kind extends Pick<DatabaseSpec, 'storage' | 'ordered' | 'typeCode'> {
 }
 
 const PHASH: Kind = { storage: 'memory', ordered: false, typeCode: 0x10 };
-const PTREE: Kind = { storage: 'memory', ordered: true, typeCode: 0x11 };
+/** Kyoto Cabinet's number of `+`. */
+export const PROTO_TREE = 0x11;
+const PTREE: Kind = { storage: 'memory', ordered: true, typeCode: PROTO_TREE };
 const STASH: Kind = { storage: 'memory', ordered: false, typeCode: 0x18 };
 const CACHE: Kind = { storage: 'memory', ordered: false, typeCode: 0x20 };
 const GRASS: Kind = { storage: 'memory', ordered: true, typeCode: 0x21 };

@@ -11,7 +11,7 @@ describe('remote procedures', () => {
   let client: RawClient;
 
   beforeEach(async () => {
-    server = new ClientBench(['casket.kct', 'casket.kch']);
+    server = new ClientBench(['casket.kct', 'casket.kch', '+']);
     await server.listen();
     client = await server.connect();
   });
@@ -37,6 +37,23 @@ describe('remote procedures', () => {
       await call('remove', { key: 'c' });
       assert.deepEqual(await call('cur_get_key', { CUR: '1' }), [200, { key: 'd' }]);
       assert.deepEqual(await call('cur_get_key', { CUR: '2' }), [200, { key: 'a' }]);
+    });
+
+    it('move on with a call in the direction they came by, but forwards in a map', async () => {
+      const walk = async (DB: string): Promise<string[]> => {
+        await call('set_bulk', { DB, _a: '1', _b: '2', _c: '3' });
+        const CUR = DB === '+' ? '1' : '2';
+        await call('cur_jump_back', { DB, CUR });
+        const seen: string[] = [];
+        for (let status = 200; status === 200; ) {
+          const [is, { key }] = await call('cur_get_key', { CUR, step: '' });
+          status = is;
+          if (key !== undefined) seen.push(key);
+        }
+        return seen;
+      };
+      assert.deepEqual(await walk('casket.kct'), ['c', 'b', 'a']);
+      assert.deepEqual(await walk('+'), ['c']);
     });
 
     it('skip records that expire under them', async () => {
