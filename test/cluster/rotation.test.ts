@@ -137,3 +137,46 @@ describe('tokaido ca rotate --publish', () => {
     assert.match(answer, /says something else here/);
   });
 });
+
+describe('tokaido ca rotate --publish, after a rotation that went by hand', () => {
+  it('is taken by nodes that have never been told of the CA they believe', async () => {
+    const cluster = await Cluster.create();
+    try {
+      const ca = join(cluster.folder, 'ca');
+      const root = await cluster.add({ name: 'root', role: 'root' });
+      const edge = await cluster.add({ name: 'edge', role: 'edge', upstreams: [root] });
+      const nodes = [root, edge];
+      for (const node of nodes) {
+        cluster.start(node);
+        await cluster.ready(node);
+      }
+      const run = async (...more: string[]): Promise<void> => {
+        const ended = await tokaido(['ca', ...more, '--ca', ca]);
+        assert.equal(ended.code, 0, ended.err);
+      };
+      const believes = async (what: string): Promise<void> => {
+        const start = performance.now();
+        while (nodes.some(({ folder }) => readFileSync(join(folder, 'ca.crt'), 'utf8') !== what)) {
+          assert.ok(performance.now() - start < SOON_MS, nodes.map((node) => cluster.log(node).slice(-1000)).join());
+          await new Promise((resolve) => setTimeout(resolve, 20));
+        }
+      };
+      await run('rotate');
+      for (const { folder } of nodes) await run('renew', '--node', folder);
+      await run('rotate', '--retire');
+      for (const node of nodes) {
+        writeFileSync(join(node.folder, 'ca.crt'), readFileSync(join(ca, 'trust.crt')));
+        node.process?.kill('SIGHUP');
+      }
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      const publish = ['--publish', `127.0.0.1:${root.adminPort}`];
+      await run('rotate', ...publish);
+      await believes(readFileSync(join(ca, 'trust.crt'), 'utf8'));
+      for (const { folder } of nodes) await run('renew', '--node', folder);
+      await run('rotate', '--retire', ...publish);
+      await believes(readFileSync(join(ca, 'trust.crt'), 'utf8'));
+    } finally {
+      await cluster.close();
+    }
+  });
+});
