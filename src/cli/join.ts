@@ -47,8 +47,8 @@ export function registerJoin(program: Command): void {
     .requiredOption('--token <token>', 'what `tokaido token create` printed')
     .option('--name <name>', "the node's name, where the token leaves it open (the machine's)")
     .option('--out <folder>', 'where to put certificate, key, CA and configuration', '.')
-    .option('--dns <names...>', 'DNS names to include in the certificate', [])
-    .option('--ip <addresses...>', 'IP addresses to include in the certificate', [])
+    .option('--dns <names...>', 'DNS names to include in the certificate, as far as the token allows (--hosts)', [])
+    .option('--ip <addresses...>', 'IP addresses to include in the certificate, likewise', [])
     .option('--serve', 'run the node at once')
     .option('--json', 'print one JSON object')
     .addHelpText(

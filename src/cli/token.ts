@@ -5,7 +5,7 @@ import { type Command, Option } from 'commander';
 import { messageOf, TokaidoError } from '../base/errors.js';
 import { openCa } from '../pki/ca/ca.js';
 import { writeNew } from '../pki/files.js';
-import { checkPattern, createToken, type TokenStatement } from '../pki/join-token.js';
+import { checkHosts, checkPattern, createToken, type TokenStatement } from '../pki/join-token.js';
 import { certificatesOf } from '../pki/pem.js';
 import { scopeText } from '../pki/scope-names.js';
 import { type KeyFlags, keyAccess, withKeyOptions } from './ca-key.js';
@@ -25,6 +25,7 @@ interface CreateFlags extends TokenFlags {
   readonly role: 'root' | 'relay' | 'edge' | 'client';
   readonly name: string;
   readonly scope: readonly string[];
+  readonly hosts: readonly string[];
   readonly expires: string;
 }
 
@@ -71,13 +72,13 @@ async function create(flags: CreateFlags): Promise<void> {
   const [anchor] = certificatesOf(ca.trustPem, flags.ca);
   const { role } = flags;
   const name = checkPattern(flags.name);
-  const scope = scopeFor(role, flags.scope);
+  const allowed = { ...scopeFor(role, flags.scope), ...checkHosts(flags.hosts) };
   const token = createToken({ role, name, caFingerprint: anchor?.fingerprint256 ?? '' });
   const createdMs = Date.now();
   const { id, publicKey } = token;
   const expiresMs = createdMs + lifeMs(flags.expires);
   const { clusterId } = ca;
-  const statement: TokenStatement = { id, clusterId, role, name, ...scope, publicKey, createdMs, expiresMs };
+  const statement: TokenStatement = { id, clusterId, role, name, ...allowed, publicKey, createdMs, expiresMs };
   mkdirSync(join(flags.ca, 'tokens'), { recursive: true, mode: 0o700 });
   writeNew(pathOf(flags.ca, id), JSON.stringify(statement), 'public');
   await publish(flags, statement);
@@ -102,6 +103,11 @@ export function registerToken(program: Command): void {
     )
     .requiredOption('--name <pattern>', 'its name; * stands for any letters: edge-*')
     .option('--scope <parts...>', SCOPE_HELP, [])
+    .option(
+      '--hosts <patterns...>',
+      "DNS names and IP addresses that it may ask for (join --dns, --ip), for clients that check them; '*' for any, none unless given",
+      [],
+    )
     .option('--expires <time>', 'how long it may be used, at most 30d', '24h')
     .addHelpText(
       'after',

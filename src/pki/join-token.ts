@@ -21,6 +21,8 @@ export interface TokenStatement {
   readonly name: string;
   /** Names of what the machine may follow at most (`scope-names.ts`). */
   readonly scope?: readonly string[];
+  /** Host names and addresses that the machine may have certified, `*` for any letters; none when absent. */
+  readonly hosts?: readonly string[];
   /** SPKI in base64. */
   readonly publicKey: string;
   readonly createdMs: number;
@@ -99,5 +101,26 @@ export function checkPattern(pattern: string): string {
   if (/^[a-z0-9*][a-z0-9.*-]{0,62}$/.test(pattern) && pattern.split('*').length <= 3) return pattern;
   throw new TokaidoError('CONFIG', `${JSON.stringify(pattern)} is not a name or a pattern of names`, {
     hint: 'use 1 to 63 of a-z, 0-9, dot, dash, and at most two * for any letters',
+  });
+}
+
+const MAX_HOSTS = 32;
+const HOST = /^[A-Za-z0-9.:*-]{1,253}$/;
+
+/** Whether the machine may have this host name or address in its certificate: clients take it for whom that names. */
+export function matchesHost(patterns: readonly string[], host: string): boolean {
+  return patterns.some((pattern) => {
+    const parts = pattern.split('*').map((part) => part.replace(/[.]/g, '\\.'));
+    return new RegExp(`^${parts.join('[a-z0-9.:-]*')}$`, 'i').test(host);
+  });
+}
+
+/** Errors: `CONFIG` for patterns that no host could match, or that could take long to match. */
+export function checkHosts(patterns: readonly string[]): { readonly hosts?: readonly string[] } {
+  if (patterns.length === 0) return {};
+  const wrong = patterns.find((pattern) => !HOST.test(pattern) || pattern.split('*').length > 3);
+  if (wrong === undefined && patterns.length <= MAX_HOSTS) return { hosts: patterns };
+  throw new TokaidoError('CONFIG', `${JSON.stringify(wrong ?? patterns)}: no host names or addresses of a token`, {
+    hint: `up to ${MAX_HOSTS} names or addresses, with at most two * each for any letters; '*' alone for any`,
   });
 }

@@ -1,5 +1,6 @@
 /** Machines that join with a token, and nodes that renew by themselves: through a relay, without an operator. */
 import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -153,6 +154,41 @@ describe('a cluster whose root signs', () => {
     for (const folder of ['twice', 'never', 'r', 'n', 'g']) assert.ok(!existsSync(at(folder)), folder);
     // What was refused did not use it up.
     await joinAs(edge, 'only-this');
+  });
+
+  it('certifies host names and addresses that the token allows, and no others', async () => {
+    const join = async (text: string, out: string, ...hosts: string[]): ReturnType<typeof tokaido> =>
+      await join_(text, '--out', at(out), ...hosts);
+    const { token: none } = await token('--name', 'poser');
+    // Whoever holds it would answer for the root to clients that check the name.
+    const posed = await join(none, 'poser', '--dns', 'root.example');
+    assert.notEqual(posed.code, 0);
+    assert.match(posed.err, /is not for the host name or address root\.example.*--hosts/);
+    const { token: some } = await token('--name', 'named', '--hosts', 'named-*.example', '10.0.0.7');
+    for (const host of [
+      ['--dns', 'named-1.example', 'root.example'],
+      ['--dns', '*.example'],
+      ['--ip', '10.0.0.8'],
+      ['--dns', 'named-1xexample'],
+    ])
+      assert.match((await join(some, 'named', ...host)).err, /is not for the host name or address/, host.join(' '));
+    const joined = await join(some, 'named', '--dns', 'named-1.example', '--ip', '10.0.0.7');
+    assert.equal(joined.code, 0, `what was refused did not use it up: ${joined.err}`);
+    const { subjectAltName } = new X509Certificate(readFileSync(at('named', 'node.crt')));
+    assert.match(subjectAltName ?? '', /DNS:named-1\.example, IP Address:10\.0\.0\.7/);
+    const wrong = await tokaido([
+      'token',
+      'create',
+      '--ca',
+      at('online'),
+      '--name',
+      'x',
+      '--scope',
+      '*',
+      '--hosts',
+      'a b',
+    ]);
+    assert.match(wrong.err, /no host names or addresses of a token/);
   });
 
   it('gives a name that somebody has only to a token for exactly that name', async () => {

@@ -21,7 +21,7 @@ import {
   type Request,
 } from '../../pki/enrollment.js';
 import type { NodeIdentity } from '../../pki/identity.js';
-import { matchesName, type TokenStatement } from '../../pki/join-token.js';
+import { matchesHost, matchesName, type TokenStatement } from '../../pki/join-token.js';
 import { checkName, type Identity, identityOf } from '../../pki/names.js';
 import { certificatesOf } from '../../pki/pem.js';
 import { areScopeNames, keptScope } from '../../pki/scope-names.js';
@@ -263,5 +263,11 @@ function checkToken(
     throw new TokaidoError('IDENTITY', `token ${statement.id} is for the role ${statement.role}, not ${body.role}`);
   if (!matchesName(statement.name, body.name))
     throw new TokaidoError('IDENTITY', `token ${statement.id} is for names ${statement.name}, not ${body.name}`);
+  const host = [...body.dns, ...body.ip].find((asked) => !matchesHost(statement.hosts ?? [], asked));
+  if (host !== undefined) {
+    throw new TokaidoError('IDENTITY', `token ${statement.id} is not for the host name or address ${host}`, {
+      hint: 'clients would take the machine for that host: make a token that allows it, with --hosts',
+    });
+  }
   return statement;
 }
