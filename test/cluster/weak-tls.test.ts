@@ -1,10 +1,11 @@
 /** What a scanner would look for at the TLS ports of a running node, asked with openssl: nothing weak is spoken. */
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { stringify } from 'yaml';
-import { issueCertificate } from '../../src/pki/ca/ca.js';
+import { issueCertificate, openCa } from '../../src/pki/ca/ca.js';
+import { revoke, writeCrl } from '../../src/pki/ca/records.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { freePort } from '../support/postgres.js';
 import { oldSuites, scanTls, WEAK_GROUPS } from '../support/scan-tls.js';
@@ -82,5 +83,36 @@ describe('the TLS ports of a node, as a scanner sees them', () => {
     const renegotiated = await scanTls(clientPort, [...own, '-tls1_2'], 'R\n');
     assert.match(renegotiated.text, /RENEGOTIATING[\s\S]*(no renegotiation|handshake failure|error)/);
     assert.doesNotMatch(text, /Compression: (?!NONE)/);
+  });
+
+  it('a session from before the certificate was revoked opens nothing, at either port, by ticket or by id', async () => {
+    const sessions: { port: number; options: string[] }[] = [];
+    for (const [index, [port, ...options]] of [
+      [root.replicationPort, '-tls1_3', '-alpn', 'tokaido/1'],
+      [clientPort, '-tls1_3'],
+      [clientPort, '-tls1_2'],
+      [clientPort, '-tls1_2', '-no_ticket'],
+    ].entries() as Iterable<[number, [number, ...string[]]]>) {
+      const file = join(cluster.folder, `session-${index}`);
+      // Long enough for a ticket to come.
+      const { open } = await scanTls(port, [...own, ...options, '-sess_out', file], '\n');
+      assert.ok(open);
+      if (existsSync(file)) sessions.push({ port, options: [...options, '-sess_in', file] });
+    }
+    assert.ok(sessions.length > 0, 'openssl kept none of the sessions');
+    const request = 'GET /anything HTTP/1.1\r\nHost: x\r\n\r\n';
+    const allowed = await scanTls(clientPort, [...own, '-quiet'], request);
+    assert.match(allowed.text, /HTTP\/1\.1 404/, 'not revoked, it is answered');
+    const ca = join(cluster.folder, 'ca');
+    revoke(ca, { name: 'edge' }, Date.now());
+    const { pem } = await writeCrl([openCa(ca)], { days: 1, nowMs: Date.now() });
+    const posted = await fetch(`http://127.0.0.1:${root.adminPort}/crl`, { method: 'POST', body: pem });
+    assert.equal(posted.status, 200, await posted.text());
+    for (const { port, options } of sessions) {
+      const { text } = await scanTls(port, [...own, ...options, '-quiet'], request);
+      assert.doesNotMatch(text, /HTTP\/1\.1 \d/, options.join(' '));
+      const { text: shown } = await scanTls(port, [...own, ...options]);
+      assert.doesNotMatch(shown, /^Reused, /m, options.join(' '));
+    }
   });
 });

@@ -131,7 +131,7 @@ export async function retireOld(
   if (waiting.length > 0 && !force) {
     const names = [...new Set(waiting.map(({ identity }) => identity.split('/').at(-1)))].join(', ');
     throw new TokaidoError('IDENTITY', `certificates of the old CA are still in use: ${names}`, {
-      hint: 'renew them first (tokaido ca renew), revoke them, or retire the old CA all the same with --force',
+      hint: 'renew them first (tokaido ca renew; an intermediate: make a new one of the same name), revoke them, or retire the old CA all the same with --force',
     });
   }
   const trust = String(openCertificate(folder));
