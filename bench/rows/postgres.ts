@@ -15,7 +15,10 @@ const LIMIT_MS = 120_000;
 const IDLE_MS = 20;
 /** Row changes of one transaction, when there are many. */
 const CHANGES = 20;
-const WRITERS = 2;
+/** So many that they share the flushes of their commits: fewer wait for the disk most of the time. */
+const WRITERS = 8;
+/** Row changes that wait in Postgres while the root is away. */
+const BACKLOG = 200_000;
 
 const pause = async (ms: number): Promise<void> => await new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -161,6 +164,21 @@ const copy: Row = {
   },
 };
 
+/** Sessions that change rows; each change is a transaction's share of `CHANGES`. */
+async function openWriters({ postgres }: Fed, stage: Stage, rows: number): Promise<readonly pg.Client[]> {
+  const writers: pg.Client[] = [];
+  for (let i = 0; i < WRITERS; i++) {
+    const writer = await postgres.connect();
+    stage.onEnd(async () => await writer.end());
+    await writer.query(
+      `PREPARE change(int) AS UPDATE kv SET v = md5(random()::text)
+       WHERE k IN (SELECT 'key-' || (1 + (i * 7919 + $1) % ${rows}) FROM generate_series(1, ${CHANGES}) i)`,
+    );
+    writers.push(writer);
+  }
+  return writers;
+}
+
 const changes: Row = {
   name: 'pg-changes',
   about: `updates of ${CHANGES} rows a transaction by ${WRITERS} sessions, until the root has all of them`,
@@ -172,16 +190,7 @@ const changes: Row = {
     const client = clientOf(fed.root);
     stage.onEnd(() => client.close());
     await reached(client, fed.sql);
-    const writers: pg.Client[] = [];
-    for (let i = 0; i < WRITERS; i++) {
-      const writer = await fed.postgres.connect();
-      stage.onEnd(async () => await writer.end());
-      await writer.query(
-        `PREPARE change(int) AS UPDATE kv SET v = md5(random()::text)
-         WHERE k IN (SELECT 'key-' || (1 + (i * 7919 + $1) % ${rows}) FROM generate_series(1, ${CHANGES}) i)`,
-      );
-      writers.push(writer);
-    }
+    const writers = await openWriters(fed, stage, rows);
     const measure = async (seconds: number): Promise<{ '': number }> => {
       const startMs = performance.now();
       let transactions = 0;
@@ -191,7 +200,7 @@ const changes: Row = {
           transactions++;
         }
       };
-      await Promise.all(writers.map(async (writer, at) => await write(writer, at * 50_000)));
+      await Promise.all(writers.map(async (writer, at) => await write(writer, at * 12_500)));
       await reached(client, fed.sql);
       return { '': ((transactions * CHANGES) / (performance.now() - startMs)) * 1000 };
     };
@@ -199,4 +208,33 @@ const changes: Row = {
   },
 };
 
-export const POSTGRES_ROWS: readonly Row[] = [way, copy, changes];
+const backlog: Row = {
+  name: 'pg-backlog',
+  about: `${BACKLOG} row changes, ${CHANGES} a transaction, made while the root was away, from its return until it has all`,
+  figures: [{ name: '', unit: 'row changes/s', better: 'higher', budget: 20_000 }],
+  open: async (stage) => {
+    const rows = 100_000;
+    const fed = await prepare(stage, rows);
+    const client = clientOf(fed.root);
+    stage.onEnd(() => client.close());
+    await start(fed, [fed.root]);
+    await reached(client, fed.sql);
+    const writers = await openWriters(fed, stage, rows);
+    const measure = async (): Promise<{ '': number }> => {
+      await fed.cluster.kill(fed.root);
+      let left = BACKLOG / CHANGES;
+      await Promise.all(
+        writers.map(async (writer) => {
+          while (left-- > 0) await writer.query(`EXECUTE change(${(left * 31) % rows})`);
+        }),
+      );
+      await start(fed, [fed.root]);
+      const startMs = performance.now();
+      await reached(client, fed.sql);
+      return { '': (BACKLOG / (performance.now() - startMs)) * 1000 };
+    };
+    return { ours: { name: 'Tokaido', measure }, peer: undefined };
+  },
+};
+
+export const POSTGRES_ROWS: readonly Row[] = [way, copy, changes, backlog];
