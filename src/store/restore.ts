@@ -38,6 +38,8 @@ export interface Restored {
   readonly lost: readonly string[];
 }
 
+/** Records that one commit takes out of a cache, at most. */
+export const EVICTED_AT_ONCE = 10_000;
 /** Bytes of the log that are replayed in one engine transaction. */
 const REPLAY_BYTES = 1024 * 1024;
 
@@ -132,11 +134,19 @@ async function replay(
   from: LocalNumber,
   databases: readonly DatabaseState[],
 ): Promise<readonly DatabaseState[]> {
+  const caches = [...maps.databases.values()].filter(
+    ({ spec }) => spec.maxRecords !== undefined || spec.maxBytes !== undefined,
+  );
+  const isFull = (): boolean => caches.some(({ records }) => engine.overflow(records, 1).length > 0);
   let running: StoreState = { ...state, next: from, databases };
-  while (running.next < log.next) {
+  while (running.next < log.next || isFull()) {
     const before = running;
     const { result } = await engine.write((writer) => {
       const draft = new Draft(writer, maps, before, nowMs);
+      // As behind every commit: the log may hold many times the capacity of a cache.
+      for (const { id, records } of caches) {
+        for (const key of engine.overflow(records, EVICTED_AT_ONCE)) draft.evict(id, key);
+      }
       for (let bytes = 0; bytes < REPLAY_BYTES; ) {
         const batch = log.batchAt(localNumber(before.next + draft.transactions));
         if (batch === undefined) break;

@@ -38,7 +38,7 @@ import { Proving } from './proving.js';
 import { StoredRecord } from './record.js';
 import { Resealing } from './resealing.js';
 import { RESERVED_DATABASE } from './reserved.js';
-import { type MemoryImage, restoreMemory } from './restore.js';
+import { EVICTED_AT_ONCE, type MemoryImage, restoreMemory } from './restore.js';
 import { Room } from './room.js';
 import { RecordHasher } from './set-hash.js';
 import { decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
@@ -59,8 +59,6 @@ export type CommitListener = (batch: LogBatch) => void;
 /** The sizes of one round of housekeeping: small, because a commit holds the event loop. */
 const SWEEP_ROWS = 1000;
 const SWEEP_BATCHES = 64;
-/** Records that one commit takes out of a cache, at most. */
-const EVICTED_AT_ONCE = 10_000;
 
 /** What a commit leaves. */
 interface Finished {

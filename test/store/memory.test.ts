@@ -238,6 +238,19 @@ describe('databases in memory', () => {
     await cache.store.close();
   });
 
+  it('are no fuller than their capacity when they come back from the log', async () => {
+    const before = open(['*#capcnt=3']);
+    const value = 'x'.repeat(20_000);
+    for (let i = 0; i < 150; i++) await put(before, '*', `key-${i}`, value);
+    await before.store.close();
+    const restored = open(['*#capcnt=3'], before.path);
+    assert.deepEqual(await restored.store.restore(undefined), []);
+    const left = contents(restored, '*').map(([key]) => key);
+    assert.ok(left.length <= 3 && left.includes('key-149'), left.join());
+    assert.equal(restored.store.count('*'), left.length);
+    await restored.store.close();
+  });
+
   it('keep no expiration time with ktopts=p, in memory and on the disk', async () => {
     const opened = open([':#ktopts=p', 'casket.kct#ktopts=p']);
     for (const name of [':', 'casket.kct']) await put(opened, name, 'key', 'value', 1_000_001);
