@@ -332,6 +332,23 @@ describe('a follower and its upstream', () => {
     assert.deepEqual(contents(next.store), contents(rootStore()));
   });
 
+  it('a follower that comes over a new link ends the old one, which holds the turn for its snapshot', async () => {
+    await cluster.close();
+    cluster = new TestCluster();
+    root = cluster.root();
+    for (let i = 0; i < 20; i++) await put(rootStore(), { [`k${i}`]: 'x'.repeat(10_000) });
+    const server = cluster.serve(root, { queueBytes: 50_000, packsSnapshots: false });
+    const edge = cluster.node('edge', undefined);
+    const old = cluster.follow(edge, root);
+    old.down.stalled = true;
+    await eventually('its snapshot began', () => old.down.queuedBytes >= 50_000);
+    cluster.follow(edge, root);
+    // Without that it would wait for a minute.
+    await eventually('it has its data', () => edge.loaded.length === 1);
+    await eventually('one link is left', () => server.followers().every(({ state }) => state !== 'copying'));
+    assert.deepEqual(contents(edge.store), contents(rootStore()));
+  });
+
   it('a slow follower costs a bounded queue, delays nobody, and catches up from the log (invariant 9)', async () => {
     await cluster.close();
     cluster = new TestCluster();
