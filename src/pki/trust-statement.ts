@@ -87,18 +87,28 @@ export function counts(
   );
 }
 
+/** When the newest of these CAs was made, ms since 1970. A rotation only ever adds a newer one. */
+function newestMs(authorities: readonly X509Certificate[]): number {
+  return Math.max(Number.NEGATIVE_INFINITY, ...authorities.map(({ validFrom }) => Date.parse(validFrom)));
+}
+
 /**
  * Whom to believe after these statements, from those believed now: CAs of the cluster are what the last statement that
- * counts says, CAs of others stay as they are.
+ * counts says, CAs of others stay as they are. A statement from before the newest CA that is believed does not count any
+ * more, although somebody who is believed has signed it: that CA came by hand, in a rotation that was not published, and
+ * must not be taken out again by what was published before it.
  */
 export function believedAfter(
   statements: readonly TrustStatement[],
   authorities: readonly X509Certificate[],
   at: { readonly ownCluster: string; readonly nowMs: number },
 ): readonly X509Certificate[] {
-  const others = authorities.filter(({ subjectAltName }) => identityOf(subjectAltName) === undefined);
+  const isOurs = ({ subjectAltName }: X509Certificate): boolean => identityOf(subjectAltName) !== undefined;
+  const others = authorities.filter((ca) => !isOurs(ca));
   let believed = authorities;
-  for (const statement of [...statements].sort((a, b) => a.number - b.number))
-    if (counts(statement, believed, at)) believed = [...statement.authorities, ...others];
+  for (const statement of [...statements].sort((a, b) => a.number - b.number)) {
+    const isBefore = newestMs(statement.authorities) < newestMs(believed.filter(isOurs));
+    if (!isBefore && counts(statement, believed, at)) believed = [...statement.authorities, ...others];
+  }
   return believed;
 }

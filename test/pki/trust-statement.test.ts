@@ -77,6 +77,17 @@ describe('statements of whom to believe', () => {
     assert.deepEqual(believed(statements.slice(0, 1), second), names(cas(second)));
   });
 
+  it('do not take out a newer CA that came by hand, while its predecessor still signs for them', async () => {
+    await rotateCa({ folder: at('pki'), name: 'second', days: 30, nowMs });
+    await retireOld(at('pki'), { nowMs, force: false });
+    const published = read('pki');
+    await rotateCa({ folder: at('pki'), name: 'third', days: 30, nowMs: nowMs + 5000 });
+    const byHand = pem('pki', 'trust.crt');
+    assert.equal(cas(byHand).length, 2);
+    assert.deepEqual(believed(published, byHand), names(cas(byHand)));
+    assert.deepEqual(believed(read('pki'), byHand), names(cas(byHand)));
+  });
+
   it('leave CAs that are not of the cluster where they are', async () => {
     const { first, third, statements } = await rotateTwice();
     const other = readFileSync(OpensslCa.create(at('openssl'), 'other').certificate, 'utf8');

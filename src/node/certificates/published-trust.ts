@@ -130,12 +130,13 @@ export class PublishedTrust {
         known++;
         continue;
       }
-      if (statement.number < (stored[0]?.number ?? 0)) continue;
-      if (statement.number <= (stored.at(-1)?.number ?? 0))
+      if (same !== undefined)
         throw new TokaidoError('IDENTITY', `statement ${statement.number} of whom to believe says something else here`);
+      // It was not needed when a later one came.
+      if (statement.number < (stored.at(-1)?.number ?? 0)) continue;
       const believed = believedAfter([...stored, ...fresh], own.trust.authorities, at);
       // Those of a rotation that went by hand, before the one that is published: whoever signed them is gone by now.
-      const isBefore = known + fresh.length === 0 && statement !== brought.at(-1);
+      const isBefore = statement !== brought.at(-1);
       if (counts(statement, believed, at)) fresh.push(statement);
       else if (!isBefore) {
         throw new TokaidoError('IDENTITY', 'the statement is not signed by a CA that this node believes', {
