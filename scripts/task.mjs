@@ -40,6 +40,37 @@ async function must(command, parameters, options) {
 const bin = (name) => join(root, 'node_modules', '.bin', process.platform === 'win32' ? `${name}.cmd` : name);
 const modified = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0);
 
+const isRunning = (pid) => {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error.code === 'EPERM';
+  }
+};
+
+/** Two commands at the same time, in two terminals: the second one waits until the first has installed and built. */
+async function alone(work) {
+  const lock = join(root, '.task-lock');
+  for (let waited = false; ; waited = true) {
+    try {
+      writeFileSync(lock, String(process.pid), { flag: 'wx' });
+      break;
+    } catch (error) {
+      if (error.code !== 'EEXIST') throw error;
+    }
+    const holder = existsSync(lock) ? Number(readFileSync(lock, 'utf8')) : 0;
+    if (holder > 0 && !isRunning(holder)) rmSync(lock, { force: true });
+    else if (!waited) say(`process ${holder} installs or builds: waiting for it (if it does not, remove ${lock}) ...`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  const release = () => rmSync(lock, { force: true });
+  process.once('exit', release);
+  await work();
+  process.off('exit', release);
+  release();
+}
+
 /** Installs when there is nothing, or when the lock file is newer than what was installed from it. */
 async function install() {
   const installed = join(root, 'node_modules', '.package-lock.json');
@@ -125,6 +156,8 @@ if (!Object.hasOwn(tasks, task)) {
   say(`usage: node scripts/task.mjs ${Object.keys(tasks).join('|')} [-- arguments]`);
   process.exit(2);
 }
-await install();
-await build();
+await alone(async () => {
+  await install();
+  await build();
+});
 process.exit(await tasks[task]());

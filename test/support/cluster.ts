@@ -60,7 +60,10 @@ export interface AddNode {
 /** `dist/bundle/cli/main.js`, whatever the build folder is called. */
 export function cliPath(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, 'bundle', 'cli', 'main.js'))) folder = dirname(folder);
+  while (!existsSync(join(folder, 'bundle', 'cli', 'main.js'))) {
+    if (folder === dirname(folder)) throw new Error('there is no bundle: npm run build');
+    folder = dirname(folder);
+  }
   return join(folder, 'bundle', 'cli', 'main.js');
 }
 
