@@ -11,8 +11,11 @@ import { TestPostgres } from '../support/postgres.js';
 const MAPPING = { table: 'public.kv', database: 'default', key: 'kv/{k}', value: { column: 'v' } } as const;
 /** A page has 100 rows of these, more or less. */
 const FILLING = `repeat('x', 30)`;
-/** Rows that two connections have under way: a range of 64 pages each. As many may be done and wait for an earlier range. */
-const UNDER_WAY = 2 * 64 * 110;
+/**
+ * Rows that two connections have under way: a range of 64 pages that each reads, and the one before, on its way to the
+ * disk. As many may be done and wait for an earlier range.
+ */
+const UNDER_WAY = 2 * 2 * 64 * 110;
 
 describe('a root that is killed while it copies a large table', () => {
   it('copies again only what was under way, over many kills, while writers write', async () => {
