@@ -8,7 +8,7 @@ import type { RangeHash } from '../../store/audit.js';
 import type { DatabaseProof } from '../../store/proof.js';
 import type { KeyRange } from '../../store/repair.js';
 import { decodeHash, encodeHash, SET_HASH_BYTES } from '../../store/set-hash.js';
-import type { OriginBeat, PathNode } from './frames.js';
+import type { OriginBeat, PathNode } from './frame-types.js';
 
 /** Most nodes between a node and its root. */
 export const MAX_PATH = 32;

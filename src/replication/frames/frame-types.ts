@@ -5,7 +5,22 @@ import type { RangeHash } from '../../store/audit.js';
 import type { Proof } from '../../store/proof.js';
 import type { KeyRange, RangeRows } from '../../store/repair.js';
 import type { Packing } from './packing.js';
-import type { TreeNode } from './tree.js';
+
+/** A node as it is known from reports. */
+export interface TreeNode {
+  readonly instanceId: string;
+  /** Whom it follows. */
+  readonly upstreamId: string;
+  readonly name: string;
+  readonly role: string;
+  readonly position: Position;
+  /** Age of its data by its own clock, ms; `undefined` before it knows. */
+  readonly lagMs: number | undefined;
+  /** Whether it equalled its root at its last comparison. */
+  readonly equal: 'unknown' | 'equal' | 'differs';
+  /** How long ago this was so. */
+  readonly ageMs: number;
+}
 
 /** One node on the way to the root: its data directory's id (hex) and its name. */
 export interface PathNode {

@@ -3,28 +3,14 @@
  * the root knows the whole tree. A report is small, comes every few seconds, and is as old as the way it came is long.
  */
 import type { ByteReader, ByteWriter } from '../../base/bytes.js';
-import type { Position } from '../../base/types.js';
 import { decodePosition, encodePosition } from '../../log/position.js';
 import { id, list, readId } from './frame-parts.js';
+import type { TreeNode } from './frame-types.js';
+
+export type { TreeNode } from './frame-types.js';
 
 /** Most nodes in one report; a larger tree is reported in part. */
 export const MAX_TREE_NODES = 2048;
-
-/** A node as it is known from reports. */
-export interface TreeNode {
-  readonly instanceId: string;
-  /** Whom it follows. */
-  readonly upstreamId: string;
-  readonly name: string;
-  readonly role: string;
-  readonly position: Position;
-  /** Age of its data by its own clock, ms; `undefined` before it knows. */
-  readonly lagMs: number | undefined;
-  /** Whether it equalled its root at its last comparison. */
-  readonly equal: 'unknown' | 'equal' | 'differs';
-  /** How long ago this was so. */
-  readonly ageMs: number;
-}
 
 const EQUAL = ['unknown', 'equal', 'differs'] as const;
 
