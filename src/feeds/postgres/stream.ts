@@ -170,9 +170,9 @@ export class FeedStream {
     return { received: this.#received, committed: this.#committed, confirmed: this.#confirmed };
   }
 
-  /** Something that came with this stream is safe: whoever begins again begins further on. */
+  /** Something that came with this stream is in the store: whoever begins again begins further on. */
   get hasAdvanced(): boolean {
-    return this.#confirmed > this.#options.startLsn;
+    return this.#committed > this.#options.startLsn;
   }
 
   /** Everything that Postgres committed before this position is visible here. */
