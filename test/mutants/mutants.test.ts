@@ -9,11 +9,7 @@ import { edited, hunt, isCaughtByTest } from './apply.js';
 import { MUTANTS } from './mutants.js';
 
 const QUICK = ['ack-before-durable', 'lost-tail-unnoticed', 'heartbeat-covered-early'] as const;
-const QUICK_ACCESS = [
-  'certificate-scope-ignored',
-  'certificate-scope-not-read',
-  'revocation-ignored-on-open-links',
-] as const;
+const QUICK_ACCESS = ['certificate-scope-ignored', 'revocation-ignored-on-open-links'] as const;
 const SEEDS = 60;
 /** A scenario comes to its point with every seed, or nearly. */
 const PLAYED = 3;
