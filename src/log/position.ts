@@ -26,6 +26,11 @@ export function withOrigin(position: Position, origin: OriginPosition): Position
   return at < 0 ? [...others, entry] : [...others.slice(0, at), entry, ...others.slice(at)];
 }
 
+/** Whether an origin is further on than `has` is of it: there is nothing of it, or less of the epoch, or an older one. */
+export function isBeyond({ epoch, sequence }: OriginPosition, has: OriginPosition | undefined): boolean {
+  return has === undefined || has.epoch < epoch || (has.epoch === epoch && has.sequence < sequence);
+}
+
 /** Whether `position` has everything that `other` has, by number within the same or a later epoch. */
 export function covers(position: Position, other: Position): boolean {
   return other.every((wanted) => {

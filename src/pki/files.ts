@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } fr
 import { dirname, join } from 'node:path';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
 import { replaceFile } from '../disk/files.js';
+import { isRunning } from '../disk/processes.js';
 
 const KEY_MODE = 0o600;
 const PUBLIC_MODE = 0o644;
@@ -36,15 +37,6 @@ function removeUnfinished(folder: string): void {
     const pid = /\.(\d+)\.new$/.exec(name)?.[1];
     if (pid === undefined || (Number(pid) !== process.pid && isRunning(Number(pid)))) continue;
     rmSync(join(folder, name), { force: true });
-  }
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return codeOf(error) === 'EPERM';
   }
 }
 

@@ -90,10 +90,15 @@ export function parseToken(text: string): JoinToken {
   }
 }
 
+/** `*` stands for any of these letters. */
+function expressionOf(pattern: string, letters: string, flags = ''): RegExp {
+  const parts = pattern.split('*').map((part) => part.replace(/[.]/g, '\\.'));
+  return new RegExp(`^${parts.join(`${letters}*`)}$`, flags);
+}
+
 /** Whether a name is one that a pattern allows. */
 export function matchesName(pattern: string, name: string): boolean {
-  const parts = pattern.split('*').map((part) => part.replace(/[.]/g, '\\.'));
-  return new RegExp(`^${parts.join('[a-z0-9.-]*')}$`).test(name);
+  return expressionOf(pattern, '[a-z0-9.-]').test(name);
 }
 
 /** Errors: `CONFIG` for a pattern that no name could match, or that could take long to match. */
@@ -109,10 +114,7 @@ const HOST = /^[A-Za-z0-9.:*-]{1,253}$/;
 
 /** Whether the machine may have this host name or address in its certificate: clients take it for whom that names. */
 export function matchesHost(patterns: readonly string[], host: string): boolean {
-  return patterns.some((pattern) => {
-    const parts = pattern.split('*').map((part) => part.replace(/[.]/g, '\\.'));
-    return new RegExp(`^${parts.join('[a-z0-9.:-]*')}$`, 'i').test(host);
-  });
+  return patterns.some((pattern) => expressionOf(pattern, '[a-z0-9.:-]', 'i').test(host));
 }
 
 /** Errors: `CONFIG` for patterns that no host could match, or that could take long to match. */

@@ -5,7 +5,7 @@
  * No hashes of ranges are stored: every write would have to keep a path of them. So whoever audits reads the database
  * once in any case, and a descent of few, wide levels is as good as a deep one.
  */
-import { ByteWriter, EMPTY } from '../base/bytes.js';
+import { afterKey, ByteWriter, EMPTY } from '../base/bytes.js';
 import { type Keys, rangesOf } from '../base/keys.js';
 import { type LocalNumber, NEVER_EXPIRES, type Position } from '../base/types.js';
 import type { Engine, MapId, Snapshot } from '../engine/engine.js';
@@ -22,11 +22,6 @@ export const ALL_KEYS: KeyRange = { start: EMPTY, end: undefined };
 export interface RangeHash extends KeyRange {
   readonly count: number;
   readonly hash: SetHash;
-}
-
-/** The smallest key above `key`. */
-function after(key: Buffer): Buffer {
-  return Buffer.concat([key, Buffer.of(0)]);
 }
 
 /** Close it: it pins disk pages. */
@@ -79,7 +74,7 @@ export class DatabaseAudit {
       count++;
     }
     const isWhole = looked <= most;
-    return { start: range.start, end: isWhole || last === undefined ? range.end : after(last), count, hash };
+    return { start: range.start, end: isWhole || last === undefined ? range.end : afterKey(last), count, hash };
   }
 
   *#range({ start, end }: KeyRange): Iterable<{ key: Buffer; value: Buffer }> {
@@ -111,7 +106,7 @@ export class DatabaseAudit {
     let last: Buffer | undefined;
     let looked = 0;
     for (const { key, value } of this.#range(range)) {
-      if (looked++ >= most) return { start: after(last as Buffer), end: range.end };
+      if (looked++ >= most) return { start: afterKey(last as Buffer), end: range.end };
       last = Buffer.from(key);
       const record = new StoredRecord(value);
       if (record.isTombstone) continue;
@@ -127,7 +122,7 @@ export class DatabaseAudit {
     const writer = new ByteWriter(4096);
     for (const { key, value } of this.#range(range)) {
       writer.sized(key).sized(value);
-      if (writer.length >= bytes) return { start: range.start, end: after(key), rows: writer.take() };
+      if (writer.length >= bytes) return { start: range.start, end: afterKey(key), rows: writer.take() };
     }
     return { ...range, rows: writer.take() };
   }

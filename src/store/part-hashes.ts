@@ -4,6 +4,7 @@
  * in small steps beside the commits, and then it goes along. Sums make that simple: what a snapshot holds, and every
  * change since, in any order.
  */
+import { afterKey } from '../base/bytes.js';
 import { assert } from '../base/errors.js';
 import { holds, isSame, type Keys, rangesOf } from '../base/keys.js';
 import type { Engine, Range } from '../engine/engine.js';
@@ -99,7 +100,7 @@ export class PartHashes {
         part.records++;
       }
       if (looked < STEP_ROWS || last === undefined) left.shift();
-      else left[0] = { ...range, start: Buffer.concat([last, Buffer.of(0)]) };
+      else left[0] = { ...range, start: afterKey(last) };
       this.#host.soon(step);
     };
     this.#host.soon(step);

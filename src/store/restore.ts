@@ -11,6 +11,7 @@ import { decodeTransactions } from '../log/transaction.js';
 import type { UpdateLog } from '../log/update-log.js';
 import type { DatabaseMaps } from './catalog.js';
 import { Draft, indexKey, isBehind, type StoreMaps } from './draft.js';
+import { cachesOf, evictFrom, overCapacity } from './eviction.js';
 import { checkRecord, type StoredRecord } from './record.js';
 import { NOTHING, type SetHash } from './set-hash.js';
 import type { DatabaseState, StoreState } from './state.js';
@@ -38,8 +39,6 @@ export interface Restored {
   readonly lost: readonly string[];
 }
 
-/** Records that one commit takes out of a cache, at most. */
-export const EVICTED_AT_ONCE = 10_000;
 /** Bytes of the log that are replayed in one engine transaction. */
 const REPLAY_BYTES = 1024 * 1024;
 
@@ -134,24 +133,16 @@ async function replay(
   from: LocalNumber,
   databases: readonly DatabaseState[],
 ): Promise<readonly DatabaseState[]> {
-  const caches = [...maps.databases.values()].filter(
-    ({ spec }) => spec.maxRecords !== undefined || spec.maxBytes !== undefined,
-  );
-  const isFull = (): boolean => caches.some(({ records }) => engine.overflow(records, 1).length > 0);
+  const caches = cachesOf(maps.databases.values());
   let running: StoreState = { ...state, next: from, databases };
-  while (running.next < log.next || isFull()) {
+  while (running.next < log.next || overCapacity(engine, caches).length > 0) {
     const before = running;
     const { result } = await engine.write((writer) => {
       const draft = new Draft(writer, maps, before, nowMs);
       // As behind every commit: the log may hold many times the capacity of a cache.
-      for (const { id, records } of caches) {
-        for (const key of engine.overflow(records, EVICTED_AT_ONCE)) draft.evict(id, key);
-      }
-      for (let bytes = 0; bytes < REPLAY_BYTES; ) {
-        const batch = log.batchAt(localNumber(before.next + draft.transactions));
-        if (batch === undefined) break;
-        for (const { header, changes } of decodeTransactions(batch.payload)) draft.replay(header, changes);
-        bytes += batch.payload.length;
+      evictFrom(engine, draft, caches);
+      for (const { payload } of log.read(before.next, REPLAY_BYTES)) {
+        for (const { header, changes } of decodeTransactions(payload)) draft.replay(header, changes);
       }
       return draft.state();
     });

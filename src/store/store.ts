@@ -30,6 +30,7 @@ import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
 import { Catalog, type DatabaseMaps } from './catalog.js';
 import { CommitQueue, type QueueHead } from './commit-queue.js';
 import { Draft, nextVersion, type StoreMaps } from './draft.js';
+import { cachesOf, evictFrom, overCapacity } from './eviction.js';
 import { type Job, outcomeOf } from './job.js';
 import { LocalTransaction } from './local-transaction.js';
 import { decodeEpoch, EPOCH_KEY, encodeEpoch, isNext, withOwnEpoch } from './numbering.js';
@@ -38,7 +39,7 @@ import { Proving } from './proving.js';
 import { StoredRecord } from './record.js';
 import { Resealing } from './resealing.js';
 import { RESERVED_DATABASE } from './reserved.js';
-import { EVICTED_AT_ONCE, type MemoryImage, restoreMemory } from './restore.js';
+import { type MemoryImage, restoreMemory } from './restore.js';
 import { Room } from './room.js';
 import { RecordHasher } from './set-hash.js';
 import { decodeState, EMPTY_STATE, encodeState, type StoreState } from './state.js';
@@ -510,14 +511,12 @@ export class LocalStore implements Store {
 
   /** Caches that are over their capacity give up what was used least recently, in the next commit. */
   #evict(): void {
-    const full = this.#caches.filter(({ records }) => this.#engine.overflow(records, 1).length > 0);
+    const full = overCapacity(this.#engine, this.#caches);
     if (full.length === 0 || this.#evicting) return;
     this.#evicting = true;
     const run = (draft: Draft): void => {
       this.#evicting = false;
-      for (const { id, records } of full) {
-        for (const key of this.#engine.overflow(records, EVICTED_AT_ONCE)) draft.evict(id, key);
-      }
+      evictFrom(this.#engine, draft, full);
     };
     this.#housekeep(run).catch((error: unknown) => {
       this.#evicting = false;
@@ -536,9 +535,7 @@ export class LocalStore implements Store {
     this.#catalog.open(missing, this.#state.databases, (added) => {
       this.#state = { ...this.#state, databases: [...this.#state.databases, added] };
     });
-    this.#caches = [...this.#catalog.byId.values()].filter(({ spec }) => {
-      return spec.maxRecords !== undefined || spec.maxBytes !== undefined;
-    });
+    this.#caches = cachesOf(this.#catalog.byId.values());
   }
 
   /** Lets everything queued commit; further writes are refused with `NOT_READY` until `resume`. */

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { codeOf, messageOf, TokaidoError } from '../../base/errors.js';
 import type { LocalNumber } from '../../base/types.js';
 import { flushFolder, replaceFile } from '../../disk/files.js';
+import { isRunning } from '../../disk/processes.js';
 import { Checkpoint } from '../../engine/checkpoint.js';
 import type { Engine } from '../../engine/engine.js';
 import { LmdbEngine } from '../../engine/lmdb.js';
@@ -27,15 +28,6 @@ function processStart(pid: number): string | undefined {
     return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
   } catch {
     return undefined;
-  }
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return codeOf(error) === 'EPERM';
   }
 }
 

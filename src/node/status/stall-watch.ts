@@ -15,12 +15,6 @@ const TOLD_MS = 1000;
 /** But at most so often. */
 const TOLD_EVERY_MS = 60_000;
 
-/** A stall: how long the event loop stood still, and how long of that this process was computing. */
-interface Stall {
-  readonly lateMs: number;
-  readonly busyMs: number;
-}
-
 export interface StallWatchOptions {
   readonly runtime: Pick<Runtime, 'monotonicMs' | 'every'>;
   readonly log: Logger;
@@ -79,10 +73,11 @@ export class StallWatch {
     for (const lengthMs of LENGTHS_MS) {
       if (lateMs >= lengthMs) this.#counts.set(lengthMs, (this.#counts.get(lengthMs) as number) + 1);
     }
-    if (lateMs >= TOLD_MS && nowMs - this.#toldMs >= TOLD_EVERY_MS) this.#tell({ lateMs, busyMs }, nowMs);
+    if (lateMs >= TOLD_MS && nowMs - this.#toldMs >= TOLD_EVERY_MS) this.#tell(lateMs, busyMs, nowMs);
   }
 
-  #tell({ lateMs, busyMs }: Stall, nowMs: number): void {
+  /** `busyMs`: how long of that this process was computing. */
+  #tell(lateMs: number, busyMs: number, nowMs: number): void {
     this.#toldMs = nowMs;
     const facts = { stalledMs: Math.round(lateMs), busyMs: Math.round(busyMs) };
     const why =

@@ -1,6 +1,6 @@
 /** What a node says about itself: the answer of /status and of `tokaido status --json`. */
 import type { FollowerState } from '../../replication/sending/follower-session.js';
-import type { SnapshotProgress } from '../../replication/sending/snapshot-sender.js';
+import type { SnapshotProgress } from '../../replication/snapshot-progress.js';
 import type { Difference } from '../../store/proof.js';
 
 /** One origin's part of a position; the version as decimal text, because JSON numbers are too small for it. */

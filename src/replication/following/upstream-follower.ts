@@ -18,15 +18,10 @@ import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
 import type { Welcome } from '../frames/frames.js';
 import type { Peer, PeerLink } from '../link.js';
+import type { SnapshotProgress } from '../snapshot-progress.js';
 import { type BackOff, type UpstreamAddress, UpstreamChoice } from './upstream-choice.js';
 import { type Sight, UpstreamLook } from './upstream-look.js';
-import {
-  helloOf,
-  type LoadProgress,
-  type UpstreamHost,
-  UpstreamSession,
-  type UpstreamState,
-} from './upstream-session.js';
+import { helloOf, type UpstreamHost, UpstreamSession, type UpstreamState } from './upstream-session.js';
 
 /** What the transport reports of an open link. */
 export interface LinkEvents {
@@ -66,7 +61,7 @@ export interface UpstreamStatus {
   /** Since when, on the runtime's monotonic clock. */
   readonly sinceMs: number;
   readonly lastError: string | undefined;
-  readonly loading: LoadProgress | undefined;
+  readonly loading: SnapshotProgress | undefined;
 }
 
 /**

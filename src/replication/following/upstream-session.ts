@@ -39,6 +39,7 @@ import { PACKINGS, unpacked } from '../frames/packing.js';
 import type { TreeNode } from '../frames/tree.js';
 import type { Peer, PeerLink } from '../link.js';
 import { Scope } from '../scope.js';
+import { progressOf, type SnapshotProgress } from '../snapshot-progress.js';
 import { Audit, type AuditReport } from './audit.js';
 
 /** Where a snapshot goes: a store in the making. */
@@ -99,13 +100,6 @@ const MAX_ASKED = 64;
 interface Asked {
   readonly resolve: (answer: Buffer) => void;
   readonly reject: (error: TokaidoError) => void;
-}
-
-/** How far a snapshot is, in rows; and where it was gone on with, if it was. */
-export interface LoadProgress {
-  readonly rows: number;
-  readonly of: number;
-  readonly resumedAt?: number;
 }
 
 export type UpstreamState = 'greeting' | 'following' | 'loading' | 'ended';
@@ -170,10 +164,8 @@ export class UpstreamSession {
   }
 
   /** Rows loaded so far and rows announced, while a snapshot is under way. */
-  get progress(): LoadProgress | undefined {
-    if (this.#state !== 'loading') return undefined;
-    const resumed = this.#resumedAt > 0 ? { resumedAt: this.#resumedAt } : {};
-    return { rows: this.#rows, of: this.#expectedRows, ...resumed };
+  get progress(): SnapshotProgress | undefined {
+    return this.#state === 'loading' ? progressOf(this.#rows, this.#expectedRows, this.#resumedAt) : undefined;
   }
 
   onData(chunk: Buffer): void {

@@ -26,12 +26,12 @@ import {
 import type { TreeNode } from '../frames/tree.js';
 import type { Peer, PeerLink } from '../link.js';
 import type { Scope } from '../scope.js';
+import type { SnapshotProgress } from '../snapshot-progress.js';
 import { FollowerAudit } from './follower-audit.js';
 import { FollowerQuestions } from './follower-questions.js';
 import { FollowerSnapshot } from './follower-snapshot.js';
 import { aheadOf, aheadOfOrigin, type FoundFor, findFor, whatComes, whyBehind, whyNot } from './greeting.js';
 import type { RecentBatch, SessionHost } from './session-host.js';
-import type { SnapshotProgress } from './snapshot-sender.js';
 
 /** About how much of the log is read in one turn of the event loop: some ms, also when its batches are tiny. */
 const LOG_SLICE_BYTES = 256 * 1024;
@@ -354,8 +354,8 @@ export class FollowerSession {
       ours: describePosition(this.#host.store.position()),
       ...(this.scope.isWhole ? {} : { scope: String(this.scope) }),
     };
-    const isOther = found.kind !== 'from' && found.kind !== 'dear' && found.kind !== 'too-old' && position.length > 0;
-    this.#log[isOther ? 'warn' : 'info'](at, `follower connected: ${whatComes(found, position)}`);
+    const { level, text } = whatComes(found, position);
+    this.#log[level](at, `follower connected: ${text}`);
   }
 
   #follow(from: LocalNumber): void {

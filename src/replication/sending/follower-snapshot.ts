@@ -2,7 +2,8 @@
 import type { Position } from '../../base/types.js';
 import type { Frame, Hello } from '../frames/frames.js';
 import type { Scope } from '../scope.js';
-import type { SnapshotProgress, SnapshotSender } from './snapshot-sender.js';
+import type { SnapshotProgress } from '../snapshot-progress.js';
+import type { SnapshotSender } from './snapshot-sender.js';
 import type { Snapshots } from './snapshots.js';
 
 export interface FollowerSnapshotHost {

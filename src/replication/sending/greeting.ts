@@ -3,7 +3,7 @@
  * does, and where the follower goes on. Pure: `follower-session.ts` acts on it.
  */
 import type { OriginPosition, Position, Sid } from '../../base/types.js';
-import { describePosition, originOf } from '../../log/position.js';
+import { describePosition, isBeyond, originOf } from '../../log/position.js';
 import type { Found } from '../../log/update-log.js';
 import type { LocalStore } from '../../store/store.js';
 import type { Exchange, Refusal } from '../frames/exchange.js';
@@ -62,11 +62,7 @@ export function aheadOfOrigin(store: LocalStore, position: Position): OriginPosi
 
 /** What of these origins `position` has and `other` has not. */
 export function aheadOf(position: Position, other: Position, origins: readonly Sid[]): OriginPosition[] {
-  return position.filter(({ sid, epoch, sequence }) => {
-    const has = originOf(other, sid);
-    const isAhead = has === undefined || has.epoch < epoch || (has.epoch === epoch && has.sequence < sequence);
-    return isAhead && origins.includes(sid);
-  });
+  return position.filter((origin) => origins.includes(origin.sid) && isBeyond(origin, originOf(other, origin.sid)));
 }
 
 /** Where the follower goes on. What it has of a replaced root and could not give back, nobody else may ever have. */
@@ -82,13 +78,17 @@ export function findFor(hello: Hello, scope: Scope, behind: Behind): FoundFor {
   return isDear && whyBehind(hello, { kind: 'dear' }, behind) === undefined ? { kind: 'dear' } : found;
 }
 
-/** What a follower at `position` is sent, and why, for people. */
-export function whatComes({ kind }: FoundFor, position: Position): string {
-  if (kind === 'from') return 'sending from the log';
-  if (position.length === 0) return 'it has nothing yet, sending a snapshot';
-  if (kind === 'dear') return 'the log it lacks is longer than the data, sending a snapshot';
-  if (kind === 'too-old') return 'too far behind for the log, sending a snapshot';
-  return 'its history differs from ours, sending a snapshot';
+/** What a follower at `position` is sent, and why, for people; a history that differs wants their attention. */
+export function whatComes(
+  { kind }: FoundFor,
+  position: Position,
+): { readonly level: 'info' | 'warn'; readonly text: string } {
+  const expected = (text: string) => ({ level: 'info', text }) as const;
+  if (kind === 'from') return expected('sending from the log');
+  if (position.length === 0) return expected('it has nothing yet, sending a snapshot');
+  if (kind === 'dear') return expected('the log it lacks is longer than the data, sending a snapshot');
+  if (kind === 'too-old') return expected('too far behind for the log, sending a snapshot');
+  return { level: 'warn', text: 'its history differs from ours, sending a snapshot' };
 }
 
 /**
@@ -100,11 +100,12 @@ export function whatComes({ kind }: FoundFor, position: Position): string {
 export function whyBehind(hello: Hello, found: FoundFor, { store, exchange }: Behind): Refusal | undefined {
   if (found.kind === 'from' || hello.origin !== undefined) return undefined;
   const position = store.position();
-  const ahead = hello.position.find(({ sid, epoch, sequence }) => {
+  const ahead = hello.position.find((origin) => {
+    const { sid } = origin;
     if (sid === store.sid || exchange?.replaces.includes(sid) === true) return false;
     const has = originOf(position, sid);
     if (has === undefined) return store.sid === undefined || exchange !== undefined;
-    return has.epoch < epoch || (has.epoch === epoch && has.sequence < sequence);
+    return isBeyond(origin, has);
   });
   if (ahead === undefined) return undefined;
   const [ours, theirs] = [describePosition(position), describePosition([ahead])];

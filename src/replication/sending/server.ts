@@ -18,11 +18,11 @@ import type { Heartbeats } from '../frames/heartbeats.js';
 import { joinTrees, type TreeNode } from '../frames/tree.js';
 import type { Peer, PeerLink } from '../link.js';
 import { Scope } from '../scope.js';
+import type { SnapshotProgress } from '../snapshot-progress.js';
 import type { AuditSource } from './audit-source.js';
 import type { CopyInstead } from './copy-cost.js';
 import { FollowerSession, type FollowerState } from './follower-session.js';
 import type { RecentBatch, SessionHost } from './session-host.js';
-import type { SnapshotProgress } from './snapshot-sender.js';
 import { Snapshots } from './snapshots.js';
 
 export interface ReplicationServerOptions {

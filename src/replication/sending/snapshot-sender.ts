@@ -1,6 +1,7 @@
 /** A snapshot on its way to one follower over one link: slices no faster than allowed, and how far it is. */
 import type { Frame, Hello } from '../frames/frames.js';
 import { PACKED_SLICE_BYTES, PACKINGS, Packer } from '../frames/packing.js';
+import { progressOf, type SnapshotProgress } from '../snapshot-progress.js';
 import type { SnapshotWalk } from './snapshot-walk.js';
 
 export interface SnapshotPace {
@@ -15,13 +16,6 @@ export interface SnapshotPace {
 
 /** What the follower said in its HELLO. */
 type Receiver = Pick<Hello, 'unpacks' | 'takesHorizon'>;
-
-/** How far a snapshot is, in rows; and where it was gone on with, if it was. */
-export interface SnapshotProgress {
-  readonly rows: number;
-  readonly of: number;
-  readonly resumedAt?: number;
-}
 
 export class SnapshotSender {
   readonly walk: SnapshotWalk;
@@ -69,8 +63,7 @@ export class SnapshotSender {
   }
 
   get progress(): SnapshotProgress {
-    const resumed = this.#resumedAt > 0 ? { resumedAt: this.#resumedAt } : {};
-    return { rows: this.rows, of: this.#records, ...resumed };
+    return progressOf(this.rows, this.#records, this.#resumedAt);
   }
 
   /** How long the next slice has to wait, ms. */

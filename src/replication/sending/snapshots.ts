@@ -8,8 +8,7 @@
  */
 import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
-import type { Position } from '../../base/types.js';
-import { originOf } from '../../log/position.js';
+import { isBeyond, originOf } from '../../log/position.js';
 import { SnapshotSource } from '../../store/snapshot.js';
 import type { LocalStore } from '../../store/store.js';
 import type { Hello } from '../frames/frames.js';
@@ -75,7 +74,7 @@ export class Snapshots {
     const { store } = this.#options;
     const moment = walk.contents.position;
     // Meanwhile it may have followed another node, beyond the moment of this snapshot. A root keeps what it has.
-    if (origin === undefined && isAhead(position, moment)) return false;
+    if (origin === undefined && position.some((has) => isBeyond(has, originOf(moment, has.sid)))) return false;
     if (store.log.find(moment, store.position()).kind !== 'from') return false;
     return walk.goTo(unfinished.rows);
   }
@@ -126,12 +125,4 @@ export class Snapshots {
     this.#closed = true;
     for (const follower of [...this.#kept.keys()]) this.forget(follower);
   }
-}
-
-/** Whether a follower here would be taken back by a snapshot of that moment. */
-function isAhead(position: Position, moment: Position): boolean {
-  return position.some(({ sid, epoch, sequence }) => {
-    const has = originOf(moment, sid);
-    return has === undefined || has.epoch < epoch || (has.epoch === epoch && has.sequence < sequence);
-  });
 }
