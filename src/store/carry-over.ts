@@ -76,19 +76,26 @@ export class CarryOver {
   readonly #from: LocalStore;
   readonly #to: LocalStore;
   readonly #plan: Extract<Plan, { kind: 'carry' }>;
+  /** What was loaded. */
+  readonly #there: Position;
   #at: LocalNumber;
 
   /** `to` is as it was loaded. Errors: `REPLICATION` when something would be lost. */
   constructor(from: LocalStore, to: LocalStore) {
-    const found = plan(from, to.position());
+    const there = to.position();
+    const found = plan(from, there);
     if (found.kind === 'refuse') throw new TokaidoError('REPLICATION', found.why);
     this.#from = from;
     this.#to = to;
+    this.#there = there;
     this.#plan = found;
     this.#at = found.first;
   }
 
-  /** Up to the end of the log as it is now; again, to go on from there. Returns the number of transactions. */
+  /**
+   * Up to the end of the log as it is now; again, to go on from there. Returns the number of transactions. Errors:
+   * `REPLICATION` when something would be lost that came meanwhile.
+   */
   async run(): Promise<number> {
     const { log, lastEpoch } = this.#from;
     await this.#to.keepEpoch(lastEpoch);
@@ -108,8 +115,13 @@ export class CarryOver {
     }
   }
 
-  #isOver({ sid }: TransactionHeader): boolean {
-    return this.#plan.over.has(sid) || sid === this.#plan.behind?.sid;
+  #isOver({ sid, epoch }: TransactionHeader): boolean {
+    if (sid === this.#plan.behind?.sid) return true;
+    if (!this.#plan.over.has(sid)) return false;
+    // The origin itself went over to the history that is here, while one was loaded that is over since.
+    if (epoch > (originOf(this.#there, sid)?.epoch ?? 0))
+      throw new TokaidoError('REPLICATION', `origin ${sid} gave up what was loaded of it: it is to be loaded again`);
+    return true;
   }
 
   #isNumberedAnew({ sid, epoch: in_, sequence }: TransactionHeader): boolean {

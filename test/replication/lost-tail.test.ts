@@ -134,6 +134,26 @@ describe('a root that lost its tail', () => {
     await equal([edge]);
   });
 
+  it('while recovering waits for others when a follower’s log does not reach back far enough (invariant 5)', async () => {
+    // Seed 124019 of the simulation: the first to come began an epoch, and what the second had was lost.
+    const accounted = new Set<string>();
+    cluster.serve(root, { isRecovering: () => accounted.size < 2, onAccountedFor: (id) => accounted.add(id) });
+    const seeded = cluster.openStore(undefined, { retention: { bytes: 0, ageMs: 3_600_000 } });
+    for (const one of history(6)) await seeded.apply(encode([one])).committed;
+    while (await seeded.sweep());
+    const first = cluster.node('first', seeded);
+    cluster.follow(first, root);
+    await eventually('the first has given what it can', () => first.ends.length === 1);
+    assert.match(first.ends[0] ?? '', /NOT_READY.*could not give all of it/);
+    const second = await follower('second', history(6));
+    cluster.follow(second, root);
+    await eventually('both are accounted for', () => accounted.size === 2);
+    assert.equal(at(root), '1:6');
+    cluster.follow(first, root);
+    await equal([first, second]);
+    assert.deepEqual([at(root), first.loaded.length, second.loaded.length], ['1:7', 0, 0]);
+  });
+
   it('that cannot begin an epoch refuses the follower and goes on', async () => {
     await rootStore().apply(encode(history(2))).committed;
     cluster.serve(root);

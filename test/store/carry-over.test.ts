@@ -54,6 +54,20 @@ describe('what a root keeps beside a snapshot of another root', () => {
     assert.deepEqual(contents(theirs), { a: 'later', b: 'kept' });
   });
 
+  it('is everything of an origin that goes on here, in a later epoch than the snapshot knows: it is refused then', async () => {
+    // Seed 123112 of the simulation: origin 2 gave up its second epoch for a third, behind what is here, meanwhile.
+    const ours = await storeOf(
+      1,
+      transaction(2, 1, 10, [set('a', 'first')]),
+      transaction(2, 2, 20, [set('b', 'first')]),
+    );
+    const theirs = await storeOf(1, transaction(2, 1, 30, [set('a', 'second')], 2));
+    const carry = new CarryOver(ours, theirs);
+    assert.equal(await carry.run(), 0);
+    await ours.apply(encode([transaction(2, 3, 40, [set('c', 'third')], 3)])).committed;
+    await assert.rejects(carry.run(), { code: 'REPLICATION', message: /origin 2 gave up what was loaded/ });
+  });
+
   it('makes it refuse a snapshot that would cost it something', async () => {
     const ours = await storeOf(1, transaction(1, 1, 10, [set('a', '1')]), transaction(1, 2, 20, [set('b', '2')]));
     const lost = await storeOf(2, transaction(1, 1, 10, [set('a', '1')]), transaction(1, 2, 15, [set('c', 'other')]));

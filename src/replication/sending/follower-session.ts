@@ -301,10 +301,18 @@ export class FollowerSession {
   }
 
   #afterRecall(): void {
-    const position = describePosition(this.#host.store.position());
-    this.#log.info({ position }, 'took back what the follower had kept');
-    // The follower's log may not reach back far enough to give everything.
-    this.#welcomeInNewEpoch(this.#hello as Hello);
+    const { store } = this.#host;
+    const hello = this.#hello as Hello;
+    this.#log.info({ position: describePosition(store.position()) }, 'took back what the follower had kept');
+    if (aheadOfOrigin(store, hello.position) === undefined) {
+      this.#welcomeInNewEpoch(hello);
+      return;
+    }
+    // Its log does not reach back far enough to give everything. One that has not come yet may have the rest.
+    this.#host.accountedFor(this);
+    if (this.#host.isRecovering())
+      this.#refuse('NOT_READY', 'this root goes on taking back what it lost: this follower could not give all of it');
+    else this.#welcomeInNewEpoch(hello);
   }
 
   #find(hello: Hello): FoundFor {

@@ -46,7 +46,7 @@ export interface SessionHost {
   /** A follower knows more of this origin than it does, too late to take it back. Resolves when an epoch has begun; not
    * always one beyond `known`, the epoch that the follower knows: look again. */
   tailLost(known: Epoch): Promise<void>;
-  /** This follower has nothing (more) that a recovering origin lacks. */
+  /** This follower has nothing (more) to give that a recovering origin lacks. */
   accountedFor(session: FollowerSession): void;
   /** Calls `fn` in a later turn of the event loop, after `delayMs`. */
   after(delayMs: number, fn: () => void): void;
