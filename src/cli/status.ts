@@ -28,10 +28,15 @@ function progressText(snapshot: StatusUpstream['loading']): string {
   return `, ${rows} of ${of} records${resumedAt === undefined ? '' : ` (resumed at row ${resumedAt})`}`;
 }
 
-function linkText({ name, address, state, sinceMs, lastError, loading }: StatusUpstream): string {
+function linkText({ name, address, isDiscovered, state, sinceMs, lastError, loading }: StatusUpstream): string {
   const copied = progressText(loading);
   const error = lastError === undefined ? '' : `; last error: ${lastError}`;
-  return `${name ?? '?'} at ${address}: ${state} for ${duration(sinceMs)}${copied}${error}`;
+  return `${name ?? '?'} at ${address}${isDiscovered ? ' (DISCOVERED)' : ''}: ${state} for ${duration(sinceMs)}${copied}${error}`;
+}
+
+function announcementText({ address, isKnown, lastError }: NonNullable<NodeStatus['announcement']>): string {
+  const error = lastError === undefined ? '' : `; last error: ${lastError}`;
+  return `${address}, ${isKnown ? 'recorded by the root' : 'NOT RECORDED by the root yet'}${error}`;
 }
 
 function certificateText(certificate: NodeStatus['certificate']): string {
@@ -81,6 +86,9 @@ export function renderStatus(status: NodeStatus): string {
   if (status.log !== undefined)
     rows.push(['log', `${status.log.first} to ${status.log.next - 1}, ${status.log.bytes} bytes`]);
   if (status.upstream !== undefined) rows.push(['upstream', linkText(status.upstream)]);
+  if (status.announcement !== undefined) rows.push(['announces', announcementText(status.announcement)]);
+  for (const { name, address, region } of status.announced)
+    rows.push(['announced', `${name} at ${address}${region === undefined ? '' : `, region ${region}`}`]);
   for (const peer of status.peers) rows.push(['peer', linkText(peer)]);
   for (const follower of status.followers) {
     const { name, role, address, state, lagChanges, scope, copying } = follower;

@@ -5,7 +5,7 @@
  */
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { assert, messageOf, TokaidoError } from '../base/errors.js';
+import { assert, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import { sid } from '../base/types.js';
@@ -15,11 +15,12 @@ import { Recaching } from '../commands/recaching.js';
 import { Signals } from '../commands/signals.js';
 import { Slices } from '../commands/slices.js';
 import { KyotoTycoonFeed } from '../feeds/kyoto-tycoon/feed.js';
-import { LinesFeed } from '../feeds/lines/feed.js';
 import { PostgresFeed } from '../feeds/postgres/feed.js';
 import type { NodeIdentity } from '../pki/identity.js';
 import type { Live } from '../pki/live.js';
 import type { Identity } from '../pki/names.js';
+import { isStatement } from '../pki/node-statement.js';
+import type { AnnouncedNode } from '../replication/following/discovery.js';
 import type { Equality } from '../replication/following/equality.js';
 import type { Connect, UpstreamFollower } from '../replication/following/upstream-follower.js';
 import { encodeFrame } from '../replication/frames/frames.js';
@@ -37,6 +38,7 @@ import { type AdminServer, startAdmin } from './admin/admin.js';
 import { Digests } from './admin/digest.js';
 import { listLog, trimLog } from './admin/log-control.js';
 import { MetricsRegistry } from './admin/metrics.js';
+import { type Announcements, signedAnnouncements } from './announcements.js';
 import { AuditTrail } from './audit/trail.js';
 import { NodeCertificates } from './certificates/certificates.js';
 import { Enrollment } from './certificates/enrollment.js';
@@ -55,8 +57,9 @@ import { MachineDisk } from './data/machine-disk.js';
 import type { Recovery } from './data/recovery.js';
 import { Resealer } from './data/resealer.js';
 import type { StoreHolder } from './data/store-holder.js';
-import { loadTextDatabase } from './data/text-databases.js';
+import { loadTextDatabases } from './data/text-databases.js';
 import { UnseenWrites } from './data/unseen-writes.js';
+import { feedOf, type NodeFeed } from './feed.js';
 import { KtFollowers } from './kt-followers.js';
 import { Replica } from './replica.js';
 import type { FeedProgress } from './status/feed-progress.js';
@@ -71,9 +74,6 @@ export interface NodeOptions {
   /** Called once when the node cannot go on (an invariant broke). The caller stops the process. */
   readonly onFatal: (error: unknown) => void;
 }
-
-/** Where a root's data may come from. */
-type NodeFeed = PostgresFeed | KyotoTycoonFeed | LinesFeed;
 
 export class Node {
   readonly config: NodeConfig;
@@ -103,6 +103,7 @@ export class Node {
   #publishedTrust: PublishedTrust | undefined;
   #expiries: ExpiryWatch | undefined;
   readonly enrollment: Enrollment;
+  readonly announcements: Announcements;
   readonly #images: ImageKeeper;
   readonly #unseen: UnseenWrites;
   readonly #stalls: StallWatch;
@@ -148,8 +149,17 @@ export class Node {
       rootAddress: config.role === 'root' && clients !== undefined ? `${clients.host}:${clients.port}` : '',
       feedReached: () => (this.#feed instanceof PostgresFeed ? this.#feed.reached : undefined),
       connect: this.#connect,
-      answer: async (request, from) => await this.enrollment.answer(request, from),
+      answer: async (request, from) => await this.#answer(request, from),
       onFatal: options.onFatal,
+    });
+    this.announcements = signedAnnouncements({
+      config,
+      certificates: this.certificates,
+      store: () => this.stores.current,
+      writeRefusal: () => this.#replica.writeRefusal(),
+      ask: async (statement) => await this.#answer(statement, 'this node'),
+      runtime,
+      log: this.#log,
     });
     this.enrollment = new Enrollment({
       config,
@@ -262,7 +272,9 @@ export class Node {
 
   async #beginWriting(): Promise<void> {
     await this.#replica.beginWriting();
-    await this.#loadTextDatabases();
+    const { config, stores } = this;
+    if (stores.current !== undefined && config.role === 'root' && !config.standby)
+      await loadTextDatabases(stores.current, config, this.#log, () => !this.#stopping);
     this.#startFeed();
     // Seeded by another root, a root has another store: its feed goes on there, from the position in it.
     this.stores.onSwap(() => {
@@ -297,6 +309,12 @@ export class Node {
     this.#ktFollowers?.adopt(config);
     this.audit.policiesChanged(config);
     this.#log.info({}, 'the policies of the configuration hold from now on; other settings take a restart');
+  }
+
+  /** The answer to what a follower asks, or this node itself; from upstreams, for what is for the root to answer. */
+  async #answer(request: Buffer, from: string): Promise<Buffer> {
+    const isToRecord = this.config.role === 'root' && isStatement(request);
+    return await (isToRecord ? this.announcements : this.enrollment).answer(request, from);
   }
 
   async #askUpstream(request: Buffer): Promise<Buffer> {
@@ -410,43 +428,15 @@ export class Node {
     this.#feed.follow(change);
   }
 
-  async #loadTextDatabases(): Promise<void> {
-    const store = this.stores.current;
-    if (store === undefined || this.config.role !== 'root' || this.config.standby) return;
-    for (const spec of this.config.databases) {
-      if (spec.textFile === undefined || this.#stopping) continue;
-      try {
-        const changed = await loadTextDatabase(store, spec, this.config.limits.valueBytes);
-        this.#log.info({ database: spec.name, file: spec.textFile, changed }, 'loaded a text database');
-      } catch (error) {
-        this.#log.error({ database: spec.name, reason: messageOf(error) }, 'a text database stays as it was');
-      }
-    }
-  }
-
   #startFeed(): void {
     const store = this.stores.current;
     if (store === undefined || this.#stopping || this.config.standby) return;
-    this.#feed = this.#makeFeed();
+    this.#feed = feedOf(this.config, {
+      runtime: this.#options.runtime,
+      log: this.#log,
+      onReached: () => this.progress.ownMoved(),
+    });
     this.#feed?.start(store);
-  }
-
-  #makeFeed(): NodeFeed | undefined {
-    const { postgres, kyotoTycoon, lines, sid, limits } = this.config;
-    const { runtime } = this.#options;
-    if (postgres !== undefined) {
-      return new PostgresFeed({
-        config: postgres,
-        runtime,
-        log: this.#log,
-        spillFolder: join(this.config.data, 'spill'),
-        onReached: () => this.progress.ownMoved(),
-      });
-    }
-    if (lines !== undefined) return new LinesFeed({ config: lines, runtime, log: this.#log, input: process.stdin });
-    if (kyotoTycoon === undefined || sid === undefined) return undefined;
-    const config = { ...kyotoTycoon, keyBytes: limits.keyBytes };
-    return new KyotoTycoonFeed({ config, sid, runtime, log: this.#log });
   }
 
   /** Errors: `NOT_READY`. */
@@ -516,6 +506,11 @@ export class Node {
     return this.#replica.tree();
   }
 
+  /** Nodes that have announced where followers reach them. */
+  announced(): AnnouncedNode[] {
+    return this.#replica.announced();
+  }
+
   get equality(): Equality {
     return this.#replica.equality;
   }
@@ -567,6 +562,7 @@ export class Node {
     this.#expiries?.close();
     this.resealer?.close();
     this.enrollment.close();
+    this.announcements.close();
     this.certificates.close();
     await this.#feed?.stop();
     await Promise.all(this.clients.map(async (listener) => await listener.close()));

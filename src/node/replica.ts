@@ -9,8 +9,9 @@ import type { Runtime, Timer } from '../base/runtime.js';
 import { sid } from '../base/types.js';
 import type { Identity } from '../pki/names.js';
 import { ClockWatch } from '../replication/following/clock-watch.js';
+import { type AnnouncedNode, announcedIn, discoveredFor } from '../replication/following/discovery.js';
 import { Equality } from '../replication/following/equality.js';
-import { inOrder, type UpstreamAddress } from '../replication/following/upstream-choice.js';
+import { inOrder, type Tiers, type UpstreamAddress } from '../replication/following/upstream-choice.js';
 import { type Connect, type LinkEvents, UpstreamFollower } from '../replication/following/upstream-follower.js';
 import { newestBeat } from '../replication/following/upstream-look.js';
 import type { UpstreamHost } from '../replication/following/upstream-session.js';
@@ -23,6 +24,7 @@ import { Scope } from '../replication/scope.js';
 import { ScopePolicy, type ScopeRules } from '../replication/scope-policy.js';
 import { ReplicationServer } from '../replication/sending/server.js';
 import type { Proof } from '../store/proof.js';
+import { NODE_KEYS } from '../store/reserved.js';
 import type { FeedPosition } from '../store/types.js';
 import { scopeRules } from './config/policy-schema.js';
 import type { NodeConfig } from './config/schema.js';
@@ -240,16 +242,35 @@ export class Replica {
   follow(): void {
     const { config } = this.#options;
     if (config.role !== 'root') {
-      this.#upstream = this.#followOne(inOrder(config.upstreams, config.region), this.#upstreamHost());
+      const upstreams = inOrder(config.upstreams, config.region);
+      const discovered = config.replication.discover ? () => this.#discovered() : undefined;
+      this.#upstream = this.#followOne(upstreams, this.#upstreamHost(), discovered);
       return;
     }
     this.#peers = config.peers.map((peer) => this.#followOne([peer], this.#peerHost()));
   }
 
-  #followOne(upstreams: readonly UpstreamAddress[], host: Omit<UpstreamHost, 'onEnd'>): UpstreamFollower {
+  /** Nodes that have announced where followers reach them, as far as it is known here. */
+  announced(): AnnouncedNode[] {
+    return announcedIn(this.stores.current?.reserved(NODE_KEYS) ?? []);
+  }
+
+  #discovered(): Tiers {
+    const { config, self } = this.#options;
+    const below = new Set(this.#replication?.tree().map(({ name }) => name));
+    const seeker = { name: self.name, region: config.region, configured: config.upstreams, below };
+    return discoveredFor(seeker, this.announced());
+  }
+
+  #followOne(
+    upstreams: readonly UpstreamAddress[],
+    host: Omit<UpstreamHost, 'onEnd'>,
+    discovered?: () => Tiers,
+  ): UpstreamFollower {
     const { config, runtime, log, connect } = this.#options;
     return new UpstreamFollower({
       upstreams,
+      discovered,
       backOff: { minMs: config.replication.reconnectMinMs, maxMs: config.replication.reconnectMaxMs },
       silenceMs: config.replication.silenceMs,
       staleMs: config.replication.staleMs,

@@ -85,7 +85,7 @@ describe('a configuration', () => {
           parseConfig(JSON.stringify(whole), FILE);
         }
         // Inside these sections there are keys without a default, too.
-        if (['tls', 'kyotoTycoon', 'signing', 'lines'].includes(key)) continue;
+        if (['tls', 'kyotoTycoon', 'signing', 'lines', 'announce'].includes(key)) continue;
         for (const option of [child, ...(child.anyOf ?? [])]) visit(option, full);
       }
     };
@@ -119,6 +119,25 @@ describe('a configuration', () => {
     assert.throws(() => parseConfig(`${FEED}\n${follow}`, FILE), /a root has one source/);
     const unknown = 'kyotoTycoon: { upstream: "kt.example:1978", databases: [none] }';
     assert.throws(() => parseConfig(`${ROOT}\n${unknown}`, FILE), /names none, which is not in databases/);
+  });
+
+  it('lets those announce themselves who may be followed, and those discover who follow', () => {
+    const announce = 'replication: { announce: { address: "relay-1.example:1979" } }\n';
+    const relay = EDGE.replace('edge', 'relay');
+    assert.deepEqual(parseConfig(relay + announce, FILE).replication.announce, {
+      address: { host: 'relay-1.example', port: 1979 },
+      priority: 0,
+    });
+    assert.equal(parseConfig(EDGE, FILE).replication.discover, false);
+    assert.equal(parseConfig(`${EDGE}replication: { discover: true }\n`, FILE).replication.discover, true);
+    assert.throws(() => parseConfig(EDGE + announce, FILE), /node\.yaml:4: an edge has no followers/);
+    assert.throws(() => parseConfig(`${ROOT}replication: { discover: true }\n`, FILE), /a root follows nobody/);
+    const closed = `${relay}listen: { replication: false }\n${announce}`;
+    assert.throws(() => parseConfig(closed, FILE), /nobody can follow this node/);
+    const unknown = `${relay}replication: { announce: { address: "h:1", regoin: eu } }\n`;
+    assert.throws(() => parseConfig(unknown, FILE), /unknown key replication\.announce\.regoin/);
+    const long = `${relay}region: ${'x'.repeat(65)}\n${announce}`;
+    assert.throws(() => parseConfig(long, FILE), /a region that is announced has at most 64 characters/);
   });
 
   it('every key says what it means', () => {

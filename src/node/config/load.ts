@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import { loadFunctions } from '../../feeds/postgres/functions.js';
 import { checkMappings } from '../../feeds/postgres/mapping.js';
+import { MAX_HOST_CHARACTERS, MAX_REGION_CHARACTERS } from '../../replication/following/discovery.js';
 import { type DatabaseSpec, parseDatabases } from '../../store/database-spec.js';
 import type { ClientListenerConfig } from './listener-schema.js';
 import { EVERYTHING_TO_EVERYBODY, rulesOf } from './policy-schema.js';
@@ -357,9 +358,25 @@ function* checkPeers({ role, peers, identity, listen, standby, replaces, sid }: 
     yield { keys, message: 'roots that exchange follow each other: listen.replication must be open' };
 }
 
+function* checkDiscovery({ role, identity, listen, region, replication }: NodeConfig): Generator<Problem> {
+  const { announce, discover } = replication;
+  if (discover && role === 'root')
+    yield { keys: ['replication', 'discover'], message: 'a root follows nobody: only relays and edges discover' };
+  if (announce === false) return;
+  const keys = ['replication', 'announce'];
+  if (role === 'edge') yield { keys, message: 'an edge has no followers: only roots and relays announce themselves' };
+  else if (identity === false || listen.replication === false)
+    yield { keys, message: 'nobody can follow this node: listen.replication must be open, with an identity' };
+  if (announce.address.host.length > MAX_HOST_CHARACTERS)
+    yield { keys, message: `the host may have at most ${MAX_HOST_CHARACTERS} characters` };
+  if (region !== undefined && region.length > MAX_REGION_CHARACTERS)
+    yield { keys: ['region'], message: `a region that is announced has at most ${MAX_REGION_CHARACTERS} characters` };
+}
+
 /** What the schema cannot say: rules between keys. */
 function* crossCheck(config: NodeConfig): Generator<Problem> {
   yield* checkPeers(config);
+  yield* checkDiscovery(config);
   if (config.role === 'root') {
     if (config.sid === undefined)
       yield { keys: ['role'], message: 'a root needs sid: its server id, 1 to 65535, unique in the cluster' };

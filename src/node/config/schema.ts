@@ -7,6 +7,7 @@ import { z } from 'zod';
 import { messageOf } from '../../base/errors.js';
 import { LONGEST_KEY_BYTES } from '../../commands/commands.js';
 import type { TableMapping } from '../../feeds/postgres/mapping.js';
+import { MAX_PRIORITY } from '../../replication/following/discovery.js';
 import type { UpstreamAddress } from '../../replication/following/upstream-choice.js';
 import { type DatabaseSpec, parseDatabase } from '../../store/database-spec.js';
 import { kyotoTycoon, lines, postgres } from './feed-schema.js';
@@ -28,7 +29,7 @@ const upstream = z.strictObject({
     .optional()
     .describe('Name its certificate must carry; any relay or root of the cluster when absent.'),
   region: z.string().optional().describe('Region it stands in. Those of the own region come first.'),
-  priority: z.number().int().min(0).max(1000).default(0).describe('Lower ones come first within a region.'),
+  priority: z.number().int().min(0).max(MAX_PRIORITY).default(0).describe('Lower ones come first within a region.'),
 });
 
 const peer = z.strictObject({
@@ -212,6 +213,30 @@ export const schema = z.strictObject({
       ),
       reconnectMinMs: duration('100ms').describe('First wait before connecting again (with jitter).'),
       reconnectMaxMs: duration('5s').describe('Longest such wait.'),
+      discover: z
+        .boolean()
+        .default(false)
+        .describe(
+          'When no configured upstream serves it, follow another node that has announced itself (replication.announce there). Relays and edges only.',
+        ),
+      announce: z
+        .union([
+          z.literal(false),
+          z.strictObject({
+            address: address.describe('HOST:PORT at which followers reach the replication listener of this node.'),
+            priority: z
+              .number()
+              .int()
+              .min(0)
+              .max(MAX_PRIORITY)
+              .default(0)
+              .describe('Lower ones are tried first within a region (the region is that of the node).'),
+          }),
+        ])
+        .default(false)
+        .describe(
+          'Tell all nodes of the cluster, scoped ones too, where followers reach this one; those that discover may follow it. Roots and relays only. False: do not.',
+        ),
       scopes,
       clockLimitMs: duration('5s').describe(
         "How far another root's clock may be off from this one's before they refuse each other.",

@@ -5,8 +5,10 @@
  */
 import { open } from 'node:fs/promises';
 import { messageOf, TokaidoError } from '../../base/errors.js';
+import type { Logger } from '../../base/logger.js';
 import type { DatabaseSpec } from '../../store/database-spec.js';
 import type { LocalStore } from '../../store/store.js';
+import type { NodeConfig } from '../config/schema.js';
 
 interface Line {
   readonly key: Buffer;
@@ -61,7 +63,7 @@ async function* batches(path: string, maxLineBytes: number): AsyncGenerator<Line
 }
 
 /** Makes `spec`'s database equal to its file; returns the number of records it changed. Errors: `CONFIG`, `STORAGE`. */
-export async function loadTextDatabase(store: LocalStore, spec: DatabaseSpec, maxLineBytes: number): Promise<number> {
+async function loadTextDatabase(store: LocalStore, spec: DatabaseSpec, maxLineBytes: number): Promise<number> {
   const path = spec.textFile as string;
   const { name } = spec;
   let changed = 0;
@@ -99,5 +101,23 @@ export async function loadTextDatabase(store: LocalStore, spec: DatabaseSpec, ma
       hint: 'check the path in databases; it is relative to the folder the node was started in',
       cause: error,
     });
+  }
+}
+
+/** Loads those that have a file, one after the other, while `isWanted`. One that cannot be read stays as it was. */
+export async function loadTextDatabases(
+  store: LocalStore,
+  { databases, limits }: Pick<NodeConfig, 'databases' | 'limits'>,
+  log: Logger,
+  isWanted: () => boolean,
+): Promise<void> {
+  for (const spec of databases) {
+    if (spec.textFile === undefined || !isWanted()) continue;
+    try {
+      const changed = await loadTextDatabase(store, spec, limits.valueBytes);
+      log.info({ database: spec.name, file: spec.textFile, changed }, 'loaded a text database');
+    } catch (error) {
+      log.error({ database: spec.name, reason: messageOf(error) }, 'a text database stays as it was');
+    }
   }
 }

@@ -54,6 +54,13 @@ export function registerNodeMetrics(node: Node, stalls: StallWatch): void {
     const state = node.upstream?.status().state;
     return state === undefined ? undefined : state === 'following' ? 1 : 0;
   });
+  metrics.gauge('upstream_discovered', '1 while the upstream is one that no configuration names.', () => {
+    const upstream = node.upstream?.status();
+    return upstream === undefined ? undefined : Number(upstream.state === 'following' && upstream.isDiscovered);
+  });
+  metrics.gauge('announced_nodes', 'Nodes that have announced where followers reach them.', () => {
+    return node.announced().length;
+  });
   metrics.gauge('follower_lag_changes', 'Transactions a follower lacks.', () => {
     return followers().map(({ name, lagChanges }) => [{ follower: name }, lagChanges] as const);
   });

@@ -44,6 +44,10 @@ export function nodeStatus(node: Node): NodeStatus {
         ? undefined
         : { sizeBytes: statistics.sizeBytes, queuedWrites: statistics.queued, commits: statistics.commits },
     upstream: upstream === undefined ? undefined : since(upstream),
+    announced: node.announced().map(({ name, host, port, region, priority, atMs }) => {
+      return { name, address: `${host}:${port}`, region, priority, at: new Date(atMs).toISOString() };
+    }),
+    announcement: node.announcements.facts(),
     peers: node.peers.map((peer) => since(peer.status())),
     tree: treeOf(node),
     followers: [...(node.replication?.followers() ?? []), ...(node.ktFollowers?.list() ?? [])].map(

@@ -2,6 +2,7 @@
 import type { FollowerState } from '../../replication/sending/follower-session.js';
 import type { SnapshotProgress } from '../../replication/snapshot-progress.js';
 import type { Difference } from '../../store/proof.js';
+import type { AnnouncementFacts } from '../announcements.js';
 
 /** One origin's part of a position; the version as decimal text, because JSON numbers are too small for it. */
 export interface StatusOrigin {
@@ -29,10 +30,22 @@ export interface StatusTreeNode {
   readonly ageMs: number;
 }
 
+/** A node that has announced where followers reach it. */
+export interface StatusAnnounced {
+  readonly name: string;
+  readonly address: string;
+  readonly region: string | undefined;
+  readonly priority: number;
+  /** When it said so, by its clock. */
+  readonly at: string;
+}
+
 /** A link to a node that is followed. */
 export interface StatusUpstream {
   readonly address: string;
   readonly name: string | undefined;
+  /** No configuration names it: the cluster told of it. */
+  readonly isDiscovered: boolean;
   readonly state: string;
   readonly sinceMs: number;
   readonly lastError: string | undefined;
@@ -72,6 +85,10 @@ export interface NodeStatus {
   readonly log: { readonly first: number; readonly next: number; readonly bytes: number } | undefined;
   readonly store: { readonly sizeBytes: number; readonly queuedWrites: number; readonly commits: number } | undefined;
   readonly upstream: StatusUpstream | undefined;
+  /** Nodes that have announced where followers reach them, as far as it is known here. */
+  readonly announced: readonly StatusAnnounced[];
+  /** What this node announces itself; `undefined` when it does not. */
+  readonly announcement: AnnouncementFacts | undefined;
   /** The roots that this root exchanges with. */
   readonly peers: readonly StatusUpstream[];
   /** All nodes below this one, as they reported themselves. */

@@ -19,7 +19,7 @@ import type { Runtime, Timer } from '../../base/runtime.js';
 import type { Welcome } from '../frames/frames.js';
 import type { Peer, PeerLink } from '../link.js';
 import type { SnapshotProgress } from '../snapshot-progress.js';
-import { type BackOff, type UpstreamAddress, UpstreamChoice } from './upstream-choice.js';
+import { type BackOff, type Tiers, type UpstreamAddress, UpstreamChoice } from './upstream-choice.js';
 import { type Sight, UpstreamLook } from './upstream-look.js';
 import { helloOf, type UpstreamHost, UpstreamSession, type UpstreamState } from './upstream-session.js';
 
@@ -38,6 +38,8 @@ export type Connect = (upstream: UpstreamAddress, attach: (peer: Peer, link: Pee
 
 export interface UpstreamFollowerOptions {
   readonly upstreams: readonly UpstreamAddress[];
+  /** Whom to try behind these, as it is known now; nobody when absent. */
+  readonly discovered?: (() => Tiers) | undefined;
   readonly backOff: BackOff;
   /** An upstream that says nothing for this long is given up. */
   readonly silenceMs: number;
@@ -57,6 +59,8 @@ export interface UpstreamFollowerOptions {
 export interface UpstreamStatus {
   readonly address: string;
   readonly name: string | undefined;
+  /** No configuration names it: the cluster told of it. */
+  readonly isDiscovered: boolean;
   readonly state: UpstreamState | 'connecting' | 'waiting';
   /** Since when, on the runtime's monotonic clock. */
   readonly sinceMs: number;
@@ -123,9 +127,15 @@ export class UpstreamFollower {
 
   #schedule(): void {
     if (this.#stopped) return;
+    this.#discover();
     const { upstream, delayMs } = this.#choice.next(() => this.#options.runtime.random());
     this.#enter('waiting');
     this.#retry = this.#options.runtime.after(delayMs, () => void this.#connect(upstream));
+  }
+
+  #discover(): void {
+    const { discovered } = this.#options;
+    if (discovered !== undefined) this.#choice.discover(discovered());
   }
 
   #enter(phase: 'connecting' | 'waiting' | 'linked'): void {
@@ -150,6 +160,7 @@ export class UpstreamFollower {
         this.#choice.succeeded();
         this.#followedMs = this.#options.runtime.monotonicMs();
         this.#lastError = undefined;
+        this.#sayIfDiscovered();
         return true;
       },
       onEnd: (reason) => {
@@ -159,6 +170,13 @@ export class UpstreamFollower {
     this.#adopt(session, link);
     if (this.#stopped) session.end('this node is stopping');
     return events;
+  }
+
+  #sayIfDiscovered(): void {
+    const { host, port, name, isDiscovered } = this.#upstream;
+    if (isDiscovered !== true) return;
+    const facts = { upstream: name, address: `${host}:${port}` };
+    this.#options.log.warn(facts, 'no configured upstream serves this node: following one that the cluster told of');
   }
 
   #adopt(session: UpstreamSession, link: PeerLink): void {
@@ -177,6 +195,7 @@ export class UpstreamFollower {
     const { host } = this.#options;
     const session: UpstreamSession = new UpstreamSession(peer, link, {
       ...host,
+      keepsScope: this.#upstream.isDiscovered === true,
       onWelcome: (welcome) => {
         if (onWelcome(welcome)) host.onWelcome(welcome);
       },
@@ -276,6 +295,7 @@ export class UpstreamFollower {
   /** Looks at those that are better, or, with old data, at all others. One round at a time. */
   async #lookAround(): Promise<void> {
     if (this.#isLooking || this.#session?.state !== 'following' || this.#stopped) return;
+    this.#discover();
     const isStale = this.#isStale();
     const upstreams = isStale ? this.#choice.others() : this.#choice.better();
     this.#isLooking = true;
@@ -350,6 +370,7 @@ export class UpstreamFollower {
     return {
       address: `${host}:${port}`,
       name: this.#session?.peer.name ?? name,
+      isDiscovered: this.#upstream.isDiscovered === true,
       state: this.#phase === 'linked' ? (this.#session?.state ?? 'ended') : this.#phase,
       sinceMs: this.#sinceMs,
       lastError: this.#lastError,

@@ -63,6 +63,8 @@ export interface UpstreamHost {
   store(): LocalStore | undefined;
   /** How this node exchanges with other roots, when the upstream is one of them. */
   readonly exchange?: Exchange | undefined;
+  /** The upstream may not bring another scope than that of the data here: it is one that no configuration names. */
+  readonly keepsScope?: boolean;
   /** Whether a node follows this one right now. */
   isFollower(instanceId: string): boolean;
   /**
@@ -279,8 +281,15 @@ export class UpstreamSession {
     }
     this.#checkPath(welcome.path);
     this.#scope = Scope.decode(welcome.scope);
-    if (welcome.next === 'log' && this.#scope.id !== helloOf(this.#host).scopeId)
+    const isScopeKept = this.#scope.id === helloOf(this.#host).scopeId;
+    if (welcome.next === 'log' && !isScopeKept)
       throw new TokaidoError('REPLICATION', 'the log of another scope than that of the data here');
+    if (this.#host.keepsScope === true && !isScopeKept) {
+      this.end(
+        `it would hand on another part of the data than is here (${this.#scope}), and no configuration names it`,
+      );
+      return;
+    }
     this.#decoder.allowLargeFrames();
     this.#state = welcome.next === 'log' ? 'following' : 'loading';
     const scope = this.#scope.isWhole ? {} : { scope: String(this.#scope) };
