@@ -6,6 +6,7 @@ import { StoredRecord } from '../store/record.js';
 import { decodeState, EMPTY_STATE, type StoreState } from '../store/state.js';
 import { type LocalStore, STATE_KEY } from '../store/store.js';
 import { type Expected, type History, numberOf, Violation } from './history.js';
+import { type Parts, shows } from './scopes.js';
 
 /** The state row as it lies beside the data. */
 export function stateOf(store: LocalStore): StoreState {
@@ -16,15 +17,29 @@ export function stateOf(store: LocalStore): StoreState {
 
 const describe = (position: Position): string => position.map(numberOf).join(' ') || 'the start';
 
+/** What a check goes by. */
+interface View {
+  readonly latestMs: number;
+  readonly withMemory: boolean;
+  /** What the node may have. */
+  readonly parts: Parts;
+}
+
+/** Whether a node may have a key `database/key`. */
+function isShown(parts: Parts, full: string): boolean {
+  const at = full.indexOf('/');
+  return shows(parts, full.slice(0, at), full.slice(at + 1));
+}
+
 /**
- * Invariants 1, 3, 4 and 12: a store holds what its position says, whole transactions of it, and nothing else. Databases
- * in memory are left out while they are brought back.
+ * Invariants 1, 3, 4, 7 and 12: a store holds what its position says, whole transactions of it, and nothing else: of a
+ * node that has a part, that part. Databases in memory are left out while they are brought back.
  */
 export function checkContents(
   node: string,
   store: LocalStore,
   history: History,
-  { latestMs, withMemory }: { readonly latestMs: number; readonly withMemory: boolean },
+  { latestMs, withMemory, parts }: View,
 ): void {
   const stored = stateOf(store);
   const databases = stored.databases.filter(({ storage }) => withMemory || storage === 'disk');
@@ -39,6 +54,7 @@ export function checkContents(
       const record = new StoredRecord(value);
       seen.add(full);
       if (!record.isTombstone) live++;
+      if (!isShown(parts, full)) throw new Violation(7, `${node} has ${full}, which it may not see`);
       const difference = differenceOf(record, full, expected, latestMs);
       if (difference === undefined) continue;
       throw new Violation(3, `${node} at ${describe(state.position)}: ${full} ${difference}`);
@@ -47,7 +63,7 @@ export function checkContents(
     const counted = storage === 'memory' ? store.count(name) : records;
     if (live !== counted) throw new Violation(1, `${node} counts ${counted} records in ${name} and has ${live}`);
   }
-  checkMissing(node, store, state, expected, seen, { latestMs, withMemory });
+  checkMissing(node, store, state, expected, seen, { latestMs, withMemory, parts });
 }
 
 function differenceOf(record: StoredRecord, key: string, expected: Expected, latestMs: number): string | undefined {
@@ -70,10 +86,11 @@ function checkMissing(
   state: StoreState,
   expected: Expected,
   seen: ReadonlySet<string>,
-  { latestMs, withMemory }: { readonly latestMs: number; readonly withMemory: boolean },
+  { latestMs, withMemory, parts }: View,
 ): void {
   let forgotten: Position | undefined;
   for (const [key, { value, xtMs, by }] of expected.records) {
+    if (!isShown(parts, key)) continue;
     if (!state.databases.some(({ name }) => key.startsWith(`${name}/`))) {
       if (withMemory) throw new Violation(3, `${node} has no database for ${key}`);
       continue;
@@ -87,7 +104,7 @@ function checkMissing(
 }
 
 /** Invariant 2, over everything a log still has: without gaps, up to the store's position. */
-export function checkLog(node: string, store: LocalStore, history: History): void {
+export function checkLog(node: string, store: LocalStore, history: History, parts: Parts): void {
   const { log } = store;
   let position: Position | undefined;
   for (let at = log.first; at < log.next; ) {
@@ -96,7 +113,7 @@ export function checkLog(node: string, store: LocalStore, history: History): voi
     if (position !== undefined && describe(batch.before) !== describe(position)) {
       throw new Violation(2, `${node}: its log goes on from ${describe(batch.before)} after ${describe(position)}`);
     }
-    history.see(node, batch);
+    history.see(node, batch, parts);
     position = positionAfter(batch);
     at = (at + batch.count) as typeof at;
   }
@@ -119,16 +136,22 @@ export function checkNotBehind(node: string, now: Position, before: Position, wh
   throw new Violation(8, `${node} is at ${describe(now)}, ${what} ${describe(before)}`);
 }
 
-/** Everything two equal nodes have in common; what has expired by `latestMs` may be collected on one and not on another. */
-export function dump(store: LocalStore, latestMs: number): string {
+/**
+ * Everything two equal nodes have in common, as far as one with these parts may see it; what has expired by `latestMs` may
+ * be collected on one and not on another.
+ */
+export function dump(store: LocalStore, latestMs: number, parts?: Parts): string {
   const state = stateOf(store);
   const lines = [`position ${state.position.map((origin) => `${numberOf(origin)} ${origin.versionNs}`).join(' ')}`];
   for (const { name } of [...state.databases].sort((a, b) => (a.name < b.name ? -1 : 1))) {
-    lines.push(`database ${name}`);
+    const records: string[] = [];
     for (const { key, record } of store.scan(name, {})) {
-      if (record.xtMs !== NEVER_EXPIRES && record.xtMs <= latestMs) continue;
-      lines.push(`${key.toString('latin1')} = ${record.value} ${record.xtMs} ${record.versionNs} ${record.sid}`);
+      const text = key.toString('latin1');
+      if (!shows(parts, name, text) || (record.xtMs !== NEVER_EXPIRES && record.xtMs <= latestMs)) continue;
+      records.push(`${text} = ${record.value} ${record.xtMs} ${record.versionNs} ${record.sid}`);
     }
+    // Of a database that has nothing for it, who has a part need not know the name.
+    if (parts === undefined || records.length > 0) lines.push(`database ${name}`, ...records);
   }
   return lines.join('\n');
 }

@@ -6,6 +6,7 @@ import { crc32 } from 'node:zlib';
 import { NEVER_EXPIRES, type OriginPosition, type Position, type Sid, type VersionNs } from '../base/types.js';
 import { type Change, decodeTransactions } from '../log/transaction.js';
 import type { LogBatch } from '../log/update-log.js';
+import { type Parts, shows } from './scopes.js';
 
 /** A broken invariant, with the number it has in docs/architecture.md. */
 export class Violation extends Error {
@@ -138,8 +139,11 @@ export class History {
     });
   }
 
-  /** A node has made or applied this batch: all of it must be new, or what everybody knows by these numbers. */
-  see(node: string, { payload, before }: Pick<LogBatch, 'payload' | 'before'>): readonly Known[] {
+  /**
+   * A node has made or applied this batch: all of it must be new, or what everybody knows by these numbers. Of a node that
+   * has `parts` only, nothing is new, and no change lies outside.
+   */
+  see(node: string, { payload, before }: Pick<LogBatch, 'payload' | 'before'>, parts?: Parts): readonly Known[] {
     const reached = new Map(before.map((origin) => [origin.sid, origin]));
     return decodeTransactions(payload).map(({ header, bytes, changes }) => {
       const { sid, epoch, sequence, versionNs } = header;
@@ -156,9 +160,14 @@ export class History {
       }
       const origin = { sid, epoch, sequence, versionNs };
       reached.set(sid, origin);
-      const checksum = crc32(bytes);
       const known = this.#known.get(number);
       const previous = last === undefined ? undefined : numberOf(last);
+      if (parts !== undefined) {
+        if (known === undefined) throw new Violation(2, `${node} has ${number}, which nobody made`);
+        checkPart(node, known, changes, parts);
+        return known;
+      }
+      const checksum = crc32(bytes);
       if (known === undefined) {
         const copies = changes.map(copyOf);
         const added = { number, origin, changes: copies, checksum, before: previous, bornMs: this.#nowMs() };
@@ -219,6 +228,22 @@ export class History {
       position.flatMap((last) => this.chain(last)),
     );
   }
+}
+
+/** What a node has of a transaction is what lies in its parts, and nothing else. */
+function checkPart(node: string, known: Known, changes: readonly Change[], parts: Parts): void {
+  const keyOf = (change: Change): Buffer => (change.kind === 'clear' ? change.prefix : change.key);
+  const outside = changes.find((change) => !shows(parts, change.database, keyOf(change).toString('latin1')));
+  if (outside !== undefined) {
+    const key = keyOf(outside).toString('latin1');
+    throw new Violation(7, `${node} was sent the ${outside.kind} of ${outside.database}/${key}, which it may not see`);
+  }
+  const records = (of: readonly Change[]): number => {
+    return of.filter((each) => each.kind !== 'clear' && shows(parts, each.database, each.key.toString('latin1')))
+      .length;
+  };
+  if (records(changes) === records(known.changes)) return;
+  throw new Violation(12, `${node} has ${records(changes)} changes of ${known.number}, not ${records(known.changes)}`);
 }
 
 function copyOf(change: Change): Change {

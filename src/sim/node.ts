@@ -17,6 +17,7 @@ import { type History, numberOf, Violation } from './history.js';
 import { type Crash, Machine, type Process } from './machine.js';
 import type { Network } from './network.js';
 import { type Scheduler, START_MS } from './scheduler.js';
+import type { Parts } from './scopes.js';
 
 export const CLUSTER = '00112233445566778899aabbccddeeff';
 const FOLDER = '/data';
@@ -51,6 +52,8 @@ interface Run {
 export class SimulatedNode {
   readonly name: string;
   readonly config: NodeConfig;
+  /** What it may have. */
+  readonly parts: Parts;
   readonly machine: Machine;
   readonly storage: Storage;
   readonly #world: World;
@@ -71,9 +74,10 @@ export class SimulatedNode {
   #recovering: Epoch | undefined;
   #problem: unknown;
 
-  constructor(name: string, config: NodeConfig, world: World) {
+  constructor(name: string, config: NodeConfig, world: World, parts?: Parts) {
     this.name = name;
     this.config = config;
+    this.parts = parts;
     this.#world = world;
     this.storage = new Storage(world.dice.fork());
     this.machine = new Machine(name, world.scheduler, world.dice.fork(), (process, crash) => {
@@ -238,7 +242,8 @@ export class SimulatedNode {
     this.#isDirty = false;
     this.#hadData = true;
     const isRestored = this.#isOpen && this.replica?.stores.refusal() === undefined;
-    checkContents(this.name, store, history, { latestMs: this.#world.latestMs(), withMemory: isRestored });
+    const { parts } = this;
+    checkContents(this.name, store, history, { latestMs: this.#world.latestMs(), withMemory: isRestored, parts });
     const position = store.position();
     checkNotBehind(this.name, position, this.#shown, 'and had shown');
     this.#shown = position;
@@ -274,15 +279,15 @@ export class SimulatedNode {
     throw new Violation(8, `${this.name} says it lags ${lagMs} ms and lacks ${last.number}, which is older`);
   }
 
-  /** Stands at this position, has compared itself there, and hears that it is fresh. */
+  /** Stands at this position, has compared itself there, its part with all that is in it, and hears that it is fresh. */
   isEqualAt(position: Position): boolean {
     const { replica, store } = this;
     if (replica === undefined || store === undefined || !isSamePosition(store.position(), position)) return false;
     const lagMs = replica.heartbeats.lagMs(this.machine.nowMs);
     const { last } = replica.equality;
-    return (
-      lagMs !== undefined && Math.abs(lagMs) < FRESH_MS && last !== undefined && isSamePosition(last.position, position)
-    );
+    if (lagMs === undefined || Math.abs(lagMs) >= FRESH_MS || last === undefined) return false;
+    const isCompared = this.parts === undefined || last.leftOut.length + last.putOff.length === 0;
+    return isCompared && isSamePosition(last.position, position);
   }
 
   /** Where it stands, for people. */
@@ -296,9 +301,9 @@ export class SimulatedNode {
   #watch(store: LocalStore): void {
     this.#watched = store;
     if (this.config.role === 'root') this.#world.history.lost(store.position());
-    store.onCommit((batch) => this.#guard(() => void this.#world.history.see(this.name, batch)));
+    store.onCommit((batch) => this.#guard(() => void this.#world.history.see(this.name, batch, this.parts)));
     // A commit may have been the step in which the store appeared.
-    checkLog(this.name, store, this.#world.history);
+    checkLog(this.name, store, this.#world.history, this.parts);
     this.#isDirty = true;
   }
 

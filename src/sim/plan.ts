@@ -6,6 +6,7 @@ import { configFrom } from '../node/config/load.js';
 import type { NodeConfig } from '../node/config/schema.js';
 import type { Dice } from './dice.js';
 import type { Stage } from './scenarios.js';
+import { type Part, withParts } from './scopes.js';
 
 export const FAULTS = [
   'kill',
@@ -28,6 +29,8 @@ export type Fault = (typeof FAULTS)[number];
 export interface Plan {
   /** By name; the roots first. */
   readonly nodes: readonly NodeConfig[];
+  /** What nodes have that do not have everything, by name. */
+  readonly parts?: ReadonlyMap<string, readonly Part[]>;
   readonly faults: readonly Fault[];
   /** Average time between two faults, ms. */
   readonly faultPauseMs: number;
@@ -127,6 +130,11 @@ function withRoots([first, ...followers]: readonly NodeConfig[], dice: Dice): No
 }
 
 export function planFrom(dice: Dice): Plan {
+  const plan = rootedPlan(dice);
+  return dice.chance(0.3) ? { ...plan, ...withParts(plan.nodes, dice.fork()) } : plan;
+}
+
+function rootedPlan(dice: Dice): Plan {
   const chosen = FAULTS.filter(() => dice.chance(0.4));
   const plan = onePlan(dice, chosen);
   if (!dice.chance(0.3)) return plan;

@@ -130,6 +130,26 @@ export const MUTANTS: readonly Mutant[] = [
     'this.#hash(database, -1, key, before, xtMs);',
     'if (false)\n            this.#hash(database, -1, key, before, xtMs);',
   ]),
+  mutant('part-hash-misses-removal', 'the hash of a part keeps what was removed from it', [
+    'store/part-hashes.js',
+    'this.#hasher.count(changed.hash, sign, key, record);',
+    'if (sign > 0)\n                this.#hasher.count(changed.hash, sign, key, record);',
+  ]),
+  mutant('scope-ignored-in-snapshot', 'a follower that has a part is seeded with whole databases', [
+    'store/snapshot.js',
+    'rangesOf(scope.keysOf(name))',
+    "rangesOf('all')",
+  ]),
+  mutant('scope-ignored-in-log', 'a follower that has a part is sent small batches as they are', [
+    'replication/scope.js',
+    'if (this.isWhole)\n            return payload;',
+    'if (this.isWhole || payload.length < 200)\n            return payload;',
+  ]),
+  mutant('clear-beyond-part-dropped', 'a clear of more than the part a follower has does not reach it', [
+    'replication/scope.js',
+    "return inside === 'all' ? [change] : inside.map((prefix) => ({ ...change, prefix }));",
+    "return inside === 'all' ? [change] : [];",
+  ]),
   mutant('epoch-reused', 'an epoch is numbered in before it is on the disk', [
     'store/store.js',
     'await this.#queue.add({ databases: [], run: reserve }).flushed;',
