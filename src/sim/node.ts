@@ -293,9 +293,10 @@ export class SimulatedNode {
   /** Where it stands, for people. */
   describe(): string {
     const lagMs = this.replica?.heartbeats.lagMs(this.machine.nowMs);
-    const compared = this.replica?.equality.last?.position;
+    const last = this.replica?.equality.last;
     const at = (position: Position | undefined): string => position?.map(numberOf).join(' ') ?? 'nothing';
-    return `${this.name} at ${at(this.store?.position())}, compared at ${at(compared)}, lag ${lagMs} ms`;
+    const without = [...(last?.leftOut ?? []), ...(last?.putOff ?? [])].map((name) => ` without ${name}`).join('');
+    return `${this.name} at ${at(this.store?.position())}, compared at ${at(last?.position)}${without}, lag ${lagMs} ms`;
   }
 
   #watch(store: LocalStore): void {

@@ -82,6 +82,21 @@ export function isBeyond({ xtMs: reached, key: reachedKey }: Horizon, xtMs: numb
   return xtMs === reached && reachedKey !== undefined && key.compare(reachedKey) > 0;
 }
 
+/**
+ * How far expirations of a database have been worked off, as far as another store has: further than the last one that was
+ * due here, where none is due any more. Without that, a store seeded from here, which takes the furthest of all databases
+ * for each, could not compare those that nothing expires in.
+ */
+export function horizonTowards({ reader, maps, state }: StoreView, database: string, there: Horizon): Horizon {
+  const known = state.databases.find(({ name }) => name === database);
+  if (known === undefined) return { xtMs: 0, key: undefined };
+  const here = horizonOf(state.horizons[known.storage], known.id);
+  if (compareHorizons(here, there) >= 0) return here;
+  const { expiry } = (maps.databases.get(known.id) as DatabaseMaps).indexes;
+  const [first] = reader.range(expiry, { limit: 1 });
+  return first === undefined || parseIndexKey(first.key).number > there.xtMs ? there : here;
+}
+
 /** A store between two commits. */
 export interface StoreView {
   readonly reader: Reader;

@@ -4,7 +4,16 @@
  */
 import type { Draft } from './draft.js';
 import type { PartHashes } from './part-hashes.js';
-import { type Comparison, compare, type Horizon, horizonOf, type Proof, prove, type StoreView } from './proof.js';
+import {
+  type Comparison,
+  compare,
+  type Horizon,
+  horizonOf,
+  horizonTowards,
+  type Proof,
+  prove,
+  type StoreView,
+} from './proof.js';
 import type { Repair, Repaired } from './repair.js';
 import type { SetHash } from './set-hash.js';
 
@@ -38,16 +47,16 @@ export class Proving {
     return this.#options.parts;
   }
 
-  /** How far expirations of a database have been worked off. */
-  horizonOf(database: string): Horizon {
-    const { databases, horizons } = this.#options.view().state;
-    const state = databases.find(({ name }) => name === database);
-    return state === undefined ? { xtMs: 0, key: undefined } : horizonOf(horizons[state.storage], state.id);
+  /** How far expirations of a database have been worked off, towards what they are elsewhere; see `horizonTowards`. */
+  horizonTowards(database: string, there: Horizon): Horizon {
+    return horizonTowards(this.#options.view(), database, there);
   }
 
   /** Expirations of a database that have been worked off reach to this moment at most, ms. */
   workedOffMs(database: string): number {
-    return this.horizonOf(database).xtMs;
+    const { databases, horizons } = this.#options.view().state;
+    const state = databases.find(({ name }) => name === database);
+    return state === undefined ? 0 : horizonOf(horizons[state.storage], state.id).xtMs;
   }
 
   /** Puts a range of keys right; see `Draft.repair`. */

@@ -120,6 +120,18 @@ describe('a follower that has a part proves that it equals its source', () => {
     return rows;
   }
 
+  it('and what a relay says of a part reaches as far as its upstream, where nothing expires any more', async () => {
+    // Whoever it seeded takes the furthest of all its databases for each, and could not compare the others without that.
+    const store = storeOf(root);
+    const there = { xtMs: nowMs + 500, key: undefined };
+    await store.write((t) => t.set('default', Buffer.from('jp/gone'), Buffer.from('x'), nowMs + 1)).committed;
+    nowMs += 10;
+    await store.sweep();
+    assert.deepEqual(store.proving.horizonTowards('default', there), there);
+    await store.write((t) => t.set('default', Buffer.from('jp/due'), Buffer.from('x'), nowMs + 20)).committed;
+    assert.equal(store.proving.horizonTowards('default', there).xtMs, nowMs);
+  });
+
   it('and a hash that the source keeps wrongly is counted anew', async () => {
     await put(storeOf(root), { 'jp/a': '1' });
     const edge = await seeded('part', root);

@@ -434,7 +434,7 @@ export class ReplicationServer {
     const part = proven === undefined ? undefined : proving.parts.find({ database: name, keys });
     if (proven === undefined || part === undefined) return { name, records: 0, proven: undefined };
     // The part is what this node has: a relay may have worked off fewer expirations than the origin of the proof.
-    const horizon = sid === undefined ? proving.horizonOf(name) : proven.horizon;
+    const horizon = sid === undefined ? proving.horizonTowards(name, proven.horizon) : proven.horizon;
     return { name, records: part.records, proven: { hash: part.hash, horizon } };
   }
 
