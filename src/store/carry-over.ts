@@ -118,10 +118,12 @@ export class CarryOver {
   #isOver({ sid, epoch }: TransactionHeader): boolean {
     if (sid === this.#plan.behind?.sid) return true;
     if (!this.#plan.over.has(sid)) return false;
+    const loaded = originOf(this.#there, sid)?.epoch ?? 0;
     // The origin itself went over to the history that is here, while one was loaded that is over since.
-    if (epoch > (originOf(this.#there, sid)?.epoch ?? 0))
+    if (epoch > loaded)
       throw new TokaidoError('REPLICATION', `origin ${sid} gave up what was loaded of it: it is to be loaded again`);
-    return true;
+    // What came meanwhile may go on from what was loaded.
+    return epoch < loaded;
   }
 
   #isNumberedAnew({ sid, epoch: in_, sequence }: TransactionHeader): boolean {

@@ -27,6 +27,7 @@ import type { Engine, Range, Writer } from '../engine/engine.js';
 import { originOf } from '../log/position.js';
 import { decodeTransactions, encodeTransaction, type FeedPosition, type Transaction } from '../log/transaction.js';
 import { type LogBatch, type Retention, UpdateLog } from '../log/update-log.js';
+import { ApplyOrder } from './apply-order.js';
 import { Catalog, type DatabaseMaps } from './catalog.js';
 import { CommitQueue, type QueueHead } from './commit-queue.js';
 import { Draft, nextVersion, type StoreMaps } from './draft.js';
@@ -331,14 +332,15 @@ export class LocalStore implements Store {
   }
 
   /**
-   * Applies encoded transactions from an upstream, all in one commit; resolves when they are visible.
-   * Errors: `REPLICATION` when a number is missing (nothing of the batch is applied), `CORRUPT`, `STORAGE`.
+   * Applies encoded transactions from an upstream, all in one commit; resolves when they are visible. `order` is that of
+   * the link they came over. Errors: `REPLICATION` when a number is missing, or something before them was not applied
+   * (nothing of the batch is), `CORRUPT`, `STORAGE`.
    */
-  apply(payload: Buffer): Written<number> {
+  apply(payload: Buffer, order = new ApplyOrder()): Written<number> {
     const transactions = decodeTransactions(payload);
     const databases = new Set<string>();
     for (const { changes } of transactions) for (const { database } of changes) databases.add(database);
-    const run = (draft: Draft): number => {
+    const applyTo = (draft: Draft): number => {
       // Checked whole before anything is applied: a job that throws must not have touched the draft.
       const reached = new Map<Sid, OriginPosition>();
       const fresh = transactions.filter(({ header }) => {
@@ -353,7 +355,11 @@ export class LocalStore implements Store {
       }
       return fresh.length;
     };
-    return this.#queue.add<number>({ databases: [...databases], run });
+    const run = (draft: Draft): number => order.run(() => applyTo(draft));
+    const written = this.#queue.add<number>({ databases: [...databases], run });
+    // The whole commit may fail as well.
+    written.committed.catch(() => order.break());
+    return written;
   }
 
   /**

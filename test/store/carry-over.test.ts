@@ -68,6 +68,18 @@ describe('what a root keeps beside a snapshot of another root', () => {
     await assert.rejects(carry.run(), { code: 'REPLICATION', message: /origin 2 gave up what was loaded/ });
   });
 
+  it('is also what came meanwhile of an origin that goes on from what was loaded', async () => {
+    // Seed 131104 of the simulation: two roots loaded each other's data, and one lost what the other said then.
+    const ours = await storeOf(2, transaction(1, 1, 10, [set('a', 'first')]));
+    const theirs = await storeOf(2, transaction(1, 1, 20, [set('a', 'second')], 2));
+    const carry = new CarryOver(ours, theirs);
+    await carry.run();
+    await ours.apply(encode([transaction(1, 2, 30, [set('b', 'second')], 2)])).committed;
+    assert.equal(await carry.run(), 1);
+    assert.equal(at(theirs), '1@2:2');
+    assert.deepEqual(contents(theirs), { a: 'second', b: 'second' });
+  });
+
   it('makes it refuse a snapshot that would cost it something', async () => {
     const ours = await storeOf(1, transaction(1, 1, 10, [set('a', '1')]), transaction(1, 2, 20, [set('b', '2')]));
     const lost = await storeOf(2, transaction(1, 1, 10, [set('a', '1')]), transaction(1, 2, 15, [set('c', 'other')]));

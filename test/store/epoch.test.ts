@@ -4,10 +4,12 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { silentLogger } from '../../src/base/logger.js';
 import { type Epoch, sid } from '../../src/base/types.js';
+import { describePosition } from '../../src/log/position.js';
 import { Dice } from '../../src/sim/dice.js';
 import { DataFile, SimulatedEngine } from '../../src/sim/engine.js';
 import { Machine } from '../../src/sim/machine.js';
 import { Scheduler } from '../../src/sim/scheduler.js';
+import { ApplyOrder } from '../../src/store/apply-order.js';
 import { parseDatabase } from '../../src/store/database-spec.js';
 import { LocalStore } from '../../src/store/store.js';
 import { broken } from '../support/local-runtime.js';
@@ -70,6 +72,23 @@ describe('an epoch', () => {
       await Promise.all([first, second]);
       const [origin] = store.position();
       assert.ok((origin?.epoch ?? 0) > 7, `epoch ${origin?.epoch}`);
+    });
+  });
+
+  it('that could not be taken over is not taken from its middle, where a number looks like the next one (invariant 2)', async () => {
+    // Seed 133330 of the simulation: another link had brought what the origin lost.
+    await withBench(async (bench) => {
+      const store = bench.store(undefined);
+      for (const n of [1, 2, 3]) await store.apply(encode([transaction(1, n, n, [])])).committed;
+      const order = new ApplyOrder();
+      const first = store.apply(encode([transaction(1, 2, 4, [], 2), transaction(1, 3, 5, [], 2)]), order);
+      const second = store.apply(encode([transaction(1, 4, 6, [], 2)]), order);
+      await assert.rejects(first.committed, { code: 'REPLICATION', message: /began epoch 2 at 2, this node has 3/ });
+      await assert.rejects(second.committed, { code: 'REPLICATION', message: /came before it/ });
+      await assert.rejects(store.apply(encode([transaction(1, 4, 6, [], 2)]), order).committed, {
+        code: 'REPLICATION',
+      });
+      assert.equal(describePosition(store.position()), '1:3');
     });
   });
 });

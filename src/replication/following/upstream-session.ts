@@ -12,6 +12,7 @@
 import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import { describePosition } from '../../log/position.js';
+import { ApplyOrder } from '../../store/apply-order.js';
 import type { Comparison } from '../../store/proof.js';
 import type { SnapshotContents } from '../../store/snapshot.js';
 import type { LocalStore } from '../../store/store.js';
@@ -117,6 +118,8 @@ export class UpstreamSession {
   #scope = Scope.WHOLE;
   #wasWelcome = false;
   #unapplied = 0;
+  /** Of the batches of this link. */
+  readonly #order = new ApplyOrder();
   #paused = false;
   #ackDue = false;
   #target: SnapshotTarget | undefined;
@@ -346,7 +349,7 @@ export class UpstreamSession {
   #apply(payload: Buffer): void {
     const { exchange } = this.#host;
     this.#store()
-      .apply(exchange === undefined ? payload : newsOf(payload, exchange))
+      .apply(exchange === undefined ? payload : newsOf(payload, exchange), this.#order)
       .committed.then(
         () => {
           this.#done(payload.length);

@@ -14,6 +14,7 @@ import { isNone } from '../../base/keys.js';
 import type { Logger } from '../../base/logger.js';
 import { type LocalNumber, localNumber, type Position, type Sid } from '../../base/types.js';
 import { changesBetween, describePosition, originOf, START } from '../../log/position.js';
+import { ApplyOrder } from '../../store/apply-order.js';
 import { isOnlyOf, isReplacedBy, whyNoExchange } from '../frames/exchange.js';
 import {
   type AuditFrame,
@@ -58,6 +59,8 @@ export class FollowerSession {
   readonly #questions: FollowerQuestions;
   /** Origins that were asked for already. */
   readonly #recalled = new Set<Sid>();
+  /** Of the batches that it gives back. */
+  readonly #order = new ApplyOrder();
   #tree: readonly TreeNode[] = [];
   #treeMs = 0;
   #applied: Position = START;
@@ -285,7 +288,7 @@ export class FollowerSession {
 
   #onRecalledBatch(payload: Buffer): void {
     if (this.#state !== 'recalling') throw new TokaidoError('REPLICATION', 'a follower may not send data');
-    this.#host.store.apply(payload).flushed.catch((error: unknown) => {
+    this.#host.store.apply(payload, this.#order).flushed.catch((error: unknown) => {
       this.#log.error({ reason: messageOf(error) }, 'what the follower gave back could not be applied');
       this.#refuse('RECALL', messageOf(error));
     });
@@ -294,7 +297,7 @@ export class FollowerSession {
   #onRecalled(): void {
     if (this.#state !== 'recalling') throw new TokaidoError('REPLICATION', 'RECALLED without a recall');
     // An empty job behind the batches: when it is done, they are.
-    void this.#host.store.apply(Buffer.alloc(0)).flushed.then(
+    void this.#host.store.apply(Buffer.alloc(0), this.#order).flushed.then(
       () => this.#afterRecall(),
       () => this.end(),
     );
