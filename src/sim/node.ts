@@ -2,10 +2,11 @@
  * One node of a simulated cluster: the very `Replica` and `DataDirectory` that real nodes run, on a simulated machine.
  * It starts and stops, crashes and comes back, and shows after each step that it kept the invariants.
  */
-import { AssertionFailure, messageOf } from '../base/errors.js';
+import { AssertionFailure, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Epoch, Position } from '../base/types.js';
 import { isSamePosition } from '../log/position.js';
+import { Announcements, ownAnnouncement, type Seals } from '../node/announcements.js';
 import type { NodeConfig } from '../node/config/schema.js';
 import { DataDirectory } from '../node/data/data-directory.js';
 import { Replica } from '../node/replica.js';
@@ -136,8 +137,24 @@ export class SimulatedNode {
       log: this.#world.log(name),
       rootAddress: config.role === 'root' ? `${name}:1978` : '',
       connect: network.connector(process, peer),
+      answer: async (request, from) => await answer(request, from),
       onFatal: fatal,
     });
+    const announcements = new Announcements({
+      own: ownAnnouncement(config),
+      name,
+      seals: sealsOf(name, config.role),
+      store: () => replica.stores.current,
+      writeRefusal: () => replica.writeRefusal(),
+      ask: async (statement) => await answer(statement, name),
+      runtime,
+      log: this.#world.log(name),
+    });
+    const answer = async (request: Buffer, from: string): Promise<Buffer> => {
+      if (config.role === 'root') return await announcements.answer(request, from);
+      if (replica.upstream === undefined) throw new TokaidoError('NOT_READY', 'no upstream yet');
+      return await replica.upstream.ask(request);
+    };
     if (!process.alive) return;
     this.#run = { process, replica, isStopping: false };
     this.#shown = [];
@@ -315,4 +332,12 @@ export class SimulatedNode {
     error.cause = problem;
     return error;
   }
+}
+
+/** Nobody forges anything here: what is tried is how announcements travel and what they are good for. */
+function sealsOf(name: string, role: string): Seals {
+  return {
+    seal: async (text) => await Promise.resolve(Buffer.from(JSON.stringify({ text, signer: { name, role } }))),
+    open: (statement) => JSON.parse(statement.toString()) as ReturnType<Seals['open']>,
+  };
 }

@@ -129,6 +129,21 @@ function withRoots([first, ...followers]: readonly NodeConfig[], dice: Dice): No
   return [...roots, ...others];
 }
 
+/** The same cluster whose relays announce themselves, and whose edges are told of one upstream only. */
+export function withDiscovery(nodes: readonly NodeConfig[]): NodeConfig[] {
+  return nodes.map((config): NodeConfig => {
+    const { role, replication, upstreams } = config;
+    if (role === 'root') return config;
+    const announce = { address: { host: config.name as string, port: 1979 }, priority: 0 };
+    const isEdge = role === 'edge';
+    return {
+      ...config,
+      upstreams: isEdge ? upstreams.slice(0, 1) : upstreams,
+      replication: { ...replication, discover: true, ...(isEdge ? {} : { announce }) },
+    };
+  });
+}
+
 export function planFrom(dice: Dice): Plan {
   const plan = rootedPlan(dice);
   return dice.chance(0.3) ? { ...plan, ...withParts(plan.nodes, dice.fork()) } : plan;
@@ -136,7 +151,11 @@ export function planFrom(dice: Dice): Plan {
 
 function rootedPlan(dice: Dice): Plan {
   const chosen = FAULTS.filter(() => dice.chance(0.4));
-  const plan = onePlan(dice, chosen);
+  const plan = withMoreRoots(onePlan(dice, chosen), dice);
+  return dice.chance(0.2) ? { ...plan, nodes: withDiscovery(plan.nodes) } : plan;
+}
+
+function withMoreRoots(plan: Plan, dice: Dice): Plan {
   if (!dice.chance(0.3)) return plan;
   // What roots lose that others kept brings them to each other's snapshots.
   const faults = dice.chance(0.5) ? [...new Set([...plan.faults, 'lose-tail' as const])] : plan.faults;

@@ -8,7 +8,7 @@ import type { Dice } from './dice.js';
 import { Violation } from './history.js';
 import type { Network } from './network.js';
 import type { SimulatedNode } from './node.js';
-import { type Plan, settings, upstream } from './plan.js';
+import { type Plan, settings, upstream, withDiscovery } from './plan.js';
 
 /** What a script plays on. */
 export interface Stage {
@@ -156,10 +156,47 @@ function turnToEachOther(dice: Dice): Plan {
   return { ...WRITERS, nodes, stormMs: 19_000, script };
 }
 
+/** The only configured upstream of two edges is gone for them, and other relays live that have announced themselves. */
+function lostUpstream(dice: Dice): Plan {
+  const followers = {
+    ...{ 'relay-1': ['root'], 'relay-2': ['root'], 'relay-3': ['root'] },
+    ...{ 'edge-1': ['relay-1'], 'edge-2': ['relay-1'] },
+  };
+  // No log is so long here that a copy would be cheaper.
+  const nodes = withDiscovery(cluster(dice, followers, { snapshotInsteadBytes: 1024 * 1024 }));
+  const how = dice.pick(['killed', 'cut-off', 'without-root'] as const);
+  const edges = ['edge-1', 'edge-2'] as const;
+  const script = ({ network, node, at, trace }: Stage): void => {
+    const stores = new Map<string, unknown>();
+    const cut = (one: string, other: string): void => {
+      network.cut(one, other);
+      network.cut(other, one);
+    };
+    at(4000, () => {
+      trace('relay-1', how);
+      for (const name of edges) stores.set(name, node(name).store);
+      if (how === 'killed') node('relay-1').machine.crash('kill');
+      if (how === 'cut-off') for (const name of edges) cut(name, 'relay-1');
+      if (how === 'without-root') cut('root', 'relay-1');
+    });
+    at(24_000, () => {
+      for (const name of how === 'without-root' ? [...edges, 'relay-1'] : edges) {
+        const lagMs = node(name).replica?.heartbeats.lagMs(node(name).machine.nowMs) ?? Number.POSITIVE_INFINITY;
+        if (lagMs > 5000)
+          throw new Violation(10, `${name} is ${lagMs} ms behind, and there are living relays that it was told of`);
+        if (stores.has(name) && node(name).store !== stores.get(name))
+          throw new Violation(10, `${name} went on with a snapshot under another relay`);
+      }
+    });
+  };
+  return { ...WRITERS, nodes, stormMs: 25_000, script };
+}
+
 /** By name. */
 export const SCENARIOS: Readonly<Record<string, (dice: Dice) => Plan>> = {
   'broken-copies': brokenCopies,
   'copies-of-two': copiesOfTwo,
   'vanished-copy': vanishedCopy,
   'turn-to-each-other': turnToEachOther,
+  'lost-upstream': lostUpstream,
 };

@@ -125,6 +125,24 @@ export const ACCESS_MUTANTS: readonly AccessMutant[] = [
     ]),
   ),
   caughtBy(
+    'replication/announcements.test.js',
+    'is in the name of who signed it',
+    mutant('announced-for-another', 'a node may announce an address in the name of another', [
+      'node/announcements.js',
+      'if (name !== signer.name)',
+      'if (false)',
+    ]),
+  ),
+  caughtBy(
+    'replication/upstreams.test.js',
+    'goes on under a discovered one',
+    mutant('part-lost-by-discovery', 'a discovered upstream may bring another part of the data', [
+      'replication/following/upstream-session.js',
+      'if (this.#host.keepsScope === true && !isScopeKept)',
+      'if (false)',
+    ]),
+  ),
+  caughtBy(
     LINK,
     'no certificate is refused',
     mutant('unverified-peer', 'what OpenSSL says of the chain, and that there is a certificate, is not asked', [

@@ -227,6 +227,11 @@ export const MUTANTS: readonly Mutant[] = [
     "runtime.randomBytes(ID_BYTES).toString('hex')",
     "'00'.repeat(ID_BYTES)",
   ]),
+  played('lost-upstream', 'never-discovered', 'nodes that have announced themselves are never tried', [
+    'replication/following/upstream-follower.js',
+    'if (discovered !== undefined)',
+    'if (false)',
+  ]),
   mutant('late-start', 'a sender begins one batch too late', [
     'log/update-log.js',
     'first = Math.min(first, start.first);',

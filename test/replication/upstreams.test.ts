@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { inOrder, UpstreamChoice } from '../../src/replication/following/upstream-choice.js';
+import { Scope } from '../../src/replication/scope.js';
 import type { LocalStore } from '../../src/store/store.js';
 import { eventually } from '../support/local-runtime.js';
 import { contents, put, TestCluster, type TestNode } from '../support/replication-pair.js';
@@ -109,10 +110,15 @@ describe('a follower among several upstreams', () => {
     return relays.find((relay) => relay.name === name)?.server?.followers().length ?? 0;
   };
 
-  function edge(times: { staleMs: number; returnMs: number }) {
+  function edge(
+    times: { staleMs: number; returnMs: number },
+    upstreams = relays,
+    discovered: readonly (readonly TestNode[])[] = [],
+  ) {
     const node = cluster.node('edge', cluster.openStore(undefined));
-    const keeper = cluster.keep(node, relays, {
+    const keeper = cluster.keep(node, upstreams, {
       ...times,
+      discovered,
       isReachable: (name) => !cut.has(name),
       mayLink: (name) => {
         if (refusing.has(name)) return false;
@@ -165,6 +171,29 @@ describe('a follower among several upstreams', () => {
     await eventually('it is back', () => isWith('one'));
     await put(storeOf(root), { b: '2' });
     await eventually('b arrived', () => contents(node.store).b === '2');
+    assert.deepEqual(node.loaded, []);
+  });
+
+  it('goes on under a discovered one when its own is gone, never for another part of the data, and returns', async () => {
+    const narrow = cluster.node('narrow', cluster.openStore(undefined));
+    cluster.serve(narrow, { scopeFor: () => Scope.of([{ databases: ['default'], prefixes: [Buffer.from('x')] }]) });
+    for (const relay of [...relays, narrow]) cluster.follow(relay, root);
+    const [one, two] = relays as [TestNode, TestNode];
+    const { node, keeper, isWith } = edge({ staleMs: 60_000, returnMs: 400 }, [one], [[narrow], [two]]);
+    await eventually('it follows its own', () => isWith('one'));
+    await put(storeOf(root), { a: '1' });
+    await eventually('a arrived', () => contents(node.store).a === '1');
+    assert.equal(keeper.status().isDiscovered, false);
+    cut.add('one');
+    await eventually('it follows the one that hands on the same', () => isWith('two'));
+    assert.equal(keeper.status().isDiscovered, true);
+    assert.ok(linksTo('narrow') > 0, 'the other was tried');
+    await put(storeOf(root), { b: '2' });
+    await eventually('b arrived', () => contents(node.store).b === '2');
+    assert.equal(contents(node.store).a, '1');
+    cut.delete('one');
+    await eventually('it is back', () => isWith('one'));
+    assert.equal(keeper.status().isDiscovered, false);
     assert.deepEqual(node.loaded, []);
   });
 

@@ -275,10 +275,13 @@ export class TestCluster {
     {
       isReachable,
       mayLink = () => true,
+      discovered = [],
       ...times
     }: {
       isReachable(name: string): boolean;
       mayLink?(name: string): boolean;
+      /** Tiers of nodes that no configuration names. */
+      discovered?: readonly (readonly TestNode[])[];
       staleMs: number;
       returnMs: number;
     },
@@ -286,6 +289,9 @@ export class TestCluster {
     const keeper = new UpstreamFollower({
       ...times,
       upstreams: upstreams.map(({ name }) => ({ host: name, port: 1, name })),
+      discovered: () => {
+        return discovered.map((tier) => tier.map(({ name }) => ({ host: name, port: 1, name, isDiscovered: true })));
+      },
       backOff: { minMs: 1, maxMs: 20 },
       silenceMs: 500,
       freshMs: () => follower.heartbeats.newestMs(),
@@ -293,7 +299,7 @@ export class TestCluster {
       log: silentLogger,
       host: this.#host(follower, CLUSTER),
       connect: async ({ host }, attach) => {
-        const upstream = upstreams.find(({ name }) => name === host);
+        const upstream = [...upstreams, ...discovered.flat()].find(({ name }) => name === host);
         if (upstream === undefined || !isReachable(host) || !mayLink(host)) throw new Error(`cannot reach ${host}`);
         const { up, down } = this.#link(follower, upstream);
         const events = attach({ name: host, role: 'relay', address: 'memory' }, up);
