@@ -125,10 +125,12 @@ async function becomeRoot(document: Document, before: NodeConfig, flags: Promote
   const peers =
     flags.peer.length > 0
       ? flags.peer.map(peerFrom)
-      : before.upstreams.map((upstream) => ({ address: addressOf(upstream) }));
+      : // A peer is one root at one address: a name of SRV records names none.
+        before.upstreams.filter(({ port }) => port !== 0).map((upstream) => ({ address: addressOf(upstream) }));
   document.set('role', 'root');
   document.set('sid', sid);
   document.delete('upstreams');
+  if (document.hasIn(['replication', 'discover'])) document.deleteIn(['replication', 'discover']);
   document.set('peers', document.createNode(peers));
   document.set('replaces', document.createNode(flags.replaces.length > 0 ? flags.replaces : [1]));
   document.setIn(['identity', 'certificate'], resolve(certificate));

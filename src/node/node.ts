@@ -29,6 +29,7 @@ import type { TreeNode } from '../replication/frames/tree.js';
 import { Scope } from '../replication/scope.js';
 import type { ReplicationServer } from '../replication/sending/server.js';
 import type { LocalStore } from '../store/store.js';
+import { type Names, namesOf } from '../transport/addresses.js';
 import { ClientKeeper } from '../transport/clients/keeper.js';
 import { type ClientListener, listenForClients } from '../transport/clients/listener.js';
 import { listenForMemcached } from '../transport/memcached/listener.js';
@@ -88,6 +89,7 @@ export class Node {
   readonly #log: Logger;
   readonly #commands: Commands;
   readonly #signals: Signals;
+  readonly #names: Names;
   #followers: FollowerListener | undefined;
   readonly clientKeeper: ClientKeeper;
   readonly clientPolicies: ClientPolicies;
@@ -114,6 +116,7 @@ export class Node {
   constructor(config: NodeConfig, options: NodeOptions) {
     const { runtime } = options;
     this.config = config;
+    this.#names = namesOf(config.replication.dns);
     this.#options = options;
     this.startedMs = runtime.monotonicMs();
     this.certificates = new NodeCertificates({ config, runtime, log: options.log });
@@ -354,6 +357,7 @@ export class Node {
       log: this.#log,
       runtime: this.#options.runtime,
       audit: this.audit,
+      names: this.#names,
       onLink: (link) => {
         const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress };
         return this.audit.linked('upstream', link, attach(peer, link));

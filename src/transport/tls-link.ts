@@ -11,8 +11,7 @@
  * a stranger is not. And no sessions are resumed: a resumed session carries the verdict of an earlier one.
  */
 import { constants } from 'node:crypto';
-import { lookup } from 'node:dns/promises';
-import { type AddressInfo, isIP, type Socket } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { createServer, type PeerCertificate, type TLSSocket, connect as tlsConnect } from 'node:tls';
 import { type Audit, NO_AUDIT } from '../base/audit.js';
 import { codeOf, messageOf, TokaidoError } from '../base/errors.js';
@@ -24,6 +23,7 @@ import type { Identity } from '../pki/names.js';
 import { checkPeer, type PeerFacts, type Refusal, type RefusalReason, type Verdict } from '../pki/policy.js';
 import { type CertifiedPart, certifiedScope } from '../pki/scope-names.js';
 import { outOfDate } from '../pki/trust.js';
+import { type Endpoint, endpointsOf, type Names, namesOf } from './addresses.js';
 import { JOIN_PROTOCOL } from './join-link.js';
 import type { Link, LinkHandlers } from './link.js';
 import { atEachExpiry, chainOf } from './peer-chain.js';
@@ -378,6 +378,7 @@ export function cannotListen(
 }
 
 export interface ConnectOptions {
+  /** An address, a host name, or a name of SRV records, which say the port. */
   readonly host: string;
   readonly port: number;
   /** The name the upstream's certificate must carry; any root or relay of the cluster when absent. */
@@ -386,42 +387,33 @@ export interface ConnectOptions {
   readonly log: Logger;
   readonly runtime: Runtime;
   readonly audit?: Audit;
+  /** What names stand for; what the machine says when absent. */
+  readonly names?: Names;
   onLink(link: Link): LinkHandlers;
 }
 
 /**
- * Connects to an upstream; resolves once the link is handed over. Of a name with several addresses each is tried, in
- * random order, so that followers spread over them. Errors: `NETWORK`, `IDENTITY`, of the last address.
+ * Connects to an upstream; resolves once the link is handed over. Of a name with several addresses each is tried.
+ * Errors: `NETWORK`, `IDENTITY`, of the last address.
  */
 export async function connectToUpstream(options: ConnectOptions): Promise<void> {
-  const addresses = await addressesOf(options);
-  const first = Math.floor(options.runtime.random() * addresses.length);
-  for (let tried = 1; ; tried++) {
+  const { host, port, names = MACHINE_NAMES, runtime, log } = options;
+  const endpoints = await endpointsOf({ host, port }, names, () => runtime.random());
+  for (const [index, endpoint] of endpoints.entries()) {
     try {
-      await connectToAddress(options, addresses[(first + tried) % addresses.length] as string);
+      await connectToAddress(options, endpoint);
       return;
     } catch (error) {
-      if (tried >= addresses.length) throw error;
-      options.log.info({ reason: messageOf(error) }, 'trying the next address of the upstream');
+      if (index === endpoints.length - 1) throw error;
+      log.info({ reason: messageOf(error) }, 'trying the next address of the upstream');
     }
   }
 }
 
-/** Most addresses of one name that are tried. */
-const MAX_ADDRESSES = 16;
+const MACHINE_NAMES = namesOf([]);
 
-async function addressesOf({ host, port }: ConnectOptions): Promise<readonly string[]> {
-  if (isIP(host) !== 0) return [host];
-  try {
-    const found = await lookup(host, { all: true });
-    return found.slice(0, MAX_ADDRESSES).map(({ address }) => address);
-  } catch (error) {
-    throw new TokaidoError('NETWORK', `cannot link to ${host}:${port}: ${messageOf(error)}`, { cause: error });
-  }
-}
-
-async function connectToAddress(options: ConnectOptions, address: string): Promise<void> {
-  const { host, port, identity, log, runtime, audit = NO_AUDIT } = options;
+async function connectToAddress(options: ConnectOptions, { address, port }: Endpoint): Promise<void> {
+  const { host, identity, log, runtime, audit = NO_AUDIT } = options;
   await new Promise<void>((resolve, reject) => {
     const socket = tlsConnect({
       ...COMMON,

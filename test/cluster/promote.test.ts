@@ -25,7 +25,8 @@ describe('tokaido promote', () => {
     old = await cluster.add({ name: 'root-1', role: 'root', config: { replication } });
     network = await BadNetwork.before(old.replicationPort);
     const through = { ...old, replicationPort: network.port };
-    relay = await cluster.add({ name: 'relay', role: 'relay', upstreams: [through], config: { replication } });
+    const config = { replication: { ...replication, discover: true } };
+    relay = await cluster.add({ name: 'relay', role: 'relay', upstreams: [through], config });
     edges = [
       await cluster.add({ name: 'edge-1', role: 'edge', upstreams: [relay, through], config: { replication } }),
       // It sees more of the root than the relay does.

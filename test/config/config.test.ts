@@ -140,6 +140,20 @@ describe('a configuration', () => {
     assert.throws(() => parseConfig(long, FILE), /a region that is announced has at most 64 characters/);
   });
 
+  it('takes names of SRV records as upstreams, and DNS servers to ask', () => {
+    const named = EDGE.replace('10.0.0.1:1979', '_tokaido._tcp.example.com');
+    assert.deepEqual(parseConfig(named, FILE).upstreams, [
+      { host: '_tokaido._tcp.example.com', port: 0, name: undefined, priority: 0 },
+    ]);
+    for (const wrong of ['_tokaido._udp.example.com', '_tokaido._tcp', '_tokaido', '_a b._tcp.c'])
+      assert.throws(() => parseConfig(EDGE.replace('10.0.0.1:1979', wrong), FILE), /must be HOST:PORT, or a name as/);
+    const servers = (text: string): string => `${EDGE}replication: { dns: [${text}] }\n`;
+    const good = ['10.0.0.53', '127.0.0.1:8600', '[fd00::53]:53', 'fd00::53'];
+    assert.deepEqual(parseConfig(servers(JSON.stringify(good).slice(1, -1)), FILE).replication.dns, good);
+    for (const wrong of ['dns.example.com', '10.0.0.53:99999', '1.2.3', '""'])
+      assert.throws(() => parseConfig(servers(wrong), FILE), /must be the address of a DNS server/, wrong);
+  });
+
   it('every key says what it means', () => {
     const json = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }) as JsonSchema;
     for (const [name, child] of Object.entries(json.properties ?? {})) {

@@ -1,4 +1,5 @@
 /** Values that many settings share: sizes, durations, counts, addresses. */
+import { isIP } from 'node:net';
 import { z } from 'zod';
 
 /** In bytes. */
@@ -60,12 +61,30 @@ function isPort(port: number): boolean {
   return port >= 1 && port <= 65_535;
 }
 
+const ADDRESS = /^(\[[0-9a-fA-F:]+\]|[^:[\]]+):\d{1,5}$/;
+const SERVICE = /^_[A-Za-z0-9-]+\._tcp(\.[A-Za-z0-9-]+)+$/;
+
+function parted(text: string): { readonly host: string; readonly port: number } {
+  const at = text.lastIndexOf(':');
+  return { host: text.slice(0, at).replace(/^\[|\]$/g, ''), port: Number(text.slice(at + 1)) };
+}
+
 /** HOST:PORT; an IPv6 address in brackets. */
 export const address = z
   .string()
-  .regex(/^(\[[0-9a-fA-F:]+\]|[^:[\]]+):\d{1,5}$/, 'must be HOST:PORT')
-  .refine((text) => isPort(Number(text.slice(text.lastIndexOf(':') + 1))), 'must have a port from 1 to 65535')
-  .transform((text) => {
-    const at = text.lastIndexOf(':');
-    return { host: text.slice(0, at).replace(/^\[|\]$/g, ''), port: Number(text.slice(at + 1)) };
-  });
+  .regex(ADDRESS, 'must be HOST:PORT')
+  .refine((text) => isPort(parted(text).port), 'must have a port from 1 to 65535')
+  .transform(parted);
+
+/** As `address`, or a name whose SRV records say hosts and ports: `_tokaido._tcp.example.com`; its port is 0. */
+export const addressOrService = z
+  .string()
+  .refine((text) => ADDRESS.test(text) || SERVICE.test(text), 'must be HOST:PORT, or a name as _tokaido._tcp.DOMAIN')
+  .refine((text) => !ADDRESS.test(text) || isPort(parted(text).port), 'must have a port from 1 to 65535')
+  .transform((text) => (SERVICE.test(text) ? { host: text, port: 0 } : parted(text)));
+
+/** A DNS server: ADDRESS or ADDRESS:PORT, an IPv6 address with a port in brackets. */
+export const dnsServer = z.string().refine((text) => {
+  if (isIP(text) !== 0) return true;
+  return ADDRESS.test(text) && isIP(parted(text).host) !== 0 && isPort(parted(text).port);
+}, 'must be the address of a DNS server, with a port if it is not 53: 10.0.0.53, 127.0.0.1:8600, "[fd00::53]:53"');

@@ -20,10 +20,23 @@ import {
   memcachedListener,
 } from './listener-schema.js';
 import { scopes } from './policy-schema.js';
-import { address, count, duration, LARGEST_SIZE, on, quantity, SIZE_UNITS, size } from './quantities.js';
+import {
+  address,
+  addressOrService,
+  count,
+  dnsServer,
+  duration,
+  LARGEST_SIZE,
+  on,
+  quantity,
+  SIZE_UNITS,
+  size,
+} from './quantities.js';
 
 const upstream = z.strictObject({
-  address: address.describe('HOST:PORT of the replication listener of a relay or root.'),
+  address: addressOrService.describe(
+    'HOST:PORT of the replication listener of a relay or root. A name with several addresses: each is tried. A name of SRV records (_tokaido._tcp.DOMAIN, no port): each host they name is.',
+  ),
   name: z
     .string()
     .optional()
@@ -213,6 +226,13 @@ export const schema = z.strictObject({
       ),
       reconnectMinMs: duration('100ms').describe('First wait before connecting again (with jitter).'),
       reconnectMaxMs: duration('5s').describe('Longest such wait.'),
+      dns: z
+        .array(dnsServer)
+        .max(8)
+        .default([])
+        .describe(
+          'DNS servers that are asked for names of upstreams, ADDRESS or ADDRESS:PORT. As the machine resolves names when empty.',
+        ),
       discover: z
         .boolean()
         .default(false)

@@ -12,6 +12,7 @@
 /** An upstream, as configured or discovered. */
 export interface UpstreamAddress {
   readonly host: string;
+  /** 0 where `host` is a name of SRV records. */
   readonly port: number;
   /** The name its certificate must carry; any relay or root of the cluster when absent. */
   readonly name: string | undefined;
@@ -21,6 +22,11 @@ export interface UpstreamAddress {
   readonly priority?: number | undefined;
   /** No configuration names it: the cluster told of it. */
   readonly isDiscovered?: boolean;
+}
+
+/** For people; the port of a name of SRV records is not known before it is asked for. */
+export function addressText({ host, port }: Pick<UpstreamAddress, 'host' | 'port'>): string {
+  return port === 0 ? host : `${host}:${port}`;
 }
 
 /** Discovered upstreams: tiers of equally good ones, the best tier first. */

@@ -19,7 +19,7 @@ import type { Runtime, Timer } from '../../base/runtime.js';
 import type { Welcome } from '../frames/frames.js';
 import type { Peer, PeerLink } from '../link.js';
 import type { SnapshotProgress } from '../snapshot-progress.js';
-import { type BackOff, type Tiers, type UpstreamAddress, UpstreamChoice } from './upstream-choice.js';
+import { addressText, type BackOff, type Tiers, type UpstreamAddress, UpstreamChoice } from './upstream-choice.js';
 import { type Sight, UpstreamLook } from './upstream-look.js';
 import { helloOf, type UpstreamHost, UpstreamSession, type UpstreamState } from './upstream-session.js';
 
@@ -173,9 +173,9 @@ export class UpstreamFollower {
   }
 
   #sayIfDiscovered(): void {
-    const { host, port, name, isDiscovered } = this.#upstream;
+    const { name, isDiscovered } = this.#upstream;
     if (isDiscovered !== true) return;
-    const facts = { upstream: name, address: `${host}:${port}` };
+    const facts = { upstream: name, address: addressText(this.#upstream) };
     this.#options.log.warn(facts, 'no configured upstream serves this node: following one that the cluster told of');
   }
 
@@ -287,8 +287,7 @@ export class UpstreamFollower {
     this.#link = undefined;
     if (this.#stopped) return;
     this.#lastError = reason;
-    const { host, port } = this.#upstream;
-    this.#options.log.warn({ upstream: `${host}:${port}`, reason }, 'no link to the upstream: trying again');
+    this.#options.log.warn({ upstream: addressText(this.#upstream), reason }, 'no link to the upstream: trying again');
     this.#schedule();
   }
 
@@ -327,7 +326,7 @@ export class UpstreamFollower {
 
   #leaveFor(upstream: UpstreamAddress, session: UpstreamSession, isStale: boolean): void {
     const { log, runtime, freshMs } = this.#options;
-    const to = `${upstream.host}:${upstream.port}`;
+    const to = addressText(upstream);
     const reason = isStale
       ? `the data is ${Math.round(runtime.nowMs() - freshMs())} ms old, ${to} has newer`
       : `${to} is better`;
@@ -366,9 +365,9 @@ export class UpstreamFollower {
   }
 
   status(): UpstreamStatus {
-    const { host, port, name } = this.#upstream;
+    const { name } = this.#upstream;
     return {
-      address: `${host}:${port}`,
+      address: addressText(this.#upstream),
       name: this.#session?.peer.name ?? name,
       isDiscovered: this.#upstream.isDiscovered === true,
       state: this.#phase === 'linked' ? (this.#session?.state ?? 'ended') : this.#phase,
