@@ -212,10 +212,7 @@ describe('the initial copy', () => {
     const more = { table: 'public.more', database: 'default', key: 'more/{k}', value: { column: 'v' } };
     bench = await FeedBench.open(postgres, { schema, tables: [MAPPING, more] });
     bench.start();
-    await eventually(
-      'the first table is copied',
-      () => bench.status.copy?.tablesDone === 1 && bench.status.copy.rows > 5000,
-    );
+    await eventually('the first table is copied', () => bench.status.copy?.tablesDone === 1);
     await bench.stopFeed();
     await bench.sql.query(`UPDATE kv SET v = '2'; DELETE FROM more WHERE k::int <= 100`);
     bench.start();

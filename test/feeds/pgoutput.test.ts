@@ -22,7 +22,7 @@ const COLUMNS = [
 
 /** Captured with pg_logical_slot_peek_binary_changes. */
 const GOLDEN: readonly (readonly [string, string, Message])[] = [
-  ['begin', '420000000001789958000303fb50ae1d54000002f2', { kind: 'begin', commitLsn: 0x1789958n }],
+  ['begin', '420000000001789958000303fb50ae1d54000002f2', { kind: 'begin', commitLsn: 0x1789958n, xid: 0x2f2 }],
   [
     'relation',
     '52000040007075626c69630074006400030169640000000017ffffffff00760000000019ffffffff00620000000011ffffffff',

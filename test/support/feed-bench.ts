@@ -128,6 +128,11 @@ export class FeedBench {
     return this.#feed.status();
   }
 
+  /** Has the feed copy a table again. */
+  copyAgain(table: string): void {
+    this.#feed?.copyAgain(table);
+  }
+
   /** Waits until the feed streams, and everything committed in Postgres so far is in the store and flushed. */
   async synced(deadlineMs = 15_000): Promise<void> {
     const { rows } = await this.sql.query<{ lsn: string }>('SELECT pg_current_wal_insert_lsn() AS lsn');

@@ -5,12 +5,13 @@
  *
  * The order matters: first the slot is looked at, so that it is watched even while everything after that fails; then
  * server, tables and publication are checked; then the position. A fresh slot begins with a copy of all tables, and the
- * stream waits for it. Tables that changed in shape, or are new, are copied beside the stream.
+ * stream waits for it. Tables that changed in shape, or are new, are copied beside the stream, which begins at once.
  */
 import { codeOf, messageOf, TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
 import type { Store } from '../../store/types.js';
+import type { Beside } from './beside.js';
 import { type BinaryTypes, loadBinaryTypes } from './binary/types.js';
 import {
   applicationName,
@@ -21,18 +22,28 @@ import {
   endSql,
   ReplicationConnection,
 } from './connection.js';
-import { type CopyProgress, prepareCopy, type TableCopy } from './copy.js';
+import { type CopyProgress, startProgress } from './copy.js';
+import { Copying, planBeside } from './copying.js';
 import type { PostgresFeedConfig } from './feed.js';
 import type { MappingCounters, MissingRow } from './mapping.js';
 import { identify, type Origin, type OriginNotes } from './origin.js';
-import { CopyFirst, Overtaken } from './overtaken.js';
+import { CopyFirst } from './overtaken.js';
 import { encodeStatus, formatLsn, type Lsn } from './pgoutput.js';
 import { checkServer, ensurePublication, findRows, loadTypes, quoteIdentifier } from './setup.js';
+import type { Sight, Sights } from './sight.js';
 import type { SlotWatch } from './slot-watch.js';
-import { createSlot, dropSlot, findSlot, keepOnStandbys, type Moment, releaseSlot, type SlotState } from './slots.js';
+import { createSlot, dropOldSlot, findSlot, keepOnStandbys, type Moment, releaseSlot } from './slots.js';
 import { FeedStream, RowsMissing, type StreamCounters } from './stream.js';
-import { CopiedTables, describeTables, FEED_NAME, type PublishedTable, TablesChanged } from './tables.js';
+import {
+  type CopiedTable,
+  CopiedTables,
+  describeTables,
+  FEED_NAME,
+  type PublishedTable,
+  TablesChanged,
+} from './tables.js';
 import type { TypeCatalog } from './values.js';
+import { allWriters, countOf, WaitingNote } from './writers.js';
 
 type Sql = Awaited<ReturnType<typeof connectSql>>;
 
@@ -54,6 +65,8 @@ const NOTHING: Lsn = 0n;
 /** How often slot and catalog are looked at when heartbeats are off, ms. */
 const LOOK_MS = 10_000;
 
+/** How often it is asked for whom a new slot waits, ms. */
+const WAITING_MS = 500;
 /** How often it is asked whether a copy is over, ms. */
 const SETTLE_MS = 20;
 
@@ -71,8 +84,8 @@ export interface AttemptOptions {
   readonly notes: OriginNotes;
   /** Rows that the attempt before missed. */
   readonly missing: readonly MissingRow[];
-  /** The attempt before found that a copy cannot go on beside the stream. */
-  readonly copyFirst: boolean;
+  /** Of the copies that this process made. */
+  readonly sights: Sights;
   /** Postgres has to keep large transactions until they commit: there was no room for them here. */
   readonly keepWhole: boolean;
   /** A binary value came that cannot be read: have all of them as text. */
@@ -93,16 +106,6 @@ interface Source {
   readonly binary: BinaryTypes | undefined;
 }
 
-/** A copy, done or under way, that the stream has to do with. */
-interface Copying {
-  /** What is copied is as of this moment. */
-  readonly moment?: Lsn;
-  /** It goes on beside the stream. */
-  readonly beside?:
-    | { readonly copy: TableCopy; readonly overtaken: Overtaken; readonly tables: readonly PublishedTable[] }
-    | undefined;
-}
-
 export class Attempt {
   /** With the address of the primary, once it is known. */
   #options: AttemptOptions;
@@ -110,7 +113,9 @@ export class Attempt {
   readonly #whole: CopiedTables;
   readonly #connections = new Set<ReplicationConnection>();
   #sql: Sql | undefined;
-  #copy: TableCopy | undefined;
+  #copying: Copying | undefined;
+  /** Resolves when the copy beside the stream is over. */
+  #copied: Promise<boolean> | undefined;
   #stream: FeedStream | undefined;
   #interrupt: ((reason: Error) => void) | undefined;
   #stopped = false;
@@ -173,7 +178,7 @@ export class Attempt {
   stop(): void {
     this.#stopped = true;
     for (const connection of this.#connections) connection.destroy();
-    this.#copy?.cut();
+    this.#copying?.cut();
     if (this.#sql !== undefined) cut(this.#sql);
   }
 
@@ -185,7 +190,7 @@ export class Attempt {
   }
 
   async #feed(sql: Sql): Promise<void> {
-    const { config, log, store, watch } = this.#options;
+    const { config, log, watch } = this.#options;
     if ((await watch.look(sql)) === 'drop') await this.#giveUpSlot(sql);
     await checkServer(sql, config);
     for (const statement of await ensurePublication(sql, config)) log.info({ statement }, 'publication prepared');
@@ -195,21 +200,14 @@ export class Attempt {
     await this.#whole.forgetAllBut(config.tables);
     const [tables, types] = [await describeTables(sql, config.publication, config.tables), await loadTypes(sql)];
     const source = { sql, replication, tables, types, binary: await this.#binary(sql, tables) };
-    if (resumeAt === undefined) {
-      const moment = await this.#newSlot(sql, replication, origin);
-      const copy = await this.#prepareCopy(source, tables, moment, undefined);
-      if (!(await this.#copyOut(copy))) return;
-      await this.#whole.noteCopying([]);
-      return await this.#streamFrom(moment.lsn, source);
+    if (resumeAt !== undefined) {
+      const beside = await planBeside(source, this.#whole, this.#options.sights, resumeAt);
+      return await this.#streamFrom(resumeAt, source, beside);
     }
-    const stale = tables.filter((table) => !this.#whole.isWhole(table));
-    if (stale.length === 0) await this.#whole.noteCopying([]);
-    if (stale.length === 0) return await this.#streamFrom(resumeAt, source);
-    const isBeside = !this.#options.copyFirst && store.feedPosition(FEED_NAME) !== NOTHING;
-    const overtaken = isBeside ? new Overtaken() : undefined;
-    const copy = await this.#copyBeside(source, stale, overtaken);
-    const copying: Copying = { moment: copy.lsn, beside: overtaken && { copy, overtaken, tables: stale } };
-    if (overtaken !== undefined || (await this.#copyOut(copy))) await this.#streamFrom(resumeAt, source, copying);
+    const moment = await this.#newSlot(sql, replication, origin);
+    if (!(await this.#copyAll(source, moment))) return;
+    await this.#whole.noteCopying([]);
+    await this.#streamFrom(moment.lsn, source, undefined);
   }
 
   /** The binary form, if it is asked for and every column that is published can be read in it. */
@@ -245,31 +243,42 @@ export class Attempt {
 
   /** Makes a new slot in place of any old one. Every table has to be copied as of its beginning. */
   async #newSlot(sql: Sql, replication: ReplicationConnection, origin: Origin): Promise<Moment> {
-    const { config, log, notes, store } = this.#options;
+    const { config, log, notes, sights, store } = this.#options;
     // From here on the old position leads nowhere: a copy that is interrupted must begin anew, not stream.
     if ((store.feedPosition(FEED_NAME) ?? NOTHING) !== NOTHING)
       await store.mark({ feed: FEED_NAME, position: NOTHING }).flushed;
     await this.#whole.forget(config.tables);
-    await this.#dropOldSlot(sql, await findSlot(sql, config.slot));
-    const moment = await createSlot(replication, config.slot, config.failover ? 'kept by standbys' : 'lasting');
+    sights.clear();
+    await dropOldSlot(sql, config.slot, this.#name);
+    const moment = await this.#makeSlot(sql, replication);
     log.info({ slot: config.slot, lsn: formatLsn(moment.lsn) }, 'slot made: copying all rows');
     notes.told = moment.lsn;
     await notes.note(origin, moment.lsn);
     return moment;
   }
 
-  /** A slot that is there when we have to copy is of no use: its changes begin at another moment. */
-  async #dropOldSlot(sql: Sql, found: SlotState | undefined): Promise<void> {
-    const { slot } = this.#options.config;
-    if (found === undefined) return;
-    if (found.activePid !== undefined && found.activeName !== this.#name) {
-      throw new TokaidoError(
-        'FEED',
-        `the replication slot ${slot} is in use by ${found.activeName ?? 'another process'}`,
-        { hint: 'stop that process, or choose another postgres.slot' },
-      );
+  /** Says meanwhile for whom Postgres waits. */
+  async #makeSlot(sql: Sql, replication: ReplicationConnection): Promise<Moment> {
+    const { config, log, progress, runtime } = this.#options;
+    this.#options.onState('copying');
+    startProgress(progress, config.tables.length);
+    const waiting = new WaitingNote(runtime, log, 'the slot waits until the transactions that run are over');
+    let isMade = false;
+    const timer = runtime.every(WAITING_MS, () => {
+      const told = allWriters(sql).then((open) => {
+        if (isMade) return;
+        progress.waitsFor = countOf(open);
+        waiting.note(open);
+      });
+      // Whatever is wrong with the connection, those who need it will say.
+      told.catch(() => undefined);
+    });
+    try {
+      return await createSlot(replication, config.slot, config.failover ? 'kept by standbys' : 'lasting');
+    } finally {
+      isMade = true;
+      timer.cancel();
     }
-    await dropSlot(sql, slot);
   }
 
   /** Rather copy everything again than fill the disk of Postgres. */
@@ -279,77 +288,32 @@ export class Attempt {
     const found = await findSlot(sql, config.slot);
     if (found === undefined) return;
     await releaseSlot(sql, found, this.#name);
-    await this.#dropOldSlot(sql, await findSlot(sql, config.slot));
+    await dropOldSlot(sql, config.slot, this.#name);
     counters.droppedSlots++;
   }
 
-  async #prepareCopy(
-    { types }: Source,
-    tables: readonly PublishedTable[],
-    { lsn, snapshot }: Moment,
-    overtaken: Overtaken | undefined,
-  ): Promise<TableCopy> {
-    const { config, runtime, store, log, counters, progress } = this.#options;
-    await this.#whole.noteCopying(tables.map(({ mapping }) => mapping.database));
-    Object.assign(progress, { rows: 0, expectedRows: 0, tablesDone: 0, tables: tables.length });
-    this.#copy = await prepareCopy(
-      {
-        connection: config,
-        connections: config.copyConnections,
-        name: this.#name,
-        runtime,
-        store,
-        log,
-        tables,
-        whole: this.#whole,
-        lsn,
-        types,
-        counters,
-        overtaken,
-        progress,
-        stopped: () => this.#stopped,
-      },
-      snapshot,
-    );
-    // The stream can begin here, whatever becomes of the copy: tables that are not whole are copied again.
-    if ((store.feedPosition(FEED_NAME) ?? NOTHING) === NOTHING)
-      await store.mark({ feed: FEED_NAME, position: lsn }).flushed;
-    return this.#copy;
+  #newCopying({ sql, types }: Source): Copying {
+    const { config, runtime, log, store, counters, progress, sights } = this.#options;
+    const shared = { config, runtime, log, store, counters, progress, sights };
+    this.#copying = new Copying({ ...shared, whole: this.#whole, sql, types, name: this.#name });
+    return this.#copying;
   }
 
-  /** Prepares the copy of some tables as of now, by a slot that lives for this moment only. */
-  async #copyBeside(
-    source: Source,
-    stale: readonly PublishedTable[],
-    overtaken: Overtaken | undefined,
-  ): Promise<TableCopy> {
-    const { config, log, runtime } = this.#options;
-    const suffix = Math.floor(runtime.random() * 0x1_0000_0000).toString(16);
-    const connection = await this.#open(applicationName(`snapshot of ${this.#name}`));
-    const moment = await createSlot(connection, `${config.slot.slice(0, 48)}_copy_${suffix}`, 'of the connection');
-    const names = stale.map(({ mapping }) => mapping.table);
-    log.info(
-      { tables: names, lsn: formatLsn(moment.lsn) },
-      'tables are new, changed in shape or half copied: copying them',
-    );
-    const copy = await this.#prepareCopy(source, stale, moment, overtaken);
-    this.#connections.delete(connection);
-    connection.destroy();
-    return copy;
-  }
-
-  async #copyOut(copy: TableCopy): Promise<boolean> {
-    this.#options.onState('copying');
-    const isWhole = await copy.run();
-    this.#copy = undefined;
+  /** Copies all tables as of a moment. Returns false when it was stopped. */
+  async #copyAll(source: Source, moment: Moment): Promise<boolean> {
+    const { store } = this.#options;
+    await this.#whole.noteCopying(source.tables.map(({ mapping }) => mapping.database));
+    const isWhole = await this.#newCopying(source).runAt(moment, source.tables, async () => {
+      // The stream can begin here, whatever becomes of the copy: tables that are not whole are copied again.
+      if ((store.feedPosition(FEED_NAME) ?? NOTHING) === NOTHING)
+        await store.mark({ feed: FEED_NAME, position: moment.lsn }).flushed;
+    });
+    this.#copying = undefined;
     return isWhole;
   }
 
-  async #streamFrom(
-    startLsn: Lsn,
-    { sql, replication, tables, types, binary }: Source,
-    { moment, beside }: Copying = {},
-  ): Promise<void> {
+  async #streamFrom(startLsn: Lsn, source: Source, beside: Beside | undefined): Promise<void> {
+    const { sql, replication, tables, types, binary } = source;
     const { config, runtime, log, store, counters, notes } = this.#options;
     const found = await findRows(sql, this.#options.missing);
     let heardMs = runtime.monotonicMs();
@@ -357,7 +321,7 @@ export class Attempt {
     const failed = new Promise<never>((_, reject) => {
       fail = reject;
     });
-    const overtaken = beside?.overtaken;
+    const copied = tables.map((table) => ({ table, shown: this.#shownOf(table, beside) }));
     const tell = (ask: boolean): void => {
       const { confirmed } = stream.positions;
       notes.told = confirmed;
@@ -368,13 +332,8 @@ export class Attempt {
     const stream = new FeedStream({
       feed: FEED_NAME,
       store,
-      tables: tables.map((table) => ({
-        table,
-        since: this.#whole.copiedAt(table.mapping),
-        wholeAt: beside?.tables.includes(table) ? beside.copy.lsn : this.#whole.wholeAt(table.mapping),
-        isCopying: beside?.tables.includes(table) === true,
-      })),
-      overtaken,
+      tables: copied,
+      beside,
       types,
       binary,
       limits: config,
@@ -393,11 +352,7 @@ export class Attempt {
           'a transaction exceeds the limits: readers will see it in parts',
         );
       },
-      // Only the whole copy has what a change of a row beside it may leave out.
-      onFail: (error) => {
-        const isEarly = error instanceof RowsMissing && this.#copy !== undefined && overtaken !== undefined;
-        fail(isEarly ? new CopyFirst(error.message) : error);
-      },
+      onFail: (error) => fail(this.#forTheCopy(error, beside)),
     });
     this.#stream = stream;
     const timers: Timer[] = [
@@ -416,8 +371,11 @@ export class Attempt {
         else if (silentMs > config.silenceMs / 2) tell(true);
       }),
       this.#lookEvery(config.heartbeatMs > 0 ? config.heartbeatMs : LOOK_MS, sql, tables, fail),
-      this.#settle(stream, moment, fail),
+      this.#settle(stream, copied, beside, fail),
     ];
+    const stopTimers = (): void => {
+      for (const timer of timers) timer.cancel();
+    };
     this.#options.onState('streaming');
     log.info({ slot: config.slot, lsn: formatLsn(startLsn) }, 'streaming');
     const isStreaming = config.maxSpillBytes > 0 && !this.#options.keepWhole;
@@ -435,31 +393,77 @@ export class Attempt {
         .catch((error: unknown) => {
           throw codeOf(error) === UNDEFINED_OBJECT ? new NothingToStream(messageOf(error)) : error;
         });
-      if (beside !== undefined) {
-        const done = beside.copy.run().then((isWhole) => {
-          if (isWhole) this.#copy = undefined;
-        });
-        done.catch(fail);
-      }
+      if (beside !== undefined) this.#copyBeside(source, beside, stream).catch(fail);
       await Promise.race([streaming, failed]);
+    } catch (error) {
+      if (!(error instanceof CopyFirst)) throw error;
+      stopTimers();
+      await stream.abandon();
+      replication.destroy();
+      log.info({ reason: error.message }, 'the stream waits for the copy');
+      this.#options.onState('copying');
+      await this.#copied;
+      throw error;
     } finally {
-      for (const timer of timers) timer.cancel();
-      this.#copy?.cut();
+      stopTimers();
+      this.#copying?.cut();
     }
+  }
+
+  /** What the changes that are still to come have in common with the copy of a table: see `CopiedTable`. */
+  #shownOf(table: PublishedTable, beside: Beside | undefined): Sight | undefined {
+    if (beside?.kinds.get(table) === 'anew') return undefined;
+    return this.#options.sights.get(this.#whole.copiedAt(table.mapping));
+  }
+
+  async #copyBeside(source: Source, beside: Beside, stream: FeedStream): Promise<void> {
+    this.#copied = this.#newCopying(source).runBeside(beside, stream);
+    if (await this.#copied) this.#copying = undefined;
+  }
+
+  /** What an error of the stream means while tables are copied. */
+  #forTheCopy(error: unknown, beside: Beside | undefined): unknown {
+    if (beside === undefined || this.#copying === undefined) return error;
+    // Only the whole copy has what a change of a row beside it may leave out.
+    if (beside.isJudged) return error instanceof RowsMissing ? new CopyFirst(error.message) : error;
+    // Nobody knows when it will begin. A copy from the beginning needs nothing of what the stream brings until then.
+    if (!(error instanceof CopyFirst)) return error;
+    return new TablesChanged(
+      beside.of('on').map(({ mapping }) => mapping),
+      error.message,
+    );
   }
 
   /**
    * A copy is over once its tables are whole and the stream has reached its moment: until then some records are newer
    * than the rest. Nothing else may be copied before.
    */
-  #settle(stream: FeedStream, moment: Lsn | undefined, fail: (error: unknown) => void): Timer {
-    if (moment === undefined) this.#interrupt = fail;
-    const timer = this.#options.runtime.every(SETTLE_MS, () => {
-      if (this.#interrupt !== undefined) return timer.cancel();
-      if (this.#copy !== undefined || moment === undefined || stream.reached < moment) return;
+  #settle(
+    stream: FeedStream,
+    copied: readonly CopiedTable[],
+    beside: Beside | undefined,
+    fail: (error: unknown) => void,
+  ): Timer {
+    const { runtime, store } = this.#options;
+    const moments = copied.flatMap(({ shown }) => (shown === undefined ? [] : [shown.lsn]));
+    let isNoted = false;
+    const timer = runtime.every(SETTLE_MS, () => {
+      if (beside !== undefined && beside.lsn === undefined) return;
+      const moment = [...moments, beside?.lsn ?? NOTHING].reduce((last, lsn) => (lsn > last ? lsn : last), NOTHING);
+      if (stream.reached < moment) return;
+      // Where nothing came that says so: a restart from before the moment would have to copy again.
+      if (!isNoted && (store.feedPosition(FEED_NAME) ?? NOTHING) < moment)
+        store.mark({ feed: FEED_NAME, position: moment }).committed.catch(fail);
+      isNoted = true;
+      if (this.#copying !== undefined) return;
+      timer.cancel();
       this.#interrupt = fail;
       this.#whole.noteCopying([]).catch(fail);
     });
+    if (moments.length === 0 && beside === undefined) {
+      timer.cancel();
+      this.#interrupt = fail;
+    }
     return timer;
   }
 

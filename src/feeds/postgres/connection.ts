@@ -17,9 +17,12 @@ export interface ConnectionConfig {
   readonly passwordCommand?: readonly string[] | undefined;
 }
 
-/** Text forms that do not depend on the server's configuration. */
+/**
+ * Text forms that do not depend on the server's configuration. What we commit (heartbeats) is on the server's disk then,
+ * and waits for no standby.
+ */
 const SETTINGS =
-  '-c datestyle=ISO -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex -c intervalstyle=iso_8601';
+  '-c datestyle=ISO -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex -c intervalstyle=iso_8601 -c synchronous_commit=local';
 const CONNECT_TIMEOUT_MS = 10_000;
 
 /** Postgres cuts longer names. */

@@ -20,12 +20,13 @@ import { TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime } from '../../base/runtime.js';
 import type { Store, StoreTransaction } from '../../store/types.js';
-import { applicationName, type ConnectionConfig, connectSql, cut, endSql, RowReader } from './connection.js';
+import { RowReader } from './connection.js';
 import { RowSlice } from './forms.js';
 import { BoundMapping, columnsOfKeys, FoundRows, literalPrefix, type MappingCounters } from './mapping.js';
 import type { Overtaken } from './overtaken.js';
 import type { Lsn } from './pgoutput.js';
 import { quoteIdentifier, quoteTable } from './setup.js';
+import type { SnapshotConnections } from './snapshot.js';
 import type { BegunCopy, CopiedTables, PublishedTable } from './tables.js';
 import type { TypeCatalog } from './values.js';
 
@@ -52,19 +53,26 @@ export interface CopyProgress {
   expectedRows: number;
   tablesDone: number;
   tables: number;
+  /** Transactions that the copy waits for before it begins. */
+  waitsFor: number;
+}
+
+/** A copy of so many tables is about to begin. */
+export function startProgress(progress: CopyProgress, tables: number): void {
+  Object.assign(progress, { rows: 0, expectedRows: 0, tablesDone: 0, tables, waitsFor: 0 } satisfies CopyProgress);
 }
 
 export interface CopyOptions {
-  readonly connection: ConnectionConfig;
-  /** Connections that share the work. */
-  readonly connections: number;
-  readonly name: string;
+  /** They share the work, and the moment. */
+  readonly connections: SnapshotConnections;
   readonly runtime: Runtime;
   readonly store: Store;
   readonly log: Logger;
   readonly tables: readonly PublishedTable[];
+  /** Those of them whose copy may go on where it was. */
+  readonly goingOn: ReadonlySet<PublishedTable>;
   readonly whole: CopiedTables;
-  /** The moment of the snapshot. */
+  /** The moment of the snapshot, or one behind it. */
   readonly lsn: Lsn;
   readonly types: TypeCatalog;
   readonly counters: MappingCounters;
@@ -110,26 +118,12 @@ export class Rewritten extends TokaidoError {
   }
 }
 
-/**
- * Opens the connections that copy, all at the moment of `snapshot`, which may end when this has resolved; `run` does it.
- * Errors: `FEED`.
- */
-export async function prepareCopy(options: CopyOptions, snapshot: string): Promise<TableCopy> {
-  const clients: pg.Client[] = [];
-  try {
-    for (let i = 0; i < options.connections; i++) {
-      const sql = await connectSql(options.connection, applicationName(`copy of ${options.name}`));
-      clients.push(sql);
-      await sql.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
-      await sql.query(`SET TRANSACTION SNAPSHOT '${snapshot}'`);
-    }
-    const [first] = clients as [pg.Client];
-    await lockTables(first, options.tables);
-    return new TableCopy(options, clients, await planWork(first, options));
-  } catch (error) {
-    await Promise.all(clients.map(async (sql) => await endSql(sql, options.runtime)));
-    throw error;
-  }
+/** Prepares the copy over connections that see its moment; `run` does it, and ends them. Errors: `FEED`. */
+export async function prepareCopy(options: CopyOptions): Promise<TableCopy> {
+  const { connections, tables } = options;
+  const [first] = connections.clients as [pg.Client];
+  await lockTables(first, tables);
+  return new TableCopy(options, await planWork(first, options));
 }
 
 async function lockTables(sql: pg.Client, tables: readonly PublishedTable[]): Promise<void> {
@@ -170,7 +164,7 @@ interface SizeRow {
 
 /** Decides for each table where its copy begins, or goes on, and notes it. */
 async function planWork(sql: pg.Client, options: CopyOptions): Promise<Work[]> {
-  const { tables, types, counters, store, progress, whole, lsn, log } = options;
+  const { tables, goingOn, types, counters, store, progress, whole, lsn, log } = options;
   const works: Work[] = [];
   for (const table of tables) {
     const { mapping, columns } = table;
@@ -178,7 +172,7 @@ async function planWork(sql: pg.Client, options: CopyOptions): Promise<Work[]> {
     const prefix = literalPrefix(mapping.key);
     const [size] = (await sql.query<SizeRow>(SIZE, [table.oid])).rows as [SizeRow];
     const [pages, files] = [Number(size.pages), Number(size.files)];
-    const known = whole.begun(table, size.file);
+    const known = goingOn.has(table) ? whole.begun(table, size.file) : undefined;
     const begun = known !== undefined && BigInt(size.next) - known.sinceXid < MAX_XIDS ? known : undefined;
     const isOverRecords = begun?.isOverRecords ?? store.keys(bound.database, prefix, undefined, 1).length > 0;
     if (begun === undefined)
@@ -253,22 +247,15 @@ function rangeOf(
 
 export class TableCopy {
   readonly #options: CopyOptions;
-  readonly #clients: readonly pg.Client[];
   readonly #works: readonly Work[];
   /** One connection failed, or all were cut: none may go on. */
   #failed = false;
   /** Why the store took no more. */
   #refused: unknown;
 
-  constructor(options: CopyOptions, clients: readonly pg.Client[], works: readonly Work[]) {
+  constructor(options: CopyOptions, works: readonly Work[]) {
     this.#options = options;
-    this.#clients = clients;
     this.#works = works;
-  }
-
-  /** The moment that is copied. */
-  get lsn(): Lsn {
-    return this.#options.lsn;
   }
 
   get #stopped(): boolean {
@@ -277,23 +264,23 @@ export class TableCopy {
 
   /** Copies everything. Returns false when it was stopped. Errors: `FEED` and those of the store. */
   async run(): Promise<boolean> {
-    const { log, runtime, progress } = this.#options;
+    const { connections, log, runtime, progress } = this.#options;
     const startedMs = runtime.monotonicMs();
     try {
-      await Promise.all(this.#clients.map(async (sql) => await this.#work(sql)));
+      await Promise.all(connections.clients.map(async (sql) => await this.#work(sql)));
       if (this.#stopped) return false;
       log.info({ rows: progress.rows, ms: Math.round(runtime.monotonicMs() - startedMs) }, 'copied');
       return true;
     } finally {
       this.#failed = true;
-      await Promise.all(this.#clients.map(async (sql) => await endSql(sql, runtime)));
+      await connections.end();
     }
   }
 
   /** Cuts the connections: what waits for them fails, and nothing more is written. */
   cut(): void {
     this.#failed = true;
-    for (const sql of this.#clients) cut(sql);
+    this.#options.connections.cut();
   }
 
   async #work(sql: pg.Client): Promise<void> {
@@ -389,10 +376,10 @@ export class TableCopy {
   }
 
   async #finish({ table, bound, prefix, seen, rows }: Work): Promise<void> {
-    const { log, whole, lsn, progress } = this.#options;
+    const { log, whole, progress } = this.#options;
     const orphans = seen === undefined ? 0 : await this.#removeOrphans(bound.database, prefix, seen);
     if (this.#stopped) return;
-    await whole.setWhole(table, lsn);
+    await whole.setWhole(table);
     progress.tablesDone++;
     log.info({ table: table.mapping.table, rows, orphans }, 'table copied');
   }

@@ -20,6 +20,7 @@ import { OriginNotes } from './origin.js';
 import { CopyFirst } from './overtaken.js';
 import { formatLsn } from './pgoutput.js';
 import type { SetupConfig } from './setup.js';
+import type { Sights } from './sight.js';
 import { type SlotFigures, type SlotLimits, SlotWatch } from './slot-watch.js';
 import { Spill, SpillFull } from './spill.js';
 import { RowsMissing, type StreamLimits } from './stream.js';
@@ -93,13 +94,12 @@ const BACK_OFF_MAX_MS = 10_000;
 /** What the next attempt has to know of the one before. */
 interface Lesson {
   readonly missing: readonly MissingRow[];
-  readonly copyFirst: boolean;
   readonly copyAll: boolean;
   readonly keepWhole: boolean;
   readonly asText: boolean;
 }
 
-const NO_LESSON: Lesson = { missing: [], copyFirst: false, copyAll: false, keepWhole: false, asText: false };
+const NO_LESSON: Lesson = { missing: [], copyAll: false, keepWhole: false, asText: false };
 
 export class PostgresFeed implements Feed {
   readonly #options: PostgresFeedOptions;
@@ -114,7 +114,8 @@ export class PostgresFeed implements Feed {
     spilledTransactions: 0,
     droppedSlots: 0,
   };
-  readonly #progress: CopyProgress = { rows: 0, expectedRows: 0, tablesDone: 0, tables: 0 };
+  readonly #progress: CopyProgress = { rows: 0, expectedRows: 0, tablesDone: 0, tables: 0, waitsFor: 0 };
+  readonly #sights: Sights = new Map();
   #state: FeedState = 'stopped';
   #failures = 0;
   #lastError: string | undefined;
@@ -173,6 +174,7 @@ export class PostgresFeed implements Feed {
       watch: this.#watch,
       spillFolder,
       notes,
+      sights: this.#sights,
       ...lesson,
       onReached: this.#options.onReached ?? (() => undefined),
       onState: (state) => {
@@ -189,10 +191,8 @@ export class PostgresFeed implements Feed {
       this.#log.info({ rows: error.rows.length }, 'asking for large values whose records had expired');
       return { ...NO_LESSON, missing: error.rows };
     }
-    if (error instanceof CopyFirst) {
-      this.#log.info({ reason: error.message }, 'the stream waits for the copy');
-      return { ...NO_LESSON, copyFirst: true };
-    }
+    // It said so itself, and the copy is over.
+    if (error instanceof CopyFirst) return NO_LESSON;
     if (error instanceof SpillFull) {
       this.#log.warn({ reason: error.message }, 'Postgres has to keep large transactions until they commit');
       return { ...NO_LESSON, keepWhole: true };

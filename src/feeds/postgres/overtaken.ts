@@ -21,6 +21,7 @@ export class Overtaken {
   readonly #cleared: { readonly database: string; readonly prefix: Buffer }[] = [];
   readonly #limit: number;
   #count = 0;
+  #isOver = false;
 
   constructor(limit = MAX_OVERTAKEN) {
     this.#limit = limit;
@@ -39,13 +40,21 @@ export class Overtaken {
         return transaction.remove(database, key);
       },
       clear: (database, prefix) => {
-        this.#cleared.push({ database, prefix: prefix ?? Buffer.alloc(0) });
+        if (!this.#isOver) this.#cleared.push({ database, prefix: prefix ?? Buffer.alloc(0) });
         transaction.clear(database, prefix);
       },
     };
   }
 
+  /** The copy is done: nothing has to be remembered any more. */
+  end(): void {
+    this.#isOver = true;
+    this.#keys.clear();
+    this.#cleared.length = 0;
+  }
+
   #note(database: string, key: Buffer): void {
+    if (this.#isOver) return;
     let keys = this.#keys.get(database);
     if (keys === undefined) {
       keys = new Set();

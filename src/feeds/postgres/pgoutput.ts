@@ -45,7 +45,7 @@ export type Tuple = readonly Value[];
 export type Readers = readonly (((bytes: Buffer) => string | Buffer) | undefined)[];
 
 export type Message =
-  | { readonly kind: 'begin'; readonly commitLsn: Lsn }
+  | { readonly kind: 'begin'; readonly commitLsn: Lsn; readonly xid: number }
   | { readonly kind: 'commit'; readonly endLsn: Lsn }
   | { readonly kind: 'relation'; readonly relation: Relation }
   | { readonly kind: 'insert'; readonly relationId: number; readonly after: Tuple }
@@ -174,8 +174,12 @@ export function decodeMessage(bytes: Buffer, readers?: Readers, forms?: readonly
   const reader = new ByteReader(bytes);
   const tag = String.fromCharCode(reader.u8());
   switch (tag) {
-    case 'B':
-      return { kind: 'begin', commitLsn: reader.u64() };
+    case 'B': {
+      const commitLsn = reader.u64();
+      // When it committed.
+      reader.skip(8);
+      return { kind: 'begin', commitLsn, xid: reader.u32() };
+    }
     case 'C':
       reader.u8();
       reader.u64();

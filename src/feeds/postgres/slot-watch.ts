@@ -6,7 +6,8 @@
 import type pg from 'pg';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime } from '../../base/runtime.js';
-import { type Lsn, parseLsn } from './pgoutput.js';
+import type { Lsn } from './pgoutput.js';
+import { emitMessage } from './slots.js';
 
 export interface SlotLimits {
   readonly slot: string;
@@ -55,10 +56,8 @@ export class SlotWatch {
   /** Writes one heartbeat to the WAL. */
   async beat(sql: pg.Client): Promise<void> {
     const sentMs = this.#runtime.monotonicMs();
-    const { rows } = await sql.query<{ lsn: string }>(
-      `SELECT pg_logical_emit_message(true, 'tokaido', '')::text AS lsn`,
-    );
-    if (this.#beats.length < MAX_BEATS) this.#beats.push({ lsn: parseLsn(rows[0]?.lsn ?? ''), sentMs });
+    const lsn = await emitMessage(sql);
+    if (this.#beats.length < MAX_BEATS) this.#beats.push({ lsn, sentMs });
   }
 
   /** Everything up to here is safe. */

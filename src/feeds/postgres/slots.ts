@@ -56,7 +56,17 @@ export async function keepOnStandbys(replication: ReplicationConnection, slot: s
   await replication.command(`ALTER_REPLICATION_SLOT ${quoteIdentifier(slot)} (FAILOVER true)`);
 }
 
-export async function dropSlot(sql: pg.Client, slot: string): Promise<void> {
+/** Drops a slot that is of no use, because its changes begin at another moment. Errors: `FEED` while another process uses it. */
+export async function dropOldSlot(sql: pg.Client, slot: string, applicationName: string): Promise<void> {
+  const found = await findSlot(sql, slot);
+  if (found === undefined) return;
+  if (found.activePid !== undefined && found.activeName !== applicationName) {
+    throw new TokaidoError(
+      'FEED',
+      `the replication slot ${slot} is in use by ${found.activeName ?? 'another process'}`,
+      { hint: 'stop that process, or choose another postgres.slot' },
+    );
+  }
   await sql.query('SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1', [slot]);
 }
 
@@ -67,19 +77,30 @@ export interface Moment {
   readonly snapshot: string;
 }
 
-/** Makes a slot; its snapshot is of the moment at which the slot begins. Errors: `FEED`. */
+/**
+ * Makes a slot; its snapshot is of the moment at which the slot begins. Postgres waits until every transaction that runs is
+ * over. Errors: `FEED`.
+ */
 export async function createSlot(
   replication: ReplicationConnection,
   slot: string,
-  lifetime: 'lasting' | 'kept by standbys' | 'of the connection',
+  lifetime: 'lasting' | 'kept by standbys',
 ): Promise<Moment> {
-  const temporary = lifetime === 'of the connection' ? ' TEMPORARY' : '';
   // The form with parentheses is younger than the oldest Postgres we know.
   const options = lifetime === 'kept by standbys' ? "(SNAPSHOT 'export', FAILOVER)" : 'EXPORT_SNAPSHOT';
   const [made] = await replication.command(
-    `CREATE_REPLICATION_SLOT ${quoteIdentifier(slot)}${temporary} LOGICAL pgoutput ${options}`,
+    `CREATE_REPLICATION_SLOT ${quoteIdentifier(slot)} LOGICAL pgoutput ${options}`,
   );
   const { consistent_point: point, snapshot_name: snapshot } = made ?? {};
   if (point == null || snapshot == null) throw new TokaidoError('FEED', 'Postgres made a slot without a snapshot');
   return { lsn: parseLsn(point), snapshot };
+}
+
+/**
+ * Writes a message to the WAL, as a transaction of its own. Returns where it ends: all that was visible before lies before
+ * that, and everything up to it is on Postgres' disk.
+ */
+export async function emitMessage(sql: pg.Client): Promise<Lsn> {
+  const { rows } = await sql.query<{ lsn: string }>(`SELECT pg_logical_emit_message(true, 'tokaido', '') AS lsn`);
+  return parseLsn(rows[0]?.lsn ?? '');
 }

@@ -17,6 +17,7 @@
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Store } from '../../store/types.js';
 import { type BatchLimits, ChangeBatch, changeOf } from './batch.js';
+import type { Beside } from './beside.js';
 import type { BinaryTypes } from './binary/types.js';
 import {
   BoundMapping,
@@ -26,7 +27,6 @@ import {
   type MissingRow,
   type RowChange,
 } from './mapping.js';
-import type { Overtaken } from './overtaken.js';
 import {
   decodeEnvelope,
   decodeMessage,
@@ -37,8 +37,9 @@ import {
   type Relation,
   relationOfRow,
 } from './pgoutput.js';
+import type { Xid } from './sight.js';
 import { Spill, SpillFull } from './spill.js';
-import { hasColumns, type PublishedTable, TablesChanged } from './tables.js';
+import { type CopiedTable, hasColumns, TablesChanged } from './tables.js';
 import type { TypeCatalog } from './values.js';
 
 export interface StreamLimits extends BatchLimits {
@@ -50,10 +51,10 @@ export interface StreamLimits extends BatchLimits {
 export interface StreamOptions {
   readonly feed: string;
   readonly store: Store;
-  /** As the catalog describes them, and the moment as of which each is in the store. */
+  /** As the catalog describes them, and what of each is in the store. */
   readonly tables: readonly CopiedTable[];
-  /** What a copy that goes on meanwhile must not touch, when there is one. */
-  readonly overtaken: Overtaken | undefined;
+  /** A copy that goes on meanwhile. */
+  readonly beside: Beside | undefined;
   readonly types: TypeCatalog;
   /** Values come in binary form, of these types; `undefined`: as text. */
   readonly binary: BinaryTypes | undefined;
@@ -76,16 +77,6 @@ export interface StreamOptions {
   readonly onCut: () => void;
   /** The stream cannot go on. */
   readonly onFail: (error: unknown) => void;
-}
-
-/** A table, and the moment of its copy: transactions before it are in the copy already. */
-export interface CopiedTable {
-  readonly table: PublishedTable;
-  readonly since: Lsn;
-  /** The copy has, or will have, every row of this later moment: what a change before it lacks comes, or came, with it. */
-  readonly wholeAt: Lsn;
-  /** The copy is still under way. */
-  readonly isCopying: boolean;
 }
 
 /** One mapping of a relation of the stream; bound when the first change arrives that is not in the copy already. */
@@ -130,6 +121,7 @@ export class FeedStream {
   /** The batch that was handed to the store last, until the store begins with it. */
   #waiting: ChangeBatch | undefined;
   #inTransaction = false;
+  #xid: Xid = 0;
   #commitLsn: Lsn = 0n;
   #cut = false;
   #unapplied = 0;
@@ -143,8 +135,9 @@ export class FeedStream {
   readonly #spill: Spill;
   /** The streamed transaction that the messages belong to. */
   #streamed: number | undefined;
-  /** A spilled transaction is being applied: what arrives meanwhile waits here. */
+  /** A spilled transaction is being applied, or a snapshot is taken: what arrives meanwhile waits here. */
   #replaying = false;
+  #held = false;
   #behind: Buffer[] = [];
   /** The transaction was applied before. */
   #isOld = false;
@@ -194,7 +187,7 @@ export class FeedStream {
   /** One CopyData message, whose bytes stay as they are. Errors: `CORRUPT`, `FEED`. */
   onData(chunk: Buffer): void {
     if (this.#failed) return;
-    if (this.#replaying) this.#behind.push(chunk);
+    if (this.#replaying || this.#held) this.#behind.push(chunk);
     else this.#take(chunk);
   }
 
@@ -250,7 +243,7 @@ export class FeedStream {
   #onMessage(message: Message, bytes: number): void {
     switch (message.kind) {
       case 'begin':
-        this.#begin(message.commitLsn);
+        this.#begin(message.xid, message.commitLsn);
         return;
       case 'relation':
         this.#describe(message.relation);
@@ -279,7 +272,8 @@ export class FeedStream {
     }
   }
 
-  #begin(commitLsn: Lsn): void {
+  #begin(xid: Xid, commitLsn: Lsn): void {
+    this.#xid = xid;
     this.#inTransaction = true;
     this.#cut = false;
     this.#isOld = false;
@@ -291,7 +285,7 @@ export class FeedStream {
     const { counters } = this.#options;
     this.#replaying = true;
     this.#balance();
-    this.#begin(commitLsn);
+    this.#begin(xid, commitLsn);
     // Its descriptions of tables hold for what comes behind it, even when its changes are here already.
     this.#isOld = this.#isApplied(endLsn);
     for await (const messages of this.#spill.read(xid)) {
@@ -307,7 +301,20 @@ export class FeedStream {
     this.#catchUp();
   }
 
+  /** What arrives waits until the function has resolved: a snapshot that is taken meanwhile shows whatever came before. */
+  async holdDuring<T>(take: () => Promise<T>): Promise<T> {
+    this.#held = true;
+    this.#balance();
+    try {
+      return await take();
+    } finally {
+      this.#held = false;
+      this.#catchUp();
+    }
+  }
+
   #catchUp(): void {
+    if (this.#replaying || this.#held) return;
     const behind = this.#behind;
     this.#behind = [];
     for (const [at, chunk] of behind.entries()) {
@@ -336,8 +343,9 @@ export class FeedStream {
     const described = this.#relations.get(relationId);
     if (described === undefined)
       throw new TokaidoError('CORRUPT', `a change of relation ${relationId}, which was not described`);
-    const targets = described.targets.filter(({ since }) => this.#commitLsn >= since);
-    if (targets.length === 0 || this.#isOld) return;
+    if (this.#isOld) return;
+    const targets = described.targets.filter((target) => !this.#isCopied(target));
+    if (targets.length === 0) return;
     if (this.#isFull(bytes)) this.#writePart();
     for (const target of targets) {
       target.bound ??= this.#bind(described.relation, target);
@@ -356,14 +364,16 @@ export class FeedStream {
     return new BoundMapping(table.mapping, columns, types, counters);
   }
 
-  #noted({ isCopying, wholeAt }: Target, change: RowChange): RowChange {
-    const { overtaken } = this.#options;
-    const isEarly = this.#commitLsn < wholeAt;
-    if (!isEarly && (!isCopying || overtaken === undefined)) return change;
-    return (transaction, missing, found) => {
-      const target = isCopying && overtaken !== undefined ? overtaken.watch(transaction) : transaction;
-      change(target, isEarly ? [] : missing, found);
-    };
+  #isCopied({ table, shown }: CopiedTable): boolean {
+    if (shown?.shows(this.#xid, this.#commitLsn) === true) return true;
+    return this.#options.beside?.has(table, this.#xid, this.#commitLsn) === true;
+  }
+
+  #noted({ table }: Target, change: RowChange): RowChange {
+    const { beside } = this.#options;
+    if (beside?.kinds.has(table) !== true) return change;
+    const isEarly = beside.hasRows(table, this.#xid, this.#commitLsn);
+    return (transaction, missing, found) => change(beside.overtaken.watch(transaction), isEarly ? [] : missing, found);
   }
 
   /** Whether one more change would be too much for one transaction of the store. */
@@ -475,7 +485,7 @@ export class FeedStream {
   /** Lets Postgres wait while too much is under way: to the store, to the disk, or behind a large transaction. */
   #balance(): void {
     const isMuch = this.#spill.unwrittenBytes > this.#options.limits.maxUnappliedBytes;
-    const pause = this.#pressed || this.#replaying || isMuch;
+    const pause = this.#pressed || this.#replaying || this.#held || isMuch;
     if (pause === this.#paused) return;
     this.#paused = pause;
     this.#options.onPressure(pause);

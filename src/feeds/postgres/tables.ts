@@ -14,6 +14,7 @@ import type { Store } from '../../store/types.js';
 import { copyingNote } from '../feed.js';
 import { splitTable, type TableMapping } from './mapping.js';
 import type { Column, Lsn } from './pgoutput.js';
+import type { Sight } from './sight.js';
 
 /** A mapped table as it is published. */
 export interface PublishedTable {
@@ -27,11 +28,17 @@ export interface PublishedTable {
   readonly fingerprint: bigint;
 }
 
+/** A table that is in the store, or is being copied. */
+export interface CopiedTable {
+  readonly table: PublishedTable;
+  /** What its copy, or the copy's beginning, shows; `undefined` when that lies behind, and every change is still to come. */
+  readonly shown: Sight | undefined;
+}
+
 /** Fingerprint of a table that is not, or only partly, copied. */
 const NOT_COPIED = 0n;
 const NAME = 'postgres table';
 const AT = 'postgres copied';
-const WHOLE_AT = 'postgres whole';
 /** What the copy under way is of, how many pages of it are written, and the first transaction that it may lack. */
 const BEGUN = 'postgres begun';
 const PAGES = 'postgres pages';
@@ -184,14 +191,12 @@ export class CopiedTables {
     return `${prefix} ${table} ${database} ${key}`;
   }
 
-  /** The moment at which the table's copy began: every change since then comes, or came, with the stream. */
+  /**
+   * The moment at which the table's copy began: every change since then comes, or came, with the stream. While the stream
+   * is not there yet, only the copy's sight says which changes are in the copy (sight.ts).
+   */
   copiedAt(mapping: TableMapping): Lsn {
     return this.#store.feedPosition(this.#nameOf(mapping, AT)) ?? 0n;
-  }
-
-  /** Every row that there was at this moment is in the store, or was when the copy ended; 0 when nobody knows. */
-  wholeAt(mapping: TableMapping): Lsn {
-    return this.#store.feedPosition(this.#nameOf(mapping, WHOLE_AT)) ?? 0n;
   }
 
   isWhole({ mapping, fingerprint }: PublishedTable): boolean {
@@ -212,6 +217,14 @@ export class CopiedTables {
     return undefined;
   }
 
+  /** Whether a copy of the table that was interrupted may go on, as Postgres has it now. */
+  async mayGoOn(sql: pg.Client, table: PublishedTable): Promise<boolean> {
+    const { rows } = await sql.query<{ file: string | null }>('SELECT pg_relation_filenode($1::oid) AS file', [
+      table.oid,
+    ]);
+    return this.begun(table, rows[0]?.file ?? null) !== undefined;
+  }
+
   /** A copy of the table begins, as of a moment. Resolves once nothing that it writes can be on the disk without that. */
   async begin(table: PublishedTable, file: string | null, lsn: Lsn, begun: BegunCopy): Promise<void> {
     const { mapping } = table;
@@ -219,7 +232,6 @@ export class CopiedTables {
     // In this order: what is half copied counts neither as whole nor as a copy of another moment.
     await this.forget([mapping]);
     await this.#store.mark({ feed: this.#nameOf(mapping, AT), position: lsn }).committed;
-    await this.#store.mark({ feed: this.#nameOf(mapping, WHOLE_AT), position: 0n }).committed;
     await this.#store.mark({ feed: this.#nameOf(mapping, XID), position: sinceXid }).committed;
     await this.notePages(mapping, pages);
     const identity = identityOf(table, file, isOverRecords);
@@ -231,9 +243,8 @@ export class CopiedTables {
     await this.#store.mark({ feed: this.#nameOf(mapping, PAGES), position: BigInt(pages) }).committed;
   }
 
-  /** The table is in the store, whole, as of a moment and as `fingerprint` describes it. */
-  async setWhole({ mapping, fingerprint }: PublishedTable, lsn: Lsn): Promise<void> {
-    await this.#store.mark({ feed: this.#nameOf(mapping, WHOLE_AT), position: lsn }).committed;
+  /** The table is in the store, whole, as `fingerprint` describes it. */
+  async setWhole({ mapping, fingerprint }: PublishedTable): Promise<void> {
     await this.#store.mark({ feed: this.#nameOf(mapping), position: fingerprint }).flushed;
     await this.#store.mark({ feed: this.#nameOf(mapping, BEGUN), position: NOT_COPIED }).committed;
   }

@@ -241,5 +241,9 @@ function registerFeedMetrics(node: Node): void {
     const status = feed();
     return status === undefined ? undefined : (status.copy?.tables ?? 0) - (status.copy?.tablesDone ?? 0);
   });
+  metrics.gauge('feed_copy_waits', 'Transactions of Postgres that a copy waits for before it begins.', () => {
+    const status = feed();
+    return status === undefined ? undefined : (status.copy?.waitsFor ?? 0);
+  });
   metrics.gauge('feed_copied_rows', 'Rows of the last or running copy.', () => feed()?.rowsCopied);
 }
