@@ -1,7 +1,8 @@
 /** The torture of the feed, for moments: `npm run torture -- postgres` goes on for minutes. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { postgres, postgresIdle } from './postgres.js';
+import { postgres } from './postgres.js';
+import { postgresIdle } from './postgres-idle.js';
 import type { Torture } from './torture.js';
 
 describe('the Postgres feed under torture', () => {

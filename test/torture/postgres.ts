@@ -1,10 +1,14 @@
 /**
  * Torture of the Postgres feed: eight sessions write whatever an application may write (inserts, updates, deletes, key
- * changes, truncates, changes of a table's shape, large transactions, savepoints, roll backs) while the root, Postgres
- * and the connection between them are killed at random. A reader on an edge watches all the time: accounts that always
- * have one sum, and counters that never fall. In the end the edge equals Postgres exactly.
+ * changes, truncates, changes of a table's shape, large transactions, long ones, savepoints, roll backs) while the root,
+ * Postgres and the connection between them are killed at random, and a table leaves the mapping and the publication and
+ * comes back. A reader on an edge watches all the time: accounts that always have one sum, and counters that never fall.
+ * In the end the edge equals Postgres exactly.
  */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import pg from 'pg';
+import { parse, stringify } from 'yaml';
 import { TokaidoClient } from '../../src/client/client.js';
 import { connectSql } from '../../src/feeds/postgres/connection.js';
 import type { TableMapping } from '../../src/feeds/postgres/mapping.js';
@@ -20,6 +24,9 @@ const BALANCE = 1000;
 /** Rows of a large transaction: streamed before it commits. */
 const LARGE_ROWS = 3000;
 const LONGEST_LIFE_MS = 1500;
+/** How long a long transaction is open: over several kills, copies and changes of shape. */
+const LONG_MS = 4_000;
+const LONG_CHANCE = 0.01;
 /** Longest wait for a kill's work to be undone before the next; more come at once. */
 const RECOVER_MS = 4_000;
 /** Longest time without any progress. */
@@ -33,7 +40,8 @@ const SCHEMA = `
   INSERT INTO counter SELECT i, 0 FROM generate_series(1, ${SESSIONS}) i;
   CREATE TABLE kv (k text PRIMARY KEY, v text, tags text[]); ALTER TABLE kv REPLICA IDENTITY FULL;
   CREATE TABLE scratch (k text PRIMARY KEY, v text);
-  CREATE TABLE shape (k text PRIMARY KEY, v text, c0 int);`;
+  CREATE TABLE shape (k text PRIMARY KEY, v text, c0 int);
+  CREATE TABLE late (k text PRIMARY KEY, v text);`;
 
 const TABLES: readonly TableMapping[] = [
   { table: 'public.account', database: 'watched', key: 'account/{k}', value: { column: 'n' } },
@@ -42,7 +50,16 @@ const TABLES: readonly TableMapping[] = [
   { table: 'public.kv', database: 'kv', key: 'tag/{tags}/{k}', each: 'tags', value: { msgpack: ['k', 'v'] } },
   { table: 'public.scratch', database: 'scratch', key: '{k}', value: { column: 'v' } },
   { table: 'public.shape', database: 'shape', key: '{k}', value: { json: 'all' } },
+  { table: 'public.late', database: 'late', key: '{k}', value: { column: 'v' } },
 ];
+/** A root that was killed at once may never have published it. */
+const UNPUBLISH = `DO $$ BEGIN
+  IF EXISTS (SELECT FROM pg_publication_tables WHERE pubname = 'tokaido' AND tablename = 'late') THEN
+    ALTER PUBLICATION tokaido DROP TABLE late;
+  END IF; END $$`;
+/** The table that comes and goes. */
+const LATE = 'public.late';
+const DATABASES = ['watched', 'kv', 'scratch', 'shape', 'late'];
 const WATCHED = [
   ...Array.from({ length: ACCOUNTS }, (_, i) => `account/${i + 1}`),
   ...Array.from({ length: SESSIONS }, (_, i) => `counter/${i + 1}`),
@@ -94,6 +111,7 @@ class Session {
   async #transaction(client: pg.Client): Promise<void> {
     const dice = this.#dice;
     await client.query('BEGIN');
+    if (dice.chance(LONG_CHANCE)) await this.#long(client);
     const from = 1 + dice.below(ACCOUNTS);
     const to = 1 + dice.below(ACCOUNTS);
     const amount = dice.below(50);
@@ -117,6 +135,20 @@ class Session {
     else this.commits++;
   }
 
+  /** Stays open for long, before it takes anything that others wait for. */
+  async #long(client: pg.Client): Promise<void> {
+    for (let left = 1 + this.#dice.below(3); left > 0; left--) {
+      await client.query(this.#late());
+      await sleep(this.#dice.roll() * LONG_MS);
+    }
+  }
+
+  #late(): string {
+    const own = `${this.#number}-${this.#dice.below(40)}`;
+    if (this.#dice.chance(0.2)) return `DELETE FROM late WHERE k = '${own}'`;
+    return `INSERT INTO late VALUES ('${own}', '${this.#dice.below(1000)}') ON CONFLICT (k) DO UPDATE SET v = excluded.v`;
+  }
+
   /** Sessions keep to keys of their own: they are to be killed, not to wait for each other. */
   #statement(): string {
     const dice = this.#dice;
@@ -131,9 +163,10 @@ class Session {
     if (roll < 0.6)
       return `UPDATE kv SET k = '${this.#number}-m' || md5(k || v) WHERE k = '${own}' AND length(v) < 9000`;
     if (roll < 0.62) return `DELETE FROM kv WHERE k LIKE '${this.#number}-m%'`;
-    if (roll < 0.8)
+    if (roll < 0.72) return this.#late();
+    if (roll < 0.82)
       return `INSERT INTO shape (k, v) VALUES ('${own}', '${value}') ON CONFLICT (k) DO UPDATE SET v = excluded.v`;
-    if (roll < 0.83)
+    if (roll < 0.85)
       return `INSERT INTO scratch SELECT '${own}/' || i, repeat('y', 50) FROM generate_series(1, ${LARGE_ROWS}) i ON CONFLICT (k) DO UPDATE SET v = excluded.v || '${dice.below(10)}'`;
     if (roll < 0.95) return `INSERT INTO scratch VALUES ('${own}', '${value}') ON CONFLICT (k) DO NOTHING`;
     // One of them changes what others only write.
@@ -214,6 +247,9 @@ class Feeding {
   readonly #watcher: Watcher;
   readonly #sessions: readonly Session[];
   readonly kills = { root: 0, postgres: 0, connection: 0 };
+  #isLateMapped = true;
+  /** How often the late table came back. */
+  added = 0;
 
   private constructor(
     postgres: TestPostgres,
@@ -243,8 +279,10 @@ class Feeding {
       const sql = await postgres.connect();
       await sql.query(SCHEMA);
       await sql.end();
-      const databases = ['watched', 'kv', 'scratch', 'shape'];
-      const config = { databases, replication: { heartbeatMs: 200, reconnectMinMs: 50, reconnectMaxMs: 300 } };
+      const config = {
+        databases: DATABASES,
+        replication: { heartbeatMs: 200, reconnectMinMs: 50, reconnectMaxMs: 300 },
+      };
       const feed = { connection: postgres.url, tables: TABLES, binary, heartbeatMs: 500, statusMs: 100 };
       const root = await cluster.add({ name: 'root', role: 'root', config: { ...config, postgres: feed } });
       const edge = await cluster.add({ name: 'edge', role: 'edge', upstreams: [root], config });
@@ -269,7 +307,7 @@ class Feeding {
       const { rows } = await sql.query<{ lsn: string }>('SELECT pg_current_wal_lsn()::text AS lsn');
       let deadline = performance.now() + SETTLE_MS;
       let last: string | undefined;
-      for (const database of ['watched', 'kv', 'scratch', 'shape']) {
+      for (const database of DATABASES) {
         for (let isThere = false; !isThere; ) {
           isThere = await this.#client.reach({ position: rows[0]?.lsn as string, waitMs: 2000 }, { database }).then(
             () => true,
@@ -297,16 +335,34 @@ class Feeding {
     const roll = this.#dice.roll();
     if (roll < 0.4) {
       this.kills.root++;
+      const isChanged = this.#dice.chance(0.5);
+      if (isChanged) this.#map(!this.#isLateMapped);
       await this.#cluster.kill(this.#root);
+      // So that it is written to while it is not published.
+      if (isChanged && !this.#isLateMapped) await this.#ask(UNPUBLISH);
     } else if (roll < 0.6) {
       this.kills.postgres++;
       await this.#postgres.crash();
     } else {
       this.kills.connection++;
-      const sql = await this.#postgres.connect();
-      await sql.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%tokaido%'`);
-      await sql.end();
+      await this.#ask(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%tokaido%'`);
     }
+  }
+
+  async #ask(query: string): Promise<void> {
+    const sql = await this.#postgres.connect();
+    await sql.query(query);
+    await sql.end();
+  }
+
+  /** From its next start on the root feeds the late table, or does not. */
+  #map(isMapped: boolean): void {
+    const path = join(this.#root.folder, 'node.yaml');
+    const config = parse(readFileSync(path, 'utf8')) as { postgres: { tables: readonly TableMapping[] } };
+    config.postgres.tables = TABLES.filter(({ table }) => isMapped || table !== LATE);
+    writeFileSync(path, stringify(config));
+    this.#isLateMapped = isMapped;
+    if (isMapped) this.added++;
   }
 
   get total(): number {
@@ -317,6 +373,10 @@ class Feeding {
   async finish(): Promise<Omit<TortureResult, 'runs'> & { readonly failed: number }> {
     await Promise.all(this.#sessions.map(async (session) => await session.end()));
     let failed = 0;
+    if (!this.#isLateMapped) {
+      this.#map(true);
+      await this.#cluster.kill(this.#root);
+    }
     const sql = await connectSql({ connection: this.#postgres.url }, 'compare');
     try {
       await this.#settled();
@@ -353,6 +413,7 @@ class Feeding {
     return {
       failed: failed + this.#watcher.broken,
       ...this.kills,
+      added: this.added,
       commits: sum(({ commits }) => commits),
       rollBacks: sum(({ rollBacks }) => rollBacks),
       reads: this.#watcher.reads,
@@ -384,66 +445,5 @@ export const postgres: Torture = {
     } finally {
       await feeding.close();
     }
-  },
-};
-
-/** 4 MB each time: more than 1 GB in ten minutes, and little load. */
-const ROUND_MS = 2000;
-/** WAL written behind the slot's back that may wait for the next heartbeat, bytes. */
-const MOST_BEHIND = 64 * 2 ** 20;
-
-export const postgresIdle: Torture = {
-  name: 'postgres-idle',
-  about: 'Writes WAL to a table that is not published while the published one stands still: the slot advances.',
-  async run({ seconds, report, signal }: TortureOptions): Promise<TortureResult> {
-    const server = await TestPostgres.start();
-    const cluster = await Cluster.create();
-    let looks = 0;
-    let failed = 0;
-    let most = 0;
-    let writtenBytes = 0;
-    try {
-      const sql = await server.connect();
-      await sql.query('CREATE TABLE kv (k text PRIMARY KEY, v text); CREATE TABLE other (t text)');
-      const tables = [{ table: 'public.kv', database: 'default', key: '{k}', value: { column: 'v' } }];
-      const feed = { connection: server.url, tables, heartbeatMs: 1000, statusMs: 200 };
-      const root = await cluster.add({ name: 'root', role: 'root', config: { postgres: feed } });
-      cluster.start(root);
-      await cluster.ready(root);
-      const behind = async (): Promise<number> => {
-        const { rows } = await sql.query<{ behind: string }>(
-          'SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn) AS behind FROM pg_replication_slots',
-        );
-        return Number(rows[0]?.behind ?? 0);
-      };
-      const goesOn = clock({ seconds, signal });
-      do {
-        await sql.query(`INSERT INTO other SELECT repeat('x', 1000) FROM generate_series(1, 4000)`);
-        await sql.query('TRUNCATE other');
-        writtenBytes += 4_000_000;
-        const now = await behind();
-        most = Math.max(most, now);
-        looks++;
-        if (now > MOST_BEHIND) {
-          failed++;
-          report.failure(`the slot is ${now} bytes behind after ${writtenBytes} bytes of other WAL`);
-        }
-        report.progress(`${writtenBytes} bytes`);
-        await sleep(ROUND_MS);
-      } while (goesOn());
-      // Nobody writes any more: everything is confirmed, heartbeats apart.
-      const deadline = performance.now() + 15_000;
-      while ((await behind()) > 2 ** 20 && performance.now() < deadline) await sleep(100);
-      const left = await behind();
-      if (left > 2 ** 20) {
-        failed++;
-        report.failure(`the slot stays ${left} bytes behind`);
-      }
-      await sql.end();
-    } finally {
-      await cluster.close();
-      await server.stop();
-    }
-    return { runs: looks, failed, writtenBytes, mostBehindBytes: most };
   },
 };
