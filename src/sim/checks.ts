@@ -150,8 +150,9 @@ export function dump(store: LocalStore, latestMs: number, parts?: Parts): string
       if (!shows(parts, name, text) || (record.xtMs !== NEVER_EXPIRES && record.xtMs <= latestMs)) continue;
       records.push(`${text} = ${record.value} ${record.xtMs} ${record.versionNs} ${record.sid}`);
     }
-    // Of a database that has nothing for it, who has a part need not know the name.
-    if (parts === undefined || records.length > 0) lines.push(`database ${name}`, ...records);
+    // Who has a part need not know a database that has nothing for it; and an origin may have one that nothing came into,
+    // because the disk refused the first write to it.
+    if (records.length > 0) lines.push(`database ${name}`, ...records);
   }
   return lines.join('\n');
 }

@@ -33,9 +33,10 @@ const NESTED: readonly (readonly [readonly Part[], readonly Part[]])[] = [
   [[{ databases: ['other', ':'], prefixes: [] }], [{ databases: ['other'], prefixes: [] }]],
 ];
 
-/** Whether a node with these parts may have this key. */
+/** Whether a node with these parts may have this key. Of what the cluster keeps for itself, all may know who is where. */
 export function shows(parts: Parts, database: string, key: string): boolean {
   if (parts === undefined) return true;
+  if (database === '.tokaido') return key.startsWith('nodes/');
   return parts.some(({ databases, prefixes }) => {
     if (!databases.includes('*') && !databases.includes(database)) return false;
     return prefixes.length === 0 || prefixes.some((prefix) => key.startsWith(prefix));
