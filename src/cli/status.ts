@@ -81,6 +81,7 @@ export function renderStatus(status: NodeStatus): string {
     ]);
   if (status.equality !== undefined) rows.push(['equality', equalityText(status.equality)]);
   if (status.recovering) rows.push(['recovery', 'asking followers for transactions lost when the machine went down']);
+  if (status.writesRefused !== undefined) rows.push(['writes', `REFUSED: ${status.writesRefused}`]);
   for (const { name, index, records } of status.databases)
     rows.push([`database ${index}`, `${name}: ${records} records`]);
   if (status.log !== undefined)

@@ -55,7 +55,6 @@ import { DataDirectory } from './data/data-directory.js';
 import { Encryption } from './data/encryption.js';
 import { ImageKeeper } from './data/image-keeper.js';
 import { MachineDisk } from './data/machine-disk.js';
-import type { Recovery } from './data/recovery.js';
 import { Resealer } from './data/resealer.js';
 import type { StoreHolder } from './data/store-holder.js';
 import { loadTextDatabases } from './data/text-databases.js';
@@ -523,13 +522,9 @@ export class Node {
     return this.#replica.heartbeats;
   }
 
-  /** By how much the clock here is ahead of the origin's, ms; `undefined` before it is known. */
-  get clockAheadMs(): number | undefined {
-    return this.#replica.clock.aheadMs;
-  }
-
-  get recovery(): Recovery {
-    return this.#replica.recovery;
+  /** What of this node holds data and replicates. */
+  get replica(): Replica {
+    return this.#replica;
   }
 
   get feed(): NodeFeed | undefined {

@@ -301,6 +301,7 @@ export class Replica {
       },
       onHeartbeat: ({ path, origins }) => {
         this.#path = path;
+        this.heartbeats.keepOnly(origins);
         this.#hear(origins);
         this.#replication?.beat();
       },

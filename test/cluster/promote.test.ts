@@ -106,6 +106,10 @@ describe('tokaido promote', () => {
     await until('and so has the other edge', async () => {
       return (await read(edges[0] as ClusterNode, 'seen-by-one')) === 'edge-2';
     });
+    await until('nobody counts the lag of a root that is gone', async () => {
+      const lags = await Promise.all(edges.map(async (edge) => (await cluster.status(edge)).lagMs));
+      return lags.every((lagMs) => lagMs !== null && lagMs < 1500);
+    });
   });
 
   it('keeps the old root from writing when it comes back as if nothing had happened', async () => {
@@ -117,6 +121,8 @@ describe('tokaido promote', () => {
       return !response.ok && /relay has taken the place of this one/.test(await response.text());
     });
     assert.equal(await read(old, 'unseen'), 'by anybody');
+    const status = await tokaido(['status', '--admin', `127.0.0.1:${old.adminPort}`]);
+    assert.match(status.out.toString(), /^writes +REFUSED: the root relay has taken the place of this one$/m);
   });
 
   it('merges what only the old root had once it follows, and lists it', async () => {
@@ -147,6 +153,10 @@ describe('tokaido promote', () => {
     await until('all stand at one position', async () => {
       const at = await Promise.all(all.map(async (node) => JSON.stringify((await cluster.status(node)).position)));
       return at.every((position) => position === at[0]);
+    });
+    await until('neither root counts what the other one made itself', async () => {
+      const followers = [...(await cluster.status(old)).followers, ...(await cluster.status(relay)).followers];
+      return followers.length > 1 && followers.every(({ lagChanges }) => lagChanges === 0);
     });
     for (const node of [relay, ...edges]) {
       const same = await tokaido(['verify', `127.0.0.1:${old.adminPort}`, `127.0.0.1:${node.adminPort}`]);

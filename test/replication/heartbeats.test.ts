@@ -46,4 +46,18 @@ describe('beats and feeds', () => {
     assert.equal(beats.reachedOf('postgres'), undefined);
     assert.deepEqual(beats.latest()[0]?.reached, [], 'and followers are not told any more');
   });
+
+  it('an origin that the node above names no more counts no more: neither in the lag nor for its feed', () => {
+    const beats = new Heartbeats();
+    const second = { ...beat(3, 9_000, 5n), sid: sid(2) };
+    const position = [at(7), { ...at(3), sid: sid(2) }];
+    for (const heard of [beat(7, 1_000, 70n), second]) beats.hear(heard, position);
+    assert.equal(beats.lagMs(10_000), 9_000, 'that of the origin that lags most');
+    beats.keepOnly([]);
+    assert.equal(beats.lagMs(10_000), 9_000, 'who knows of nobody says nothing');
+    beats.keepOnly([second]);
+    assert.equal(beats.lagMs(10_000), 1_000);
+    assert.equal(beats.reachedOf('postgres'), 5n);
+    assert.deepEqual(beats.latest(), [second], 'and followers are told of the others only');
+  });
 });

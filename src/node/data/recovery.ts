@@ -87,6 +87,6 @@ export class Recovery {
     await beginEpoch();
     directory.tailSettled();
     this.#phase = 'over';
-    log.info({}, 'recovery complete: taking writes');
+    log.info({}, 'recovery complete');
   }
 }

@@ -128,8 +128,8 @@ export function registerNodeMetrics(node: Node, stalls: StallWatch): void {
     },
   );
   metrics.gauge('clock_ahead_seconds', "By how much the clock here is ahead of the origin's, or all news late.", () => {
-    const { clockAheadMs } = node;
-    return clockAheadMs === undefined ? undefined : clockAheadMs / 1000;
+    const { aheadMs } = node.replica.clock;
+    return aheadMs === undefined ? undefined : aheadMs / 1000;
   });
   metrics.counter('renewal_failures_total', 'Attempts to renew the certificate that failed.', () => {
     return node.enrollment.renewal()?.failures;

@@ -26,13 +26,14 @@ export function nodeStatus(node: Node): NodeStatus {
     uptimeMs: Math.round(runtime.monotonicMs() - node.startedMs),
     ready,
     notReadyBecause: reason,
-    recovering: node.recovery.active,
+    recovering: node.replica.recovery.active,
+    writesRefused: self.role === 'root' ? node.replica.writeRefusal()?.message : undefined,
     position: (store?.position() ?? []).map(({ versionNs, ...origin }) => ({
       ...origin,
       versionNs: String(versionNs),
     })),
     lagMs: self.role === 'root' ? 0 : (node.heartbeats.lagMs(nowMs) ?? null),
-    clockAheadMs: node.clockAheadMs,
+    clockAheadMs: node.replica.clock.aheadMs,
     equality: equalityOf(node),
     databases: (store?.databases() ?? []).map(({ name, index }) => ({ name, index, records: store?.count(name) ?? 0 })),
     log:

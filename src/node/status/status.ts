@@ -63,6 +63,8 @@ export interface NodeStatus {
   readonly notReadyBecause: string | undefined;
   /** A root that waits for followers after an unclean shutdown. */
   readonly recovering: boolean;
+  /** Why a root takes no writes: it recovers, stands by, or another one has taken its place. */
+  readonly writesRefused: string | undefined;
   readonly position: readonly StatusOrigin[];
   /** Age of the data, ms; `null` before it is known. A root is never behind. */
   readonly lagMs: number | null;

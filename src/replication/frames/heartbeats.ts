@@ -36,6 +36,15 @@ export class Heartbeats {
     this.#advance(known, position);
   }
 
+  /**
+   * The node above told all that it knows. An origin that it does not name is over, and counts no more: its root is gone
+   * for good, and another one has taken its place. Who has heard of nobody yet says nothing about anybody.
+   */
+  keepOnly(beats: readonly OriginBeat[]): void {
+    if (beats.length === 0) return;
+    for (const sid of this.#known.keys()) if (!beats.some((beat) => beat.sid === sid)) this.#known.delete(sid);
+  }
+
   /** The node's position moved on. */
   reach(position: Position): void {
     for (const known of this.#known.values()) this.#advance(known, position);

@@ -135,8 +135,11 @@ export class FollowerSession {
     return this.#tree.map((node) => ({ ...node, ageMs: node.ageMs + ageMs }));
   }
 
+  /** Transactions that the follower has not acknowledged; a root has what it made itself, and acknowledges none of it. */
   lagChanges(): number {
-    return changesBetween(this.#applied, this.#host.store.position());
+    const own = this.#hello?.origin?.sid;
+    const ours = this.#host.store.position();
+    return changesBetween(this.#applied, own === undefined ? ours : ours.filter(({ sid }) => sid !== own));
   }
 
   /** Bytes from the follower. Whatever is wrong with them ends this link and nothing else. */
