@@ -14,10 +14,14 @@ interface Flags {
 async function ask<T>(admin: string, method: 'GET' | 'POST', path: string): Promise<T> {
   try {
     const response = await fetch(`http://${admin}${path}`, { method, signal: AbortSignal.timeout(TIMEOUT_MS) });
-    const body = (await response.json()) as T & { readonly error?: { readonly message: string } };
+    const body = (await response.json()) as T & {
+      readonly error?: { readonly code: string; readonly message: string };
+    };
+    if (body.error?.code === 'CONFIG') throw new TokaidoError('CONFIG', body.error.message);
     if (!response.ok) throw new Error(body.error?.message ?? `it answers ${response.status}`);
     return body;
   } catch (error) {
+    if (error instanceof TokaidoError) throw error;
     throw new TokaidoError(
       'NETWORK',
       `the admin listener ${admin} refuses: ${messageOf((error as Error).cause ?? error)}`,
@@ -71,6 +75,8 @@ export function registerLog(program: Command): void {
     .addHelpText('after', '\nExample:\n  tokaido log trim --keep-ms 3600000')
     .action(
       action(async ({ admin, keepBytes, keepMs, json }: Flags & { keepBytes?: string; keepMs?: string }) => {
+        if (keepBytes === undefined && keepMs === undefined)
+          throw new TokaidoError('CONFIG', 'give --keep-bytes or --keep-ms, or both');
         const trimmed = await ask<{ first: number; next: number; bytes: number }>(
           admin,
           'POST',

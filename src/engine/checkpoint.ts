@@ -42,12 +42,16 @@ const SLOT_HEAD_BYTES = 32;
 const MAX_PAGE_BYTES = 65_536;
 const BOOT_BYTES = 64;
 
+/** Where LMDB's mark stands in one of the first pages, or `undefined`. */
+export function markIn(page: Buffer): number | undefined {
+  for (let at = 0; at <= 64; at += 4) if (page.readUInt32LE(at) === LMDB_MAGIC) return at;
+  return undefined;
+}
+
 /** Number of the commit that one of the first pages names; 0 when it names none. */
 function numberIn(page: Buffer): number {
-  for (let at = 0; at <= 64; at += 4) {
-    if (page.readUInt32LE(at) === LMDB_MAGIC) return Number(page.readBigUInt64LE(at + NUMBER_AFTER_MAGIC));
-  }
-  return 0;
+  const at = markIn(page);
+  return at === undefined ? 0 : Number(page.readBigUInt64LE(at + NUMBER_AFTER_MAGIC));
 }
 
 /** The newest commit that the first two pages of a data file name. */
@@ -176,14 +180,31 @@ export class Checkpoint {
     }
   }
 
-  static #putBack(folder: string, file: number): void {
-    const path = join(folder, 'data.mdb');
-    if (!existsSync(path)) return;
+  /** Number of the newest commit that was noted; 0 when none was. */
+  static notedNumber(folder: string): number {
+    const path = join(folder, 'checkpoint');
+    if (!existsSync(path)) return 0;
+    const file = openSync(path, 'r');
+    try {
+      return Checkpoint.#newestOf(file)?.number ?? 0;
+    } finally {
+      closeSync(file);
+    }
+  }
+
+  static #newestOf(file: number): Noted | undefined {
     let newest: Noted | undefined;
     for (const index of [0, 1]) {
       const noted = decodeSlot(readAt(file, slotAt(index), slotAt(1) - slotAt(0)));
       if (noted !== undefined && noted.number > (newest?.number ?? -1)) newest = noted;
     }
+    return newest;
+  }
+
+  static #putBack(folder: string, file: number): void {
+    const path = join(folder, 'data.mdb');
+    if (!existsSync(path)) return;
+    const newest = Checkpoint.#newestOf(file);
     if (newest === undefined) return;
     const data = openSync(path, 'r+');
     try {

@@ -18,6 +18,7 @@ import { promisify } from 'node:util';
 import { type Database, open, type RootDatabase, type Transaction } from 'lmdb';
 import { assert, messageOf, TokaidoError } from '../base/errors.js';
 import { Checkpoint } from './checkpoint.js';
+import { refuseDamagedFile } from './damaged-file.js';
 import type { Commit, Engine, Entry, MapId, MapOptions, Range, Snapshot, Writer } from './engine.js';
 
 /** Longest key this engine stores, in bytes, the escape byte of a leading zero included. */
@@ -161,6 +162,7 @@ export class LmdbEngine implements Engine {
     try {
       mkdirSync(options.folder, { recursive: true, mode: 0o700 });
       Checkpoint.begin(options.folder, options.bootId);
+      refuseDamagedFile(options.folder);
       this.#environment = open<Buffer, Buffer>({
         path: options.folder,
         noSubdir: false,
@@ -175,6 +177,7 @@ export class LmdbEngine implements Engine {
       this.#checkpoint = new Checkpoint(options.folder, this.#pageBytes, this.#native.info().lastTxnId);
       if (this.flushesCommits) this.#pin = this.#environment.useReadTransaction();
     } catch (error) {
+      if (error instanceof TokaidoError) throw error;
       throw new TokaidoError('STORAGE', `cannot open the data file in ${options.folder}: ${messageOf(error)}`, {
         hint: 'check that the folder is writable and that no other node uses it',
         cause: error,

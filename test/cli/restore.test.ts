@@ -1,6 +1,6 @@
 /** `tokaido restore`: a data directory as it was at a time or a position, and a cluster that goes on from there. */
 import assert from 'node:assert/strict';
-import { cpSync, renameSync } from 'node:fs';
+import { cpSync, readdirSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { json, tokaido } from '../support/cli.js';
@@ -78,6 +78,19 @@ describe('tokaido restore', () => {
       assert.match((await restore('--log', join(stranger.folder, 'data'))).err, /different clusters/);
     } finally {
       await other.close();
+    }
+  });
+
+  it('refuses a copy that was made after the moment, and leaves the data directory empty', async () => {
+    for (const moment of [
+      ['--to-time', '2026-01-01T00:00:00Z'],
+      ['--to-position', '1:0'],
+    ]) {
+      const refused = await restore(...moment);
+      assert.equal(refused.code, 2, refused.out.toString());
+      assert.match(refused.err, /the copy was made after that moment: it is at 1:1, with a change of 20/);
+      assert.match(refused.err, /take an older copy/);
+      assert.deepEqual(readdirSync(join(root.folder, 'data')), []);
     }
   });
 

@@ -68,6 +68,9 @@ describe('tokaido verify and log', () => {
     const { batches } = await list();
     assert.equal(batches[0]?.first, trimmed.first);
     const nothing = await tokaido(['log', 'trim', '--admin', at(one)]);
-    assert.equal(nothing.code, 1);
+    assert.equal(nothing.code, 2);
+    assert.match(nothing.err, /^error: give --keep-bytes or --keep-ms/);
+    const wrong = await tokaido(['log', 'list', '--limit', '20000', '--admin', at(one)]);
+    assert.deepEqual([wrong.code, /^error: limit: /.test(wrong.err)], [2, true], wrong.err);
   });
 });

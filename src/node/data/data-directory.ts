@@ -12,6 +12,7 @@
 import { basename, join } from 'node:path';
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Runtime } from '../../base/runtime.js';
+import { DAMAGED_HINT } from '../../engine/damaged-file.js';
 import type { Disk } from './disk.js';
 
 interface NodeFile {
@@ -34,6 +35,8 @@ interface NodeFile {
 }
 
 const MAX_KNOWN_FOLLOWERS = 1024;
+
+const isStore = (name: string): boolean => /^store-\d{6}$/.test(name);
 
 export interface DataDirectoryOptions {
   readonly folder: string;
@@ -69,6 +72,7 @@ export class DataDirectory {
     disk.createFolder(folder);
     disk.lock(folder);
     const before = this.#read();
+    this.#refuseLost(before);
     const clusterId = wanted ?? before?.clusterId ?? runtime.randomBytes(16).toString('hex');
     if (before !== undefined && before.clusterId !== clusterId) {
       disk.unlock(folder);
@@ -126,9 +130,22 @@ export class DataDirectory {
     } catch (error) {
       if (error instanceof TokaidoError) throw error;
       throw new TokaidoError('CORRUPT', `cannot read ${path}: ${messageOf(error)}`, {
-        hint: 'a follower may be started with an empty data directory: it rebuilds itself from its upstream',
+        hint: DAMAGED_HINT,
       });
     }
+  }
+
+  /** Part of the directory is gone: to begin with nothing would be to remove the rest, at a root from every node. */
+  #refuseLost(before: NodeFile | undefined): void {
+    const stores = this.#disk.list(this.#folder).filter(isStore);
+    const current = basename(this.#generationFolder(before?.generation ?? 0));
+    const what =
+      before === undefined
+        ? stores.length > 0 && 'has data, and no node.json that says whose'
+        : before.generation > 0 && !stores.includes(current) && `lacks ${current}, which has its data`;
+    if (what === false) return;
+    this.#disk.unlock(this.#folder);
+    throw new TokaidoError('CORRUPT', `the data directory ${this.#folder} ${what}`, { hint: DAMAGED_HINT });
   }
 
   #write(file: NodeFile): void {
@@ -145,7 +162,7 @@ export class DataDirectory {
     const kept = [this.#generationFolder(this.#file.generation), this.unfinishedStore];
     for (const name of this.#disk.list(this.#folder)) {
       const path = join(this.#folder, name);
-      if (/^store-\d{6}$/.test(name) && !kept.includes(path)) this.#disk.remove(path);
+      if (isStore(name) && !kept.includes(path)) this.#disk.remove(path);
     }
   }
 

@@ -5,15 +5,15 @@
  * Each origin is cut by itself: at its first transaction made after the time, or numbered beyond the position. Its
  * versions grow, so everything behind that is left out, too; with one origin the result is exactly what was there.
  */
-import { cpSync, existsSync, readdirSync, readFileSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime } from '../../base/runtime.js';
-import { type LocalNumber, localNumber, type Sid } from '../../base/types.js';
+import { type LocalNumber, localNumber, type OriginPosition, type Position, type Sid } from '../../base/types.js';
 import type { Engine } from '../../engine/engine.js';
 import { describePosition } from '../../log/position.js';
-import { type TransactionHeader, transactionSpans } from '../../log/transaction.js';
+import { transactionSpans } from '../../log/transaction.js';
 import { UpdateLog } from '../../log/update-log.js';
 import { decodeState } from '../../store/state.js';
 import { type LocalStore, STATE_KEY } from '../../store/store.js';
@@ -52,7 +52,10 @@ export interface Recovered {
   readonly lost: readonly string[];
 }
 
-/** Errors: `CONFIG`, `STORAGE`, `REPLICATION` when the log does not go on where the copy ends, `CORRUPT`. */
+/**
+ * Errors: `CONFIG` (also when the copy was made after that moment), `STORAGE`, `REPLICATION` when the log does not go on
+ * where the copy ends, `CORRUPT`. The data directory is empty again then.
+ */
 export async function recoverTo(options: PointInTime): Promise<Recovered> {
   const { config, backup, log, runtime, logger } = options;
   const { data } = config;
@@ -84,18 +87,36 @@ export async function recoverTo(options: PointInTime): Promise<Recovered> {
   });
   const mapSizeBytes = config.store.maxSizeBytes;
   const engine = disk.openEngine(logFolder, { mapSizeBytes, maxMaps: 16, flushesCommits: false, onBroken: broken });
+  let isDone = false;
   try {
     const store = holder.current as LocalStore;
+    refuseLaterCopy(store.position(), options.until);
     const lost = await store.restore(undefined);
     const replayed = await replay(store, engine, options.until);
     await store.flush();
+    isDone = true;
     return { ...replayed, position: describePosition(store.position()), lost };
   } finally {
     await holder.close();
     await engine.close();
     directory.closeCleanly();
     encryption?.close();
+    if (!isDone) for (const name of readdirSync(data)) rmSync(join(data, name), { recursive: true });
   }
+}
+
+/** Nothing is taken out of a copy: one that has what came after the moment would bring the mistake back. */
+function refuseLaterCopy(copy: Position, until: Until): void {
+  const later = copy.find((origin) => {
+    return until.kind === 'position' ? until.last.has(origin.sid) && isBehind(origin, until) : isBehind(origin, until);
+  });
+  if (later === undefined) return;
+  const made = new Date(Number(later.versionNs / 1_000_000n)).toISOString();
+  throw new TokaidoError(
+    'CONFIG',
+    `the copy was made after that moment: it is at ${describePosition(copy)}, with a change of ${made}`,
+    { hint: 'take an older copy; nothing is taken out of one' },
+  );
 }
 
 async function replay(
@@ -132,7 +153,7 @@ async function replay(
   }
 }
 
-function isBehind({ sid, sequence, versionNs }: TransactionHeader, until: Until): boolean {
+function isBehind({ sid, sequence, versionNs }: OriginPosition, until: Until): boolean {
   switch (until.kind) {
     case 'time':
       return versionNs > BigInt(until.timeMs) * 1_000_000n;
