@@ -45,6 +45,15 @@ describe('tokaido verify and log', () => {
     assert.match(people.out.toString(), /^21 records differ\n(only A|differs): default "k/);
   });
 
+  it('reads as slowly as it likes: a long answer leaves nothing behind in the node', async () => {
+    const lines = Array.from({ length: 4000 }, (_, i) => `_${'long'.repeat(50)}${i}\tv\n`).join('');
+    const headers = { 'content-type': 'text/tab-separated-values' };
+    const rpc = `http://127.0.0.1:${one.clientPort}/rpc/set_bulk`;
+    assert.ok((await fetch(rpc, { method: 'POST', headers, body: lines })).ok);
+    assert.equal((await tokaido(['verify', at(one), at(other), '--json'])).code, 1);
+    assert.doesNotMatch(cluster.log(one), /Warning/);
+  });
+
   it('says which node it cannot reach', async () => {
     const { code, err } = await tokaido(['verify', at(one), '127.0.0.1:1']);
     assert.equal(code, 1);

@@ -38,6 +38,23 @@ describe('the choice among upstreams', () => {
     );
   });
 
+  it('waits longer each time that it cannot store what comes, whoever sends it, until it can', () => {
+    const choice = new UpstreamChoice([at('a'), at('b')], BACK_OFF, 1000);
+    const wait = (how: { readonly failedHere: boolean }): number => {
+      choice.next(() => 1);
+      choice.succeeded();
+      choice.lost(0, how);
+      return choice.next(() => 1).delayMs;
+    };
+    const full = { failedHere: true };
+    assert.deepEqual(
+      Array.from({ length: 9 }, () => wait(full)),
+      [20, 40, 80, 160, 320, 640, 1000, 1000, 1000],
+    );
+    assert.equal(wait({ failedHere: false }), 10);
+    assert.equal(wait(full), 20);
+  });
+
   it('tries the lost one first when there is something to go on with there, and then the others', () => {
     const choice = new UpstreamChoice([at('a'), at('b'), at('c')], BACK_OFF, 1000);
     const next = (): string => choice.next(() => 1).upstream.host;

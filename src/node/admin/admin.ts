@@ -108,10 +108,17 @@ async function sendLines(response: ServerResponse, options: AdminOptions, body: 
   for await (const line of options.digest(parseDigestRequest(body))) {
     if (isGone) return;
     if (!response.headersSent) response.writeHead(200, { 'content-type': 'application/x-ndjson' });
-    if (!response.write(`${JSON.stringify(line)}\n`))
-      await Promise.race([once(response, 'drain'), once(response, 'close')]);
+    if (!response.write(`${JSON.stringify(line)}\n`)) await drained(response);
   }
   response.end();
+}
+
+/** Resolves when the answer may go on, or nobody waits for it any more. */
+async function drained(response: ServerResponse): Promise<void> {
+  const over = new AbortController();
+  const { signal } = over;
+  await Promise.race([once(response, 'drain', { signal }), once(response, 'close', { signal })]);
+  over.abort();
 }
 
 function queryOf(request: IncomingMessage): URLSearchParams {

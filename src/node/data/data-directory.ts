@@ -148,8 +148,11 @@ export class DataDirectory {
     throw new TokaidoError('CORRUPT', `the data directory ${this.#folder} ${what}`, { hint: DAMAGED_HINT });
   }
 
+  /** What says so already is left alone: a node whose process died starts on a full disk, too. */
   #write(file: NodeFile): void {
-    this.#disk.replace(join(this.#folder, 'node.json'), `${JSON.stringify(file, null, 2)}\n`);
+    const path = join(this.#folder, 'node.json');
+    const text = `${JSON.stringify(file, null, 2)}\n`;
+    if (this.#disk.read(path) !== text) this.#disk.replace(path, text);
     this.#file = file;
   }
 

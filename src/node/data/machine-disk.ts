@@ -1,5 +1,5 @@
 /** The real machine's disk: files flushed and renamed, LMDB, locks that name a process. */
-import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { codeOf, messageOf, TokaidoError } from '../../base/errors.js';
 import type { LocalNumber } from '../../base/types.js';
@@ -60,7 +60,15 @@ export class MachineDisk implements Disk {
         hint: 'stop that process, or give this node a directory of its own',
       });
     }
-    this.replace(path, `${process.pid} ${processStart(process.pid) ?? ''}`);
+    const text = `${process.pid} ${processStart(process.pid) ?? ''}`;
+    try {
+      this.replace(path, text);
+    } catch (error) {
+      // On a full disk there is room for it where the last process had its own: reads go on there after a restart.
+      if (pid === undefined) throw error;
+      writeFileSync(path, text, { flag: 'r+' });
+      truncateSync(path, text.length);
+    }
   }
 
   unlock(folder: string): void {
@@ -81,7 +89,14 @@ export class MachineDisk implements Disk {
   }
 
   replace(path: string, text: string): void {
-    replaceFile(path, text, { mode: 0o600 });
+    try {
+      replaceFile(path, text, { mode: 0o600 });
+    } catch (error) {
+      throw new TokaidoError('STORAGE', `cannot write ${path}: ${messageOf(error)}`, {
+        hint: 'free space on its disk, or give its folder to the user of this process: the data is as it was',
+        cause: error,
+      });
+    }
   }
 
   remove(path: string): void {

@@ -84,6 +84,8 @@ export class UpstreamChoice {
   #current: Candidate | undefined;
   /** Attempts since the last success. */
   #failures = 0;
+  /** Links in a row that ended because this node could not store what came: a full disk, above all. */
+  #failuresHere = 0;
   /** What is left of this round. */
   #round: Candidate[] = [];
 
@@ -132,10 +134,12 @@ export class UpstreamChoice {
         ...kind.filter((candidate) => candidate === this.#current),
       ]);
     }
-    const round = Math.floor(this.#failures / this.#candidates.length);
+    // Another upstream does not mend a disk: each would send for nothing what cannot be stored here.
+    const round = Math.max(Math.floor(this.#failures / this.#candidates.length), this.#failuresHere);
     const ceilingMs =
       round === 0 ? this.#backOff.minMs : Math.min(this.#backOff.maxMs, this.#backOff.minMs * 2 ** round);
-    const delayMs = this.#failures === 0 ? random() * this.#backOff.minMs : ceilingMs * (0.5 + random() / 2);
+    const delayMs =
+      this.#failures === 0 && round === 0 ? random() * this.#backOff.minMs : ceilingMs * (0.5 + random() / 2);
     this.#failures++;
     const next = this.#round.shift() as Candidate;
     this.#current = next;
@@ -148,8 +152,9 @@ export class UpstreamChoice {
     this.#round = [];
   }
 
-  /** The link that worked was lost or left. */
-  lost(nowMs: number): void {
+  /** The link that worked was lost or left; `failedHere`: this node could not store what came. */
+  lost(nowMs: number, { failedHere = false } = {}): void {
+    this.#failuresHere = failedHere ? this.#failuresHere + 1 : 0;
     const candidate = this.#current;
     if (candidate === undefined) return;
     candidate.goodSinceMs = undefined;

@@ -278,7 +278,7 @@ export class UpstreamFollower {
     this.#relinks = 0;
     const nowMs = this.#options.runtime.monotonicMs();
     if (this.#session?.wasWelcome === true) {
-      this.#choice.lost(nowMs);
+      this.#choice.lost(nowMs, this.#session);
       this.#lostMs = nowMs;
     }
     const isBrokenOff = this.#options.host.unfinished?.() !== undefined;

@@ -117,6 +117,7 @@ export class UpstreamSession {
   /** What this link carries. */
   #scope = Scope.WHOLE;
   #wasWelcome = false;
+  #failedHere = false;
   #unapplied = 0;
   /** Of the batches of this link. */
   readonly #order = new ApplyOrder();
@@ -156,6 +157,11 @@ export class UpstreamSession {
   /** What was received is more than may wait to be applied: the link is told to wait. */
   get isPaused(): boolean {
     return this.#paused;
+  }
+
+  /** The link ended because this node could not store what came. */
+  get failedHere(): boolean {
+    return this.#failedHere;
   }
 
   /** The upstream accepted this node. */
@@ -355,7 +361,10 @@ export class UpstreamSession {
           this.#done(payload.length);
           this.#ackDue = true;
         },
-        (error: unknown) => this.end(`cannot apply what the upstream sent: ${messageOf(error)}`),
+        (error: unknown) => {
+          this.#failedHere = true;
+          this.end(`cannot apply what the upstream sent: ${messageOf(error)}`);
+        },
       );
   }
 
@@ -503,6 +512,7 @@ export class UpstreamSession {
         await step();
       } catch (error) {
         this.#isSpoilt = true;
+        this.#failedHere = true;
         this.end(`cannot load the snapshot: ${messageOf(error)}`);
       }
     });
