@@ -166,7 +166,9 @@ export async function fetchStatus(admin: string): Promise<NodeStatus> {
   try {
     const response = await fetch(`http://${admin}/status`, { signal: AbortSignal.timeout(TIMEOUT_MS) });
     if (!response.ok) throw new Error(`it answers ${response.status}: not the admin listener of a node`);
-    return (await response.json()) as NodeStatus;
+    const status = (await response.json()) as NodeStatus;
+    // A node of an older version, that waits for its restart, does not say whom it knows of.
+    return { ...status, announced: status.announced ?? [] };
   } catch (error) {
     throw new TokaidoError(
       'NETWORK',

@@ -1,6 +1,9 @@
 /** The command line with a root, an edge and a Postgres: real processes, their output, and their exit codes. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { json, tokaido } from '../support/cli.js';
@@ -135,6 +138,28 @@ describe('tokaido with a cluster', () => {
       'scope',
       'state',
     ]);
+  });
+});
+
+describe('tokaido status of a node that was not restarted after an upgrade', () => {
+  it('shows what that node says', async () => {
+    const cluster = await Cluster.create();
+    const node = await cluster.add({ name: 'root', role: 'root' });
+    cluster.start(node);
+    await cluster.ready(node);
+    const { announced, writesRefused, ...older } = await cluster.status(node);
+    const server = createServer((_, response) => response.end(JSON.stringify(older))).listen(0, '127.0.0.1');
+    try {
+      await once(server, 'listening');
+      const { port } = server.address() as AddressInfo;
+      const { code, out, err } = await tokaido(['status', '--admin', `127.0.0.1:${port}`]);
+      assert.deepEqual([code, err], [0, '']);
+      assert.match(out.toString(), /^node +root \(root\)/);
+      assert.deepEqual([announced, writesRefused], [[], undefined]);
+    } finally {
+      server.close();
+      await cluster.close();
+    }
   });
 });
 

@@ -82,8 +82,8 @@ export class Renewal {
       const leftMs = identity.current.notAfterMs - nowMs;
       this.#nextMs = nowMs + Math.min(RETRY_MAX_MS, Math.max(RETRY_MIN_MS, leftMs / 10)) * (0.5 + runtime.random() / 2);
       const hint = error instanceof TokaidoError ? error.hint : undefined;
-      const leftHours = Math.round(leftMs / 360_000) / 10;
-      const message = `the certificate of this node ends in ${leftHours} hours and could not be renewed`;
+      const when = leftMs > 0 ? `ends in ${Math.round(leftMs / 360_000) / 10} hours` : 'has expired';
+      const message = `the certificate of this node ${when} and could not be renewed`;
       // The last third is a warning, the last tenth an emergency.
       const isUrgent = leftMs < (identity.current.notAfterMs - identity.current.notBeforeMs) / 10;
       log[isUrgent ? 'error' : 'warn']({ reason: this.#lastError, hint, leftMs }, message);

@@ -65,8 +65,8 @@ export async function renewCertificate(options: RenewOptions, ca: OpenCa): Promi
 function checkIssued({ folder }: OpenCa, certificate: X509Certificate, path: string): void {
   const record = readRecords(folder).find(({ serial }) => serial.toUpperCase() === certificate.serialNumber);
   if (record === undefined) {
-    throw new TokaidoError('IDENTITY', `${path} was not issued by the CA in ${folder}`, {
-      hint: 'issue a certificate with `tokaido ca issue`',
+    throw new TokaidoError('IDENTITY', `the CA in ${folder} has no record of ${path}: it was not issued there`, {
+      hint: 'name the folder of the CA that issued it (signing.ca of the root, if the node joined or renews by itself), or issue one with `tokaido ca issue`',
     });
   }
   if (record.revoked === undefined) return;
