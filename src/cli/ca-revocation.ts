@@ -47,6 +47,14 @@ async function writeAndPublish(flags: CrlFlags, selection?: Selection): Promise<
   const list = await writeCrl(cas, { days: Number(flags.days), nowMs });
   const sent = { path: '/crl', what: 'the list', again: 'tokaido ca crl --publish', body: list.pem } as const;
   const published = flags.publish === undefined ? undefined : await publish(flags.publish, sent);
+  if (published?.older !== undefined)
+    throw new TokaidoError(
+      'IDENTITY',
+      `the list is written, but ${flags.publish} has a newer one of this CA: who was revoked here now is not locked out`,
+      {
+        hint: 'another copy of the folder of this CA has signed: revoke there, or copy issued/ and ca.crl from there to here first',
+      },
+    );
   if (flags.json) {
     const { path, nextUpdate } = list;
     printJson({ revoked, path, onList: list.revoked, nextUpdate, ...(published === undefined ? {} : { published }) });

@@ -7,6 +7,8 @@ const PUBLISH_TIMEOUT_MS = 30_000;
 export interface PublishedCounts {
   readonly published: number;
   readonly known: number;
+  /** Lists that the root left out: it has a newer one of the same CA. */
+  readonly older?: number;
 }
 
 export interface Publication {

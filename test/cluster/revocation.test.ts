@@ -1,6 +1,6 @@
 /** Revocation as an operator does it: one command at the root, and every node knows, through relays, for good. */
 import assert from 'node:assert/strict';
-import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { NodeStatus } from '../../src/node/status/status.js';
@@ -112,7 +112,24 @@ describe('tokaido ca revoke', () => {
     const newer = await tokaido(['ca', 'crl', '--ca', ca(), '--publish', adminOf(root), '--json']);
     assert.deepEqual(json(newer).published, { published: 1, known: 0 });
     const again = await fetch(`http://${adminOf(root)}/crl`, { method: 'POST', body: before });
-    assert.deepEqual(await again.json(), { published: 0, known: 1 });
+    assert.deepEqual(await again.json(), { published: 0, known: 0, older: 1 });
+    const same = await fetch(`http://${adminOf(root)}/crl`, {
+      method: 'POST',
+      body: readFileSync(join(ca(), 'ca.crl')),
+    });
+    assert.deepEqual(await same.json(), { published: 0, known: 1 });
+  });
+
+  it('by a copy of the folder of the CA that knows less is an error: nobody was locked out', async () => {
+    const copy = join(cluster.folder, 'copy-of-the-ca');
+    cpSync(ca(), copy, { recursive: true });
+    rmSync(join(copy, 'ca.crl'));
+    const args = ['ca', 'revoke', '--ca', copy, '--name', 'staying', '--publish', adminOf(root)];
+    const { code, err } = await tokaido(args);
+    assert.equal(code, 1);
+    assert.match(err, /has a newer one of this CA: who was revoked here now is not locked out/);
+    assert.match(err, /hint: another copy of the folder/);
+    assert.equal((await cluster.status(root)).revocation?.revoked, 1);
   });
 
   it('a list by somebody else, garbage, and a list for a follower are refused, and change nothing', async () => {

@@ -34,8 +34,10 @@ export interface PublishedListsOptions {
 export interface Published {
   /** New here, and on their way to every node. */
   readonly published: number;
-  /** Here already, or older than what is. */
+  /** Here already. */
   readonly known: number;
+  /** Left out, because a newer one of the same CA is here; absent when there is none. */
+  readonly older?: number;
 }
 
 export class PublishedLists {
@@ -105,17 +107,21 @@ export class PublishedLists {
     const signed = lists.map((list) => ({ key: keyOf(signerOf(list, identity, brought, nowMs)), list }));
     const { flushed } = store.writeReserved((transaction) => {
       let published = 0;
+      let older = 0;
       for (const { key, list } of signed) {
         const before = transaction.get(RESERVED_DATABASE, key);
-        if (before !== undefined && !isNewer(list, parseCrl(Buffer.from(before.value)))) continue;
-        transaction.set(RESERVED_DATABASE, key, list.der, 0);
-        published++;
+        const value = before === undefined ? undefined : Buffer.from(before.value);
+        if (value?.equals(list.der)) continue;
+        if (value === undefined || isNewer(list, parseCrl(value))) {
+          transaction.set(RESERVED_DATABASE, key, list.der, 0);
+          published++;
+        } else older++;
       }
-      return published;
+      return { published, older };
     });
-    const published = await flushed;
+    const { published, older } = await flushed;
     this.#look();
-    return { published, known: lists.length - published };
+    return { published, known: lists.length - published - older, ...(older === 0 ? {} : { older }) };
   }
 
   close(): void {
