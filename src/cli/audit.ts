@@ -1,4 +1,5 @@
 /** `tokaido audit`: checks an audit log. */
+import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { TokaidoError } from '../base/errors.js';
 import type { ChainHead } from '../node/audit/chain.js';
@@ -26,6 +27,7 @@ export function registerAudit(program: Command): void {
     )
     .action(
       action(async (file: string, { noted, json }: Flags) => {
+        if (!existsSync(file)) throw new TokaidoError('CONFIG', `there is no audit log ${file}`);
         const { verifyFiles } = await import('../node/audit/files.js');
         const { lines, first, head, problem } = await verifyFiles(
           file,

@@ -47,7 +47,7 @@ export function readPublic(path: string, what: string): string {
   } catch (error) {
     const hint =
       codeOf(error) === 'ENOENT'
-        ? 'check the path in the configuration, or issue it with `tokaido ca issue`'
+        ? 'check the path; `tokaido ca issue` makes keys and certificates, `tokaido encryption key` a file of encryption keys'
         : 'check its permissions';
     throw new TokaidoError('IDENTITY', `cannot read the ${what} ${path}: ${messageOf(error)}`, { hint, cause: error });
   }

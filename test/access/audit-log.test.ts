@@ -206,6 +206,8 @@ describe('the audit log', () => {
     const good = await tokaido(['audit', 'verify', file, '--noted', noted]);
     assert.equal(good.code, 0, good.err);
     assert.match(good.out.toString(), /^4 lines, 1 to 4: the chain is whole\nlast hash [0-9a-f]{64}\n$/);
+    const none = await tokaido(['audit', 'verify', `${file}.not`]);
+    assert.deepEqual([none.code, none.err.trim()], [2, `error: there is no audit log ${file}.not`]);
     writeFileSync(file, readFileSync(file, 'utf8').replace('10.0.0.1', '10.0.0.7'));
     const bad = await tokaido(['audit', 'verify', file, '--json']);
     assert.equal(bad.code, 1);
