@@ -37,6 +37,23 @@ for (const { name, options } of editions()) {
       long = await bench.connect();
     }
 
+    /** Commits wait for a standby that never comes while `run` goes on. */
+    async function whileCommitsWait(run: () => Promise<void>): Promise<void> {
+      const set = async (change: string): Promise<void> => {
+        await bench.sql.query(`ALTER SYSTEM ${change}`);
+        await bench.sql.query('SELECT pg_reload_conf()');
+      };
+      await bench.sql.query('SET synchronous_commit TO local');
+      await set(`SET synchronous_standby_names = 'nobody'`);
+      try {
+        const names = `SELECT 1 WHERE current_setting('synchronous_standby_names') <> ''`;
+        await eventually('commits wait', async () => (await bench.sql.query(names)).rowCount === 1);
+        await run();
+      } finally {
+        await set('RESET synchronous_standby_names');
+      }
+    }
+
     /** Waits until the records of a table are its rows as they are now. */
     async function equals(table: 'kv' | 'late'): Promise<void> {
       const { rows } = await bench.sql.query<{ k: string; v: string }>(`SELECT '${table}/' || k AS k, v FROM ${table}`);
@@ -117,30 +134,21 @@ for (const { name, options } of editions()) {
 
     it('a commit that came with the stream before Postgres shows it is not undone by a copy', async () => {
       await started([KV, LATE]);
-      await bench.sql.query(`ALTER SYSTEM SET synchronous_standby_names = 'nobody'`);
-      await bench.sql.query('SELECT pg_reload_conf()');
-      await bench.sql.query('SET synchronous_commit TO local');
-      await eventually('commits wait for a standby', async () => {
-        const { rows } = await bench.sql.query<{ is: boolean }>(
-          `SELECT current_setting('synchronous_standby_names') <> '' AS is`,
-        );
-        return rows[0]?.is === true;
-      });
-      let isShown = false;
-      const committing = long.query(`UPDATE late SET v = 'sent' WHERE k = '1'`).then(() => (isShown = true));
-      await eventually('the stream has it', () => bench.value('late/1')?.toString() === 'sent');
-      const { rows } = await bench.sql.query<{ v: string }>(`SELECT v FROM late WHERE k = '1'`);
-      assert.deepEqual([rows[0]?.v, isShown], ['old', false], 'and Postgres does not show it');
-      bench.copyAgain('public.late');
-      await eventually('the copy waits', () => bench.status.copy?.waitsFor === 1);
-      // What comes while it waits is left to the copy as well.
       const another = await bench.connect();
-      const alsoCommitting = another.query(`UPDATE late SET v = 'sent' WHERE k = '2'`);
-      await bench.sql.query(`UPDATE kv SET v = 'goes on'`);
-      await equals('kv');
-      await bench.sql.query('ALTER SYSTEM RESET synchronous_standby_names');
-      await bench.sql.query('SELECT pg_reload_conf()');
-      await Promise.all([committing, alsoCommitting]);
+      const commits: Promise<unknown>[] = [];
+      await whileCommitsWait(async () => {
+        commits.push(long.query(`UPDATE late SET v = 'sent' WHERE k = '1'`));
+        await eventually('the stream has it', () => bench.value('late/1')?.toString() === 'sent');
+        const { rows } = await bench.sql.query<{ v: string }>(`SELECT v FROM late WHERE k = '1'`);
+        assert.equal(rows[0]?.v, 'old', 'and Postgres does not show it');
+        bench.copyAgain('public.late');
+        await eventually('the copy waits', () => bench.status.copy?.waitsFor === 1);
+        // What comes while it waits is left to the copy as well.
+        commits.push(another.query(`UPDATE late SET v = 'sent' WHERE k = '2'`));
+        await bench.sql.query(`UPDATE kv SET v = 'goes on'`);
+        await equals('kv');
+      });
+      await Promise.all(commits);
       await another.end();
       await bench.synced();
       await equals('late');
