@@ -151,6 +151,7 @@ export class Node {
       rootAddress: config.role === 'root' && clients !== undefined ? `${clients.host}:${clients.port}` : '',
       feedReached: () => (this.#feed instanceof PostgresFeed ? this.#feed.reached : undefined),
       connect: this.#connect,
+      readCertificate: () => this.certificates.reload(),
       answer: async (request, from) => await this.#answer(request, from),
       onFatal: options.onFatal,
     });

@@ -47,6 +47,8 @@ export interface ReplicaOptions {
   readonly feedReached?: () => FeedPosition | undefined;
   /** Opens links to upstreams. */
   readonly connect: Connect;
+  /** Reads this node's certificate again at once, if it lies in files. */
+  readonly readCertificate?: () => void;
   /** The answer to what a follower asks; nobody may ask when absent. */
   readonly answer?: (request: Buffer, from: string) => Promise<Buffer>;
   /** Called when the node cannot go on: an invariant broke, or only a restart mends the disk. */
@@ -194,7 +196,7 @@ export class Replica {
       onData: (chunk) => session.onData(chunk),
       onDrain: () => session.pump(),
       onClose: () => server.closed(session),
-      onDistrust: () => session.askToRelink(),
+      onOutdated: () => session.askToRelink(),
     };
   }
 
@@ -267,7 +269,7 @@ export class Replica {
     host: Omit<UpstreamHost, 'onEnd'>,
     discovered?: () => Tiers,
   ): UpstreamFollower {
-    const { config, runtime, log, connect } = this.#options;
+    const { config, runtime, log, connect, readCertificate } = this.#options;
     return new UpstreamFollower({
       upstreams,
       discovered,
@@ -279,6 +281,7 @@ export class Replica {
       runtime,
       log,
       connect,
+      readCertificate,
       host,
     });
   }

@@ -28,8 +28,8 @@ export interface LinkHandlers {
   /** Exactly once. */
   onClose(reason: string): void;
   /**
-   * The CA of the peer's certificate does not count any more: the link ends in a moment. Time to open another one, with
-   * the certificates that both ends have by now.
+   * The link rests on a certificate that this node has replaced, or on one whose CA does not count any more, and then it
+   * ends in a moment. Time to open another one, with the certificates that both ends have by now.
    */
-  onDistrust?(): void;
+  onOutdated?(): void;
 }

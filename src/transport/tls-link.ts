@@ -33,8 +33,12 @@ const HANDSHAKE_TIMEOUT_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 10_000;
 /** How long a graceful close may take. */
 const CLOSE_TIMEOUT_MS = 2_000;
-/** How long a link may last whose CA was retired: enough to open another one with newer certificates. */
-const DISTRUSTED_MS = 400;
+/**
+ * How long a link may last whose CA was retired: the other end may be about to read its new certificate (`LOOK_MS` of the
+ * node), and then another link takes its place. What the peer had is all that it has in this time; what it opens anew is
+ * judged at once. With the looks at files before it, less than a second.
+ */
+const DISTRUSTED_MS = 700;
 /** One address is logged at most this often per reason; further refusals are counted. */
 const REFUSAL_LOG_MS = 1_000;
 const MAX_REFUSAL_ENTRIES = 1_000;
@@ -158,13 +162,13 @@ class TlsLink implements Link {
     const unsubscribe = trust.onChange(() => {
       const verdict = judge();
       const isRetired = 'refused' in verdict && verdict.refused.reason === 'untrusted-ca';
-      if (!isRetired || handlers.onDistrust === undefined || socket.destroyed) {
+      if (!isRetired || handlers.onOutdated === undefined || socket.destroyed) {
         endIfRefused();
         return;
       }
       // Whoever was revoked or has expired goes at once; the peer of a retired CA most likely has a new certificate.
       distrusted ??= this.#runtime.after(DISTRUSTED_MS, endIfRefused);
-      handlers.onDistrust();
+      handlers.onOutdated();
     });
     socket.on('data', (chunk: Buffer) => handlers.onData(chunk));
     socket.on('drain', () => handlers.onDrain());
@@ -326,7 +330,11 @@ export async function listenForFollowers(options: FollowerListenerOptions): Prom
     }
     const link = new TlsLink(socket, verdict.identity, runtime);
     const onRefused = ({ reason, message }: Refusal): void => refusals.refuse(socket, reason, message, details);
-    link.attach(options.onLink(link), { trust: identity, judge, onRefused });
+    const handlers = options.onLink(link);
+    link.attach(handlers, { trust: identity, judge, onRefused });
+    const { fingerprint256: shown } = (socket.getCertificate() as PeerCertificate | null) ?? {};
+    // Replaced during the handshake: nobody else will say so of this link.
+    if (shown !== identity.current.fingerprint) handlers.onOutdated?.();
   });
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => reject(cannotListen(options, error)));
@@ -414,10 +422,11 @@ const MACHINE_NAMES = namesOf([]);
 
 async function connectToAddress(options: ConnectOptions, { address, port }: Endpoint): Promise<void> {
   const { host, identity, log, runtime, audit = NO_AUDIT } = options;
+  const shown = identity.current;
   await new Promise<void>((resolve, reject) => {
     const socket = tlsConnect({
       ...COMMON,
-      ...credentials(identity.current),
+      ...credentials(shown),
       host: address,
       port,
       // The verdict is taken below, as at the other end: its reason says more than the runtime's.
@@ -464,7 +473,9 @@ async function connectToAddress(options: ConnectOptions, { address, port }: Endp
         log.warn({ address: addressOf(socket), reason }, `replication peer refused: ${message}`);
         refused(refusal);
       };
-      link.attach(options.onLink(link), { trust: identity, judge, onRefused });
+      const handlers = options.onLink(link);
+      link.attach(handlers, { trust: identity, judge, onRefused });
+      if (shown.fingerprint !== identity.current.fingerprint) handlers.onOutdated?.();
       resolve();
     });
   });

@@ -12,7 +12,7 @@ import { Cluster, type ClusterNode } from '../support/cluster.js';
 import { openssl } from '../support/openssl.js';
 
 const SOON_MS = 10_000;
-/** Nodes look at what they believe four times a second. */
+/** Nodes look at what they believe ten times a second. */
 const SETTLED_MS = 700;
 
 describe('tokaido ca rotate --publish', () => {

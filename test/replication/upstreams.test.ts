@@ -5,10 +5,13 @@ import { inOrder, UpstreamChoice } from '../../src/replication/following/upstrea
 import { Scope } from '../../src/replication/scope.js';
 import type { LocalStore } from '../../src/store/store.js';
 import { eventually } from '../support/local-runtime.js';
+import { framesIn } from '../support/received.js';
 import { contents, put, TestCluster, type TestNode } from '../support/replication-pair.js';
 
 const at = (host: string, more: object = {}) => ({ host, port: 1, name: host, ...more });
 const BACK_OFF = { minMs: 10, maxMs: 1000 };
+/** Nothing happens by itself. */
+const CALM = { staleMs: 60_000, returnMs: 60_000, silenceMs: 60_000 };
 
 describe('the choice among upstreams', () => {
   it('prefers the own region, then the lower priority, then the order', () => {
@@ -128,7 +131,7 @@ describe('a follower among several upstreams', () => {
   };
 
   function edge(
-    times: { staleMs: number; returnMs: number },
+    times: { staleMs: number; returnMs: number; silenceMs?: number; readCertificate?: () => void },
     upstreams = relays,
     discovered: readonly (readonly TestNode[])[] = [],
   ) {
@@ -247,6 +250,36 @@ describe('a follower among several upstreams', () => {
     assert.equal(linksTo('one'), before + 1);
     refusing.delete('one');
     await eventually('it was tried again', () => linksTo('one') === before + 2 && isWith('one'));
+  });
+
+  it('tries again within a moment, with the certificate that is there by then: a retired CA does not wait', async () => {
+    cluster.follow(relays[ONE] as TestNode, root);
+    let read = 0;
+    const { isWith } = edge({ ...CALM, readCertificate: () => void read++ });
+    await eventually('it follows the first', () => isWith('one'));
+    const before = linksTo('one');
+    refusing.add('one');
+    relays[ONE]?.server?.relink();
+    await eventually('it was asked', () => read === 1);
+    refusing.delete('one');
+    const startMs = performance.now();
+    await eventually('there is a new link', () => linksTo('one') === before + 1 && followersOf('one') === 1);
+    assert.ok(performance.now() - startMs < 500, `${performance.now() - startMs} ms`);
+  });
+
+  it('is asked for a new link as soon as it is welcome, where the certificate changed while it greeted', async () => {
+    const relay = relays[ONE] as TestNode;
+    const node = cluster.node('edge', cluster.openStore(undefined));
+    const { up } = cluster.follow(node, relay);
+    up.stalled = true;
+    relay.server?.relink();
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    assert.deepEqual(node.received, []);
+    up.stalled = false;
+    up.deliver();
+    await eventually('it is welcome', () => node.received.length > 1);
+    const [first, second] = framesIn(Buffer.concat(node.received));
+    assert.deepEqual([first?.type, second?.type], ['welcome', 'relink']);
   });
 
   it('ends a loop that comes about, with a message that draws it', async () => {

@@ -276,7 +276,8 @@ export class TestCluster {
       isReachable,
       mayLink = () => true,
       discovered = [],
-      ...times
+      silenceMs = 500,
+      ...options
     }: {
       isReachable(name: string): boolean;
       mayLink?(name: string): boolean;
@@ -284,16 +285,18 @@ export class TestCluster {
       discovered?: readonly (readonly TestNode[])[];
       staleMs: number;
       returnMs: number;
+      silenceMs?: number;
+      readCertificate?: () => void;
     },
   ): UpstreamFollower {
     const keeper = new UpstreamFollower({
-      ...times,
+      ...options,
       upstreams: upstreams.map(({ name }) => ({ host: name, port: 1, name })),
       discovered: () => {
         return discovered.map((tier) => tier.map(({ name }) => ({ host: name, port: 1, name, isDiscovered: true })));
       },
       backOff: { minMs: 1, maxMs: 20 },
-      silenceMs: 500,
+      silenceMs,
       freshMs: () => follower.heartbeats.newestMs(),
       runtime: this.runtime,
       log: silentLogger,

@@ -13,7 +13,9 @@ import { crlsOf } from '../../src/pki/crl.js';
 import { loadNodeIdentity, type NodeIdentity } from '../../src/pki/identity.js';
 import { type Live, LiveValue } from '../../src/pki/live.js';
 import type { Role } from '../../src/pki/names.js';
+import { certificatesOf } from '../../src/pki/pem.js';
 import { scopeNames } from '../../src/pki/scope-names.js';
+import { Trust } from '../../src/pki/trust.js';
 import type { Link, LinkHandlers } from '../../src/transport/link.js';
 import { connectToUpstream, type FollowerListener, listenForFollowers } from '../../src/transport/tls-link.js';
 import { eventually, localRuntime } from '../support/local-runtime.js';
@@ -275,6 +277,72 @@ describe('a link between nodes', () => {
     await eventually('the link to the revoked relay ends', () => closed.length > 1, 1000);
     assert.match(closed[1] as string, /staying: the peer is no longer allowed: its certificate is revoked/);
     await open.close();
+  });
+
+  it('a link whose CA is retired gets a moment for another one to take its place, and ends within a second', async () => {
+    const own = new LiveValue(relay);
+    const events: string[] = [];
+    let links = 0;
+    const noted = (name: string): LinkHandlers => {
+      links++;
+      const onOutdated = (): void => void events.push(`${name} outdated`);
+      return { ...handlers, onOutdated, onClose: (reason) => events.push(`${name} ${reason}`) };
+    };
+    const at = { host: '127.0.0.1', port: 0, log, runtime, maxConnections: 16 };
+    const open = await listenForFollowers({ ...at, identity: own, onLink: () => noted('relay') });
+    try {
+      const to = { ...at, port: open.port, expectedName: undefined };
+      await connectToUpstream({ ...to, identity: new LiveValue(edge), onLink: () => noted('edge') });
+      await eventually('both ends have it', () => links === 2);
+      const startMs = performance.now();
+      const theirs = join(folder, 'theirs', 'ca.crt');
+      own.set({ ...relay, trust: new Trust(certificatesOf(readFileSync(theirs, 'utf8'), theirs)) });
+      assert.deepEqual(events, ['relay outdated']);
+      await eventually('the link ends', () => events.some((event) => event.startsWith('edge ')), 3000);
+      const tookMs = performance.now() - startMs;
+      assert.ok(tookMs > 500 && tookMs < 1000, `${tookMs} ms`);
+      // What is opened anew is judged at once.
+      await connectToUpstream({ ...to, identity: new LiveValue(edge), onLink: () => noted('late') });
+      await eventually('the late one is refused', () => events.some((event) => event.startsWith('late ')), 500);
+      assert.equal(open.refusals.get('untrusted-ca'), 2);
+    } finally {
+      await open.close();
+    }
+  });
+
+  it('a certificate that is replaced during a handshake does not stay on that link unnoticed, at either end', async () => {
+    const own = { relay: new LiveValue(relay), edge: new LiveValue(edge) };
+    const renewed = {
+      relay: await issue('ours', 'relay-during', 'relay'),
+      edge: await issue('ours', 'edge-during', 'edge'),
+    };
+    const outdated: string[] = [];
+    let opened: Link | undefined;
+    const noted = (name: string): LinkHandlers => ({ ...handlers, onOutdated: () => void outdated.push(name) });
+    const at = { host: '127.0.0.1', port: 0, log, runtime, maxConnections: 16 };
+    const open = await listenForFollowers({ ...at, identity: own.relay, onLink: () => noted('relay') });
+    try {
+      const linking = connectToUpstream({
+        ...at,
+        port: open.port,
+        expectedName: undefined,
+        identity: own.edge,
+        onLink: (link) => {
+          opened = link;
+          // The relay has shown its certificate, and has not seen the last message of the handshake yet.
+          own.relay.set(renewed.relay);
+          return noted('edge');
+        },
+      });
+      await new Promise((resolve) => setImmediate(resolve));
+      own.edge.set(renewed.edge);
+      await linking;
+      await eventually('both know', () => outdated.length === 2);
+      assert.deepEqual(outdated, ['edge', 'relay']);
+    } finally {
+      opened?.destroy('end of test');
+      await open.close();
+    }
   });
 
   it('a new certificate is shown to the next peer, and open links stay', async () => {

@@ -97,7 +97,7 @@ export class AuditTrail implements Audit {
         this.record(`${side}.closed`, { ...who, reason });
         events.onClose(reason);
       },
-      onDistrust: () => events.onDistrust?.(),
+      onOutdated: () => events.onOutdated?.(),
     };
   }
 

@@ -19,8 +19,11 @@ import type { ClientTls } from '../../transport/stream-server.js';
 import type { ListenerTls } from '../config/listener-schema.js';
 import type { NodeConfig } from '../config/schema.js';
 
-/** How often files are looked at. A change is used at the second look that finds it the same: within two of these. */
-const LOOK_MS = 250;
+/**
+ * How often files are looked at. A change is used at the second look that finds it the same: within two of these, which
+ * leaves links of a retired CA the rest of a second to move.
+ */
+const LOOK_MS = 100;
 
 /** The newest expiration and number of what is revoked, for status and metrics. */
 export interface RevocationFacts {

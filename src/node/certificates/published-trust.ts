@@ -26,7 +26,7 @@ import type { NodeCertificates } from './certificates.js';
 import type { Published } from './published-lists.js';
 
 /** How often the store is looked at. */
-const LOOK_MS = 250;
+const LOOK_MS = 100;
 const NUMBER_DIGITS = 10;
 
 export interface PublishedTrustOptions {
@@ -78,7 +78,13 @@ export class PublishedTrust {
     const believed = believedAfter(this.#stored(), own.trust.authorities, at);
     if (fingerprints(believed) === fingerprints(own.trust.authorities)) return;
     const fault = new Trust(believed).fault(own.chain, at.nowMs);
-    if (fault === undefined) this.#write(believed, own);
+    if (fault === undefined) {
+      this.#write(believed, own);
+      return;
+    }
+    // What it was renewed to may lie in its files, unread.
+    certificates.reload();
+    if (certificates.identity?.current.fingerprint !== own.fingerprint) this.#look();
     else
       log.error({ reason: fault }, 'the CA of this certificate is retired: renew it (tokaido ca renew), or join again');
   }

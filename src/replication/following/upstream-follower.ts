@@ -29,8 +29,8 @@ export interface LinkEvents {
   onDrain(): void;
   /** Exactly once. */
   onClose(reason: string): void;
-  /** The peer's CA does not count any more: the link ends in a moment, unless another one takes its place. */
-  onDistrust?(): void;
+  /** It rests on a certificate that was replaced, or whose CA does not count any more: another one is wanted beside it. */
+  onOutdated?(): void;
 }
 
 /** Opens an authenticated link. Rejects with the reason when the upstream cannot be reached or is not allowed. */
@@ -50,6 +50,8 @@ export interface UpstreamFollowerOptions {
   /** Time of the newest heartbeat that this node has reached, ms since 1970. */
   freshMs(): number;
   readonly connect: Connect;
+  /** Reads this node's certificate again at once, if it lies in files. */
+  readonly readCertificate?: (() => void) | undefined;
   readonly host: Omit<UpstreamHost, 'onEnd'>;
   readonly runtime: Runtime;
   readonly log: Logger;
@@ -79,7 +81,13 @@ const REPORT_MS = 2000;
 /** How long a look may take. */
 const LOOK_MS = 5000;
 /** How often a new link beside the old one is tried; after that the old one lasts as long as its certificates. */
-const RELINK_TRIES = 10;
+const RELINK_TRIES = 30;
+/**
+ * For how long it is tried again quickly: the other end may be about to read its new certificate, and a link that rests on
+ * a retired CA does not wait for long. Later the round that looks for silence tries it.
+ */
+const RELINK_SOON_MS = 1000;
+const RELINK_AGAIN_MS = 50;
 /** How long the upstream of a snapshot that was broken off is tried again before another one begins anew. */
 const AGAIN_MS = 5000;
 
@@ -103,6 +111,9 @@ export class UpstreamFollower {
   #isRelinking = false;
   /** How often somebody asked for it: a link that was begun before is not what was asked for last. */
   #relinksAsked = 0;
+  /** When it was asked for last, on the monotonic clock. */
+  #relinkAskedMs = 0;
+  #relinkSoon: Timer | undefined;
   /** Since when the node has had this upstream, on the monotonic clock. */
   #followedMs = 0;
   #ackedMs = Number.NEGATIVE_INFINITY;
@@ -199,7 +210,7 @@ export class UpstreamFollower {
       onWelcome: (welcome) => {
         if (onWelcome(welcome)) host.onWelcome(welcome);
       },
-      onRelink: () => this.relink(),
+      onRelink: () => this.#onAsked(),
       onEnd,
     });
     return { session, events: this.#events(session) };
@@ -222,15 +233,31 @@ export class UpstreamFollower {
       },
       onDrain: () => undefined,
       onClose: (reason) => session.onClosed(reason),
-      onDistrust: () => this.relink(),
+      onOutdated: () => this.relink(),
     };
+  }
+
+  /** The upstream asks for a new link: with what this node has by now, also if it was put there a moment ago. */
+  #onAsked(): void {
+    const asked = this.#relinksAsked;
+    this.#options.readCertificate?.();
+    // Another certificate is a reason of its own.
+    if (asked === this.#relinksAsked) this.relink();
   }
 
   /** Puts a new link to the same upstream in the place of the one that works: the certificates of both ends hold there. */
   relink(): void {
     this.#relinks = RELINK_TRIES;
     this.#relinksAsked++;
+    this.#relinkAskedMs = this.#options.runtime.monotonicMs();
     void this.#relink();
+  }
+
+  #relinkAgain(): void {
+    const { runtime } = this.#options;
+    this.#relinkSoon?.cancel();
+    if (this.#relinks === 0 || runtime.monotonicMs() - this.#relinkAskedMs >= RELINK_SOON_MS) return;
+    this.#relinkSoon = runtime.after(RELINK_AGAIN_MS, () => void this.#relink());
   }
 
   /** A snapshot that is being loaded, and questions that are open, are not broken off: later, then. */
@@ -238,7 +265,10 @@ export class UpstreamFollower {
     const { connect, log } = this.#options;
     const old = this.#session;
     if (this.#relinks === 0 || this.#isRelinking || this.#stopped) return;
-    if (old?.state !== 'following' || old.isAsked) return;
+    if (old?.state !== 'following' || old.isAsked) {
+      this.#relinkAgain();
+      return;
+    }
     const asked = this.#relinksAsked;
     this.#isRelinking = true;
     this.#relinks--;
@@ -268,10 +298,13 @@ export class UpstreamFollower {
         connect(this.#upstream, attach).catch(reject);
       });
     } catch (error) {
-      log.info({ reason: messageOf(error), left: this.#relinks }, 'no new link beside the one to the upstream yet');
+      const isFirst = this.#relinks === RELINK_TRIES - 1;
+      const facts = { reason: messageOf(error), left: this.#relinks };
+      log[isFirst ? 'info' : 'debug'](facts, 'no new link beside the one to the upstream yet');
     }
     this.#isRelinking = false;
-    if (asked !== this.#relinksAsked) void this.#relink();
+    if (asked === this.#relinksAsked) this.#relinkAgain();
+    else void this.#relink();
   }
 
   #lost(reason: string): void {
@@ -380,6 +413,7 @@ export class UpstreamFollower {
   stop(): void {
     this.#stopped = true;
     this.#retry?.cancel();
+    this.#relinkSoon?.cancel();
     for (const timer of this.#timers) timer.cancel();
     this.#session?.end('this node is stopping');
   }

@@ -51,6 +51,8 @@ export class FollowerSession {
   #hello: Hello | undefined;
   #next: LocalNumber = localNumber(0);
   readonly #snapshot: FollowerSnapshot;
+  /** It shall hear of a new certificate here once it is welcome. */
+  #isRelinkDue = false;
   /** The next slice of a snapshot or of the log, or step of an audit, has its turn already. */
   #isPumpDue = false;
   /** Waits until the follower was sent everything before `next`, and nothing else. */
@@ -353,6 +355,7 @@ export class FollowerSession {
     const found = this.#find(hello);
     if (this.#refuseIfBehind(hello, found)) return;
     this.#sendWelcome(found);
+    if (this.#isRelinkDue) this.#send({ type: 'relink' });
     this.#logStart(found, hello.position);
     if (found.kind === 'from') {
       this.#follow(found.first);
@@ -533,6 +536,7 @@ export class FollowerSession {
 
   /** This node has a new certificate: the link shall not rest on the old one for longer than it must. */
   askToRelink(): void {
+    this.#isRelinkDue = this.#state === 'greeting';
     if (this.#state !== 'greeting' && this.#state !== 'ended') this.#send({ type: 'relink' });
   }
 
