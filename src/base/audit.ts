@@ -9,6 +9,8 @@ export type AuditEvent =
   | 'audit.torn'
   | 'audit.damaged'
   | 'follower.connected'
+  /** It opened the scope that its certificate hides. */
+  | 'follower.scoped'
   | 'follower.closed'
   | 'follower.refused'
   | 'upstream.connected'

@@ -29,6 +29,7 @@ interface IssueFlags extends MadeFlags {
   readonly dns: readonly string[];
   readonly ip: readonly string[];
   readonly scope: readonly string[];
+  readonly readableScope?: boolean;
 }
 
 interface RenewFlags extends MadeFlags {
@@ -119,7 +120,7 @@ function registerIssue(ca: Command): void {
         .makeOptionMandatory(),
     )
     .requiredOption('--name <name>', 'name of the node, unique in the cluster')
-    .option('--out <folder>', 'where to put node.crt, node.key and ca.crt (default: ./NAME)')
+    .option('--out <folder>', 'where to put node.crt, node.key, ca.crt and, with --scope, node.scope (default: ./NAME)')
     .option('--days <number>', 'how long it is valid', '90')
     .option('--dns <names...>', 'DNS names to include', [])
     .option('--ip <addresses...>', 'IP addresses to include', [])
@@ -127,6 +128,10 @@ function registerIssue(ca: Command): void {
       '--scope <parts...>',
       "what a relay or edge may follow at most: DATABASE or DATABASE/PREFIX, '*' for every database; without it, what replication.scopes of its upstream says",
       [],
+    )
+    .option(
+      '--readable-scope',
+      'put the scope into the certificate as it is, for whoever sees it to read; else it is hidden, and node.scope opens it',
     )
     .addOption(keyOption())
     .option('--json', 'print one JSON object')
@@ -136,7 +141,8 @@ function registerIssue(ca: Command): void {
         const { role, name, dns, ip, key: keyKind } = flags;
         const days = Number(flags.days);
         const scope = flags.scope.length === 0 ? {} : scopeFor(role, flags.scope);
-        const to = { ca: flags.ca, out: flags.out ?? name, role, name, days, dns, ip, ...scope };
+        const hasReadableScope = flags.readableScope === true;
+        const to = { ca: flags.ca, out: flags.out ?? name, role, name, days, dns, ip, ...scope, hasReadableScope };
         const options = { ...to, nowMs: Date.now(), keyKind };
         const made = await issueCertificate(options, openCa(flags.ca, keyAccess(flags)));
         if (flags.json) printJson(made);

@@ -26,7 +26,6 @@ import type { Connect, UpstreamFollower } from '../replication/following/upstrea
 import { encodeFrame } from '../replication/frames/frames.js';
 import type { Heartbeats } from '../replication/frames/heartbeats.js';
 import type { TreeNode } from '../replication/frames/tree.js';
-import { Scope } from '../replication/scope.js';
 import type { ReplicationServer } from '../replication/sending/server.js';
 import type { LocalStore } from '../store/store.js';
 import { type Names, namesOf } from '../transport/addresses.js';
@@ -44,6 +43,7 @@ import { AuditTrail } from './audit/trail.js';
 import { NodeCertificates } from './certificates/certificates.js';
 import { Enrollment } from './certificates/enrollment.js';
 import { ExpiryWatch } from './certificates/expiry-watch.js';
+import { acceptFollower } from './certificates/follower-scope.js';
 import { PublishedLists } from './certificates/published-lists.js';
 import { PublishedTrust } from './certificates/published-trust.js';
 import { ClientPolicies, listenerAt } from './client-policies.js';
@@ -152,6 +152,7 @@ export class Node {
       feedReached: () => (this.#feed instanceof PostgresFeed ? this.#feed.reached : undefined),
       connect: this.#connect,
       readCertificate: () => this.certificates.reload(),
+      scopeOpening: () => this.certificates.identity?.current.scopeOpening,
       answer: async (request, from) => await this.#answer(request, from),
       onFatal: options.onFatal,
     });
@@ -339,12 +340,7 @@ export class Node {
       audit: this.audit,
       farewell: (message) => encodeFrame({ type: 'refuse', code: 'IDENTITY', message }),
       onJoin: (socket) => this.enrollment.door.serve(socket),
-      onLink: (link) => {
-        const scope = link.scope === undefined ? undefined : Scope.of(link.scope);
-        const peer = { name: link.peer.name, role: link.peer.role, address: link.peerAddress, scope };
-        const events = this.#replica.accept(peer, link);
-        return this.audit.linked('follower', link, events, { scope: this.#replica.scopeOf(peer) });
-      },
+      onLink: (link) => acceptFollower(link, { replica: this.#replica, audit: this.audit }),
     });
   }
 

@@ -49,6 +49,8 @@ export interface ReplicaOptions {
   readonly connect: Connect;
   /** Reads this node's certificate again at once, if it lies in files. */
   readonly readCertificate?: () => void;
+  /** Opens the scope that this node's certificate hides, if it hides one. */
+  readonly scopeOpening?: () => string | undefined;
   /** The answer to what a follower asks; nobody may ask when absent. */
   readonly answer?: (request: Buffer, from: string) => Promise<Buffer>;
   /** Called when the node cannot go on: an invariant broke, or only a restart mends the disk. */
@@ -292,6 +294,10 @@ export class Replica {
       log,
       clusterId: self.clusterId,
       self: this.#self(),
+      scopeOpening: () => {
+        const opening = this.#options.scopeOpening?.();
+        return opening === undefined ? undefined : Buffer.from(opening, 'latin1');
+      },
       store: () => this.stores.current,
       isFollower: (instanceId) => this.#replication?.isFollower(instanceId) === true,
       openSnapshot: async (contents, scope, from) => await this.stores.openSnapshot(contents, scope, from),

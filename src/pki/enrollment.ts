@@ -46,6 +46,8 @@ interface Envelope {
 export interface Certified {
   readonly certificatePem: string;
   readonly trustPem: string;
+  /** Opens the scope that the certificate hides, for a machine that has not got it yet. */
+  readonly scopeOpening?: string | undefined;
 }
 
 /** For every kind of key that a certificate or token may have. */
@@ -139,12 +141,13 @@ export function decodeAnswer(bytes: Buffer): Certified {
   } catch {
     throw new TokaidoError('MALFORMED', 'this is not an answer to a request for a certificate');
   }
-  const { certificatePem, trustPem, error } = body;
+  const { certificatePem, trustPem, scopeOpening, error } = body;
   if (error !== undefined) {
     const { message, hint } = error;
     throw new TokaidoError('IDENTITY', `no certificate: ${String(message)}`, isText(hint) ? { hint } : {});
   }
-  if (isText(certificatePem) && isText(trustPem)) return { certificatePem, trustPem };
+  const opening = isText(scopeOpening) ? { scopeOpening } : {};
+  if (isText(certificatePem) && isText(trustPem)) return { certificatePem, trustPem, ...opening };
   throw new TokaidoError('MALFORMED', 'this is not an answer to a request for a certificate');
 }
 

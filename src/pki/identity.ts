@@ -2,6 +2,7 @@
 import { createPrivateKey, type KeyObject, type X509Certificate } from 'node:crypto';
 import { messageOf, TokaidoError } from '../base/errors.js';
 import { readKey, readPublic } from './files.js';
+import { readOpening } from './hidden-scope.js';
 import { type Identity, identityOf } from './names.js';
 import { certificatesOf, pemBlocks } from './pem.js';
 import { type ChainFault, outOfDate, Trust } from './trust.js';
@@ -29,6 +30,8 @@ export interface NodeIdentity {
   readonly notAfterMs: number;
   /** SHA-256 of the certificate, as OpenSSL prints it. */
   readonly fingerprint: string;
+  /** Opens the scope that the certificate hides; `undefined` when it hides none. */
+  readonly scopeOpening: string | undefined;
 }
 
 function refuse(message: string, hint: string): never {
@@ -113,5 +116,6 @@ export function loadNodeIdentity(files: IdentityFiles, nowMs: number): NodeIdent
     notBeforeMs: Date.parse(certificate.validFrom),
     notAfterMs: Date.parse(certificate.validTo),
     fingerprint: certificate.fingerprint256,
+    scopeOpening: readOpening(files.certificate, certificate.subjectAltName),
   };
 }

@@ -2,7 +2,7 @@
  * Values that change while a node runs: a certificate, a CA bundle, revocation lists. Who uses one asks for `current` at
  * every handshake, and is told when it changed, to look again at what is open.
  */
-import { readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { messageOf } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 
@@ -113,5 +113,6 @@ function looksOf(files: readonly string[]): string {
 }
 
 function contentsOf(files: readonly string[]): string {
-  return files.map((file) => readFileSync(file, 'latin1')).join('\0');
+  // One that is not there may not be needed: `load` knows.
+  return files.map((file) => (existsSync(file) ? readFileSync(file, 'latin1') : '')).join('\0');
 }

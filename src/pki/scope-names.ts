@@ -5,11 +5,15 @@
  * own configuration says, and a CA that is not ours can issue it.
  *
  * A certificate without such a name says nothing of it. One with a name that is not understood lets its holder see
- * nothing: to pass over it would be to give more than the CA meant.
+ * nothing: to pass over it would be to give more than the CA meant. One may carry a commitment to such names instead
+ * (`hidden-scope.ts`), alone: beside names it is not understood.
  */
-import { TokaidoError } from '../base/errors.js';
+import { TokaidoError, unreachable } from '../base/errors.js';
 
 const SCHEME = 'tokaido-scope:';
+/** Of a scope that is hidden. It has the scheme of names, and a form that none of them has. */
+export const COMMITMENT = `${SCHEME}?sha256=`;
+const COMMITMENT_FORM = /^tokaido-scope:\?sha256=[0-9a-f]{64}$/;
 const FORM = /^tokaido-scope:((?:[A-Za-z0-9._~*-]|%[0-9A-F]{2})+)(?:\/((?:[A-Za-z0-9._~*-]|%[0-9A-F]{2})+))?$/;
 /** Of one certificate: it crosses the wire in every handshake. */
 const MAX_NAMES = 64;
@@ -49,8 +53,9 @@ export function scopeName(text: string): string {
   return `${SCHEME}${encode(Buffer.from(database))}${rest}`;
 }
 
-/** As `scopeName` takes it. */
+/** As `scopeName` takes it; of a commitment, that it is one. */
 export function scopeText(name: string): string {
+  if (COMMITMENT_FORM.test(name)) return 'hidden';
   const [, database = '', prefix] = FORM.exec(name) ?? [];
   const rest = prefix === undefined ? '' : `/${decode(prefix).toString()}`;
   return `${decode(database).toString()}${rest}`;
@@ -75,30 +80,60 @@ export function scopeNames(texts: readonly string[]): readonly string[] {
   );
 }
 
-/**
- * The scope names of a certificate, as Node prints its alternative names; `undefined` when there is none, and `malformed`
- * when one is not understood.
- */
-export function scopeNamesOf(subjectAltName: string | undefined): readonly string[] | 'malformed' | undefined {
+/** What a certificate says of the scope of its holder. */
+export type ScopeInCertificate =
+  | { readonly kind: 'unsaid' }
+  | { readonly kind: 'named'; readonly names: readonly string[] }
+  /** `name` commits to it. */
+  | { readonly kind: 'hidden'; readonly name: string }
+  | { readonly kind: 'malformed' };
+
+/** Reads the alternative names of a certificate, as Node prints them. */
+export function scopeIn(subjectAltName: string | undefined): ScopeInCertificate {
   const found = (subjectAltName ?? '').split(', ').filter((name) => name.includes(SCHEME));
-  if (found.length === 0) return undefined;
+  const [first] = found;
+  if (first === undefined) return { kind: 'unsaid' };
   const names = found.map((name) => (name.startsWith('URI:') ? name.slice('URI:'.length) : ''));
-  return areScopeNames(names) ? names : 'malformed';
+  const [name = ''] = names;
+  if (names.length === 1 && COMMITMENT_FORM.test(name)) return { kind: 'hidden', name };
+  return areScopeNames(names) ? { kind: 'named', names } : { kind: 'malformed' };
 }
 
-/** What a certificate lets its holder see: nothing at all is an empty list, `undefined` that it says nothing of it. */
-export function certifiedScope(subjectAltName: string | undefined): readonly CertifiedPart[] | undefined {
-  const names = scopeNamesOf(subjectAltName);
-  if (names === undefined || names === 'malformed') return names === undefined ? undefined : [];
+/** Scope names as parts of a scope. */
+export function partsOf(names: readonly string[]): readonly CertifiedPart[] {
   return names.map((name) => {
     const [, database = '', prefix] = FORM.exec(name) ?? [];
     return { databases: [decode(database).toString()], prefixes: prefix === undefined ? [] : [decode(prefix)] };
   });
 }
 
-/** The names of a certificate that is renewed. Errors: `IDENTITY` when they would not mean the same again. */
+/** What a certificate lets its holder see, as far as it can be read in it. */
+export type CertifiedScope =
+  | { readonly kind: 'unsaid' }
+  /** Nothing at all when there are no parts. */
+  | { readonly kind: 'parts'; readonly parts: readonly CertifiedPart[] }
+  /** Nothing until its holder opens it. */
+  | { readonly kind: 'hidden'; readonly name: string };
+
+export function certifiedScope(subjectAltName: string | undefined): CertifiedScope {
+  const scope = scopeIn(subjectAltName);
+  if (scope.kind === 'malformed') return { kind: 'parts', parts: [] };
+  return scope.kind === 'named' ? { kind: 'parts', parts: partsOf(scope.names) } : scope;
+}
+
+/** The names of a certificate that is renewed, in the form that they have. Errors: `IDENTITY` when they would not mean the same again. */
 export function keptScope(subjectAltName: string | undefined): readonly string[] {
-  const names = scopeNamesOf(subjectAltName);
-  if (names !== 'malformed') return names ?? [];
-  throw new TokaidoError('IDENTITY', 'the certificate names a scope that is not understood: it is not renewed');
+  const scope = scopeIn(subjectAltName);
+  switch (scope.kind) {
+    case 'unsaid':
+      return [];
+    case 'named':
+      return scope.names;
+    case 'hidden':
+      return [scope.name];
+    case 'malformed':
+      throw new TokaidoError('IDENTITY', 'the certificate names a scope that is not understood: it is not renewed');
+    default:
+      return unreachable(scope);
+  }
 }

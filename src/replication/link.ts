@@ -20,4 +20,9 @@ export interface Peer {
   readonly address: string;
   /** What its certificate lets it see at most; absent when that says nothing of it. */
   readonly scope?: Scope | undefined;
+  /**
+   * Where the certificate hides that: what the opening in the peer's HELLO tells, `undefined` when it does not open it.
+   * Until then the peer sees nothing.
+   */
+  readonly openScope?: ((opening: Buffer | undefined) => Scope | undefined) | undefined;
 }

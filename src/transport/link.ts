@@ -1,12 +1,12 @@
 /** An authenticated connection to a peer: what transport offers and replication uses. */
 import type { Identity } from '../pki/names.js';
-import type { CertifiedPart } from '../pki/scope-names.js';
+import type { CertifiedScope } from '../pki/scope-names.js';
 
 export interface Link {
   /** Who the peer proved to be. */
   readonly peer: Identity;
-  /** What its certificate lets it follow at most; `undefined` when that says nothing of it. */
-  readonly scope: readonly CertifiedPart[] | undefined;
+  /** What its certificate lets it follow at most. */
+  readonly scope: CertifiedScope;
   readonly peerAddress: string;
   /** SHA-256 of its certificate, as people read it. */
   readonly fingerprint: string;

@@ -21,7 +21,7 @@ import type { NodeIdentity } from '../pki/identity.js';
 import type { Live } from '../pki/live.js';
 import type { Identity } from '../pki/names.js';
 import { checkPeer, type PeerFacts, type Refusal, type RefusalReason, type Verdict } from '../pki/policy.js';
-import { type CertifiedPart, certifiedScope } from '../pki/scope-names.js';
+import { type CertifiedScope, certifiedScope } from '../pki/scope-names.js';
 import { outOfDate } from '../pki/trust.js';
 import { type Endpoint, endpointsOf, type Names, namesOf } from './addresses.js';
 import { JOIN_PROTOCOL } from './join-link.js';
@@ -124,7 +124,7 @@ function explainTlsError(error: unknown): string {
 /** A socket that passed all checks, as a `Link`. */
 class TlsLink implements Link {
   readonly peer: Identity;
-  readonly scope: readonly CertifiedPart[] | undefined;
+  readonly scope: CertifiedScope;
   readonly peerAddress: string;
   readonly fingerprint: string;
   readonly #socket: TLSSocket;

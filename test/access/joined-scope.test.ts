@@ -1,23 +1,30 @@
 /** Nodes that joined with a token are held to its scope: real machines, from root and relay that have no rules of their own. */
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { parse, stringify } from 'yaml';
+import { silentLogger } from '../../src/base/logger.js';
 import { createIntermediate, issueCertificate, openCa } from '../../src/pki/ca/ca.js';
+import { loadNodeIdentity } from '../../src/pki/identity.js';
+import { LiveValue } from '../../src/pki/live.js';
 import { scopeNames } from '../../src/pki/scope-names.js';
+import { encodeFrame, type Frame, FrameDecoder } from '../../src/replication/frames/frames.js';
+import { Scope } from '../../src/replication/scope.js';
+import type { Link, LinkHandlers } from '../../src/transport/link.js';
+import { connectToUpstream } from '../../src/transport/tls-link.js';
 import { tokaido } from '../support/cli.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
-import { eventually } from '../support/local-runtime.js';
+import { eventually, localRuntime } from '../support/local-runtime.js';
 import { freePort } from '../support/postgres.js';
-import { databasesIn, framesIn, recordingInto, recordingsIn, withUnpacked } from '../support/received.js';
+import { databasesIn, framesIn, recordingInto, recordingsIn, shownTo, withUnpacked } from '../support/received.js';
 import { ServedNode } from '../support/serve.js';
 
 const SOON_MS = 20_000;
 const SECRET = 'never to leave';
-/** Outside of the edge's scope, in every way that something may be: database, key, value. */
-const OUTSIDE = [SECRET, 'vault-of-the-root', 'fr/outside', 'later', 'hidden', 'master', 'flag-of-the-relay'];
+/** Outside of the edge's scope, in every way that something may be: database, key, value; names in certificates, too. */
+const OUTSIDE = [SECRET, 'vault-of-the-root', 'fr/outside', 'later', 'hidden', 'master', 'flag-of-the-relay', 'flags'];
 
 describe('a cluster whose nodes join with tokens', () => {
   let cluster: Cluster;
@@ -115,6 +122,38 @@ describe('a cluster whose nodes join with tokens', () => {
     return files.some((entry) => readFileSync(join(entry.parentPath ?? entry.path, entry.name)).includes(text));
   };
 
+  /** What the root answers to a HELLO with this opening, over a link with the certificate in a folder. */
+  async function greeted(folder: string, scopeOpening: Buffer | undefined): Promise<Frame[]> {
+    const files = { certificate: join(folder, 'node.crt'), key: join(folder, 'node.key'), ca: join(folder, 'ca.crt') };
+    const identity = new LiveValue(loadNodeIdentity(files, Date.now()));
+    const { clusterId } = identity.current.identity;
+    const hello = {
+      version: 1,
+      clusterId,
+      self: { instanceId: 'ab'.repeat(16), name: 'brief' },
+      position: [],
+    } as const;
+    const can = { seeded: false, isLook: false, takesHorizon: true, resumes: false, unpacks: [] } as const;
+    const opening = scopeOpening === undefined ? {} : { scopeOpening };
+    const scopeId = Scope.WHOLE.id;
+    const decoder = new FrameDecoder();
+    const frames: Frame[] = [];
+    const closed = new Promise<void>((resolve, reject) => {
+      const onLink = (link: Link): LinkHandlers => {
+        link.send([encodeFrame({ type: 'hello', ...hello, ...can, scopeId, ...opening })]);
+        const onData = (chunk: Buffer): void => {
+          frames.push(...decoder.push(chunk));
+          if (frames.some(({ type }) => type === 'welcome')) link.destroy('seen');
+        };
+        return { onData, onDrain: () => undefined, onClose: () => resolve() };
+      };
+      const to = { host: '127.0.0.1', port: root.replicationPort, expectedName: 'root', identity };
+      connectToUpstream({ ...to, log: silentLogger, runtime: localRuntime(), onLink }).catch(reject);
+    });
+    await closed;
+    return frames;
+  }
+
   before(async () => {
     cluster = await Cluster.create();
     await createIntermediate({ folder: at('online'), name: 'online', days: 100, nowMs: Date.now() }, openCa(at('ca')));
@@ -192,7 +231,12 @@ describe('a cluster whose nodes join with tokens', () => {
     const answers = recordingsIn(received('edge-1', 'join'));
     const [own = [], toRelay = []] = ['edge-1', 'relay-1'].map((name) => recordingsIn(received(name, 'links')));
     assert.ok(answers.length === 1 && own.length >= 2);
-    const text = Buffer.concat([...answers, ...own.map(withUnpacked)]).toString('latin1');
+    const shown = ['join', 'links'].map((part) => shownTo(received('edge-1', part as 'join' | 'links')));
+    assert.ok(
+      shown.every((certificates) => certificates.includes('/relay/relay-1')),
+      'the relay has shown who it is',
+    );
+    const text = Buffer.concat([...answers, ...own.map(withUnpacked), ...shown]).toString('latin1');
     for (const word of OUTSIDE) assert.ok(!text.includes(word), `${word} was sent to the edge`);
     // That these are the bytes: what is inside is there, and what the relay may see was sent to the relay.
     assert.ok(text.includes('jp/a') && text.includes('seen by the edge') && text.includes('the end'));
@@ -220,24 +264,59 @@ describe('a cluster whose nodes join with tokens', () => {
     assert.ok(proven.some((database) => database.name === 'dns' && database.proven !== undefined));
   });
 
-  it('keeps the scope when a certificate is renewed', async () => {
+  it('keeps a hidden scope when a certificate is renewed, through the relay, and over a restart', async () => {
     const days = 1 / 24 / 30;
-    const brief = await cluster.add({ name: 'brief', role: 'edge', upstreams: [root] });
+    const upstreams = [{ address: `127.0.0.1:${relay.replication}`, name: 'relay-1' }];
+    const brief = await cluster.add({ name: 'brief', role: 'edge', config: { upstreams } });
     const scope = scopeNames(['flags/only/']);
     const short = { ca: at('online'), out: at('short'), role: 'edge', name: 'brief', days, scope } as const;
     await issueCertificate({ ...short, dns: [], ip: [], nowMs: Date.now() });
-    for (const file of ['node.crt', 'node.key'])
-      writeFileSync(join(brief.folder, file), readFileSync(at('short', file)));
+    for (const file of ['node.crt', 'node.key', 'node.scope'])
+      copyFileSync(at('short', file), join(brief.folder, file));
+    const path = join(brief.folder, 'node.crt');
+    const names = (): string => new X509Certificate(readFileSync(path)).subjectAltName ?? '';
+    const before = names();
+    assert.match(before, /URI:tokaido-scope:\?sha256=[0-9a-f]{64}/);
     cluster.start(brief);
     await cluster.ready(brief);
     const renewed = async (): Promise<boolean> => {
       return ((await cluster.status(brief)).certificate?.expiresInMs ?? 0) > 86_400_000;
     };
     await eventually('it is renewed', renewed, SOON_MS);
-    const path = join(brief.folder, 'node.crt');
-    assert.match(new X509Certificate(readFileSync(path)).subjectAltName ?? '', /URI:tokaido-scope:flags\/only%2F/);
-    const { brief: seen } = await followers(root.adminPort);
+    assert.equal(names(), before);
+    await cluster.stop(brief);
+    cluster.start(brief);
+    await cluster.ready(brief);
+    await eventually('it follows', async () => (await followers(relay.admin)).brief !== undefined, SOON_MS);
+    const { brief: seen } = await followers(relay.admin);
     assert.equal(seen, 'flags ("only/")');
+    await put('flags/only%2Fa', 'one');
+    await eventually('it is sent its part', async () => (await cluster.status(brief)).position.length > 0, SOON_MS);
+  });
+
+  it('tells nothing to who does not open the scope of its certificate, or shows what opens another', async () => {
+    const opening = (...parts: string[]): Buffer => readFileSync(at(...parts, 'node.scope'));
+    for (const [scopeOpening, message] of [
+      [undefined, /hides its scope, and nothing was sent that opens it/],
+      [opening('edge-1'), /hides its scope, and what was sent does not open it/],
+      [Buffer.from(String(opening('short')).replace('only', 'more')), /does not open it/],
+      [Buffer.alloc(9000, 'x'), /does not open it/],
+    ] as const) {
+      const frames = await greeted(at('short'), scopeOpening);
+      assert.deepEqual(
+        frames.map(({ type }) => type),
+        ['refuse'],
+      );
+      const [refusal] = frames;
+      assert.ok(refusal?.type === 'refuse' && refusal.code === 'SCOPE');
+      assert.match(refusal.message, message);
+    }
+    const [welcome] = await greeted(at('short'), opening('short'));
+    assert.equal(welcome?.type, 'welcome');
+    const events = readFileSync(join(root.folder, 'audit.log'), 'utf8').split('\n');
+    const refused = events.filter((line) => line.includes('"follower.refused"') && line.includes('stays hidden'));
+    assert.equal(refused.length, 4);
+    assert.ok(events.some((line) => line.includes('"follower.scoped"') && line.includes('flags (\\"only/\\")')));
   });
 
   it('makes no token for a follower that says nothing of its scope, nor one with a scope for who follows nobody', async () => {

@@ -39,8 +39,44 @@ export const ACCESS_MUTANTS: readonly AccessMutant[] = [
     'let their holder see nothing when one of them is not understood',
     mutant('malformed-scope-passed-over', 'a scope in a certificate that is not understood counts as none', [
       'pki/scope-names.js',
-      'return names === undefined ? undefined : [];',
-      'return undefined;',
+      "{ kind: 'named', names } : { kind: 'malformed' };",
+      "{ kind: 'named', names } : { kind: 'unsaid' };",
+    ]),
+  ),
+  caughtBy(
+    'pki/hidden-scope.test.js',
+    'is opened by nothing else',
+    mutant('opening-not-compared', 'what a follower shows of its scope is not compared with its certificate', [
+      'pki/hidden-scope.js',
+      'opening.length > MAX_OPENING_BYTES || nameOf(opening) !== name',
+      'opening.length > MAX_OPENING_BYTES',
+    ]),
+  ),
+  caughtBy(
+    'pki/hidden-scope.test.js',
+    'stands alone',
+    mutant('hidden-scope-beside-names', 'a commitment beside names in one certificate hides them', [
+      'pki/scope-names.js',
+      'names.length === 1 && COMMITMENT_FORM.test(name)',
+      'COMMITMENT_FORM.test(name)',
+    ]),
+  ),
+  caughtBy(
+    'access/hidden-scope.test.js',
+    'is sent nothing before its HELLO',
+    mutant('hidden-scope-counts-as-none', 'a certificate that hides its scope counts as one that says nothing of it', [
+      'node/certificates/follower-scope.js',
+      'return { ...known, scope: Scope.NOTHING, openScope };',
+      'return known;',
+    ]),
+  ),
+  caughtBy(
+    'access/hidden-scope.test.js',
+    'is refused, and told no more, when it shows nothing',
+    mutant('unopened-scope-goes-on', 'a follower that does not open its scope is taken for one without', [
+      'replication/sending/greeting.js',
+      'if (scope !== undefined)',
+      'if (true)',
     ]),
   ),
   caughtBy(

@@ -54,6 +54,23 @@ const GOLDEN: readonly (readonly [Frame, string])[] = [
     },
     `01${'03'.repeat(16)}${'01'.repeat(16)}016539010102ac020000000000000007${'04'.repeat(32)}`,
   ],
+  [
+    {
+      type: 'hello',
+      version: 1,
+      clusterId: '03'.repeat(16),
+      self: { instanceId: '01'.repeat(16), name: 'e' },
+      seeded: false,
+      isLook: false,
+      takesHorizon: true,
+      resumes: true,
+      unpacks: [],
+      position: [],
+      scopeId: '04'.repeat(32),
+      scopeOpening: Buffer.from('open'),
+    },
+    `01${'03'.repeat(16)}${'01'.repeat(16)}0165c800${'04'.repeat(32)}046f70656e`,
+  ],
   [{ type: 'audit', database: 'a', horizonMs: 5 }, '0161000000000005'],
   [{ type: 'audited', position, cutoffMs: 6 }, '010102ac020000000000000007000000000006'],
   [

@@ -129,18 +129,19 @@ describe('a link between nodes', () => {
   it('a link says what the certificate of its peer lets it follow', async () => {
     const out = join(folder, 'ours-scoped');
     const scope = scopeNames(['dns/jp/', 'flags']);
-    const names = { role: 'edge', name: 'edge-scoped', dns: [], ip: [], scope } as const;
+    const names = { role: 'edge', name: 'edge-scoped', dns: [], ip: [], scope, hasReadableScope: true } as const;
     await issueCertificate({ ca: join(folder, 'ours'), out, days: 1, nowMs: Date.now(), ...names });
     const files = { certificate: join(out, 'node.crt'), key: join(out, 'node.key'), ca: join(out, 'ca.crt') };
     await connect(loadNodeIdentity(files, Date.now()), 'relay-1');
     await connect(edge, 'relay-1');
     await eventually('both are there', () => accepted.length === 2);
     const [scoped, unscoped] = ['edge-scoped', 'edge-1'].map((name) => accepted.find(({ peer }) => peer.name === name));
-    assert.deepEqual(scoped?.scope, [
+    const parts = [
       { databases: ['dns'], prefixes: [Buffer.from('jp/')] },
       { databases: ['flags'], prefixes: [] },
-    ]);
-    assert.equal(unscoped?.scope, undefined);
+    ];
+    assert.deepEqual(scoped?.scope, { kind: 'parts', parts });
+    assert.deepEqual(unscoped?.scope, { kind: 'unsaid' });
   });
 
   it('a certificate from another CA is refused', async () => {

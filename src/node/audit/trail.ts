@@ -101,6 +101,18 @@ export class AuditTrail implements Audit {
     };
   }
 
+  /** A follower opened the scope that its certificate hides, and follows this; `undefined`: it did not open it. */
+  scopeOpened({ peer, peerAddress: address, fingerprint }: Link, scope: string | undefined): void {
+    const who = { address, name: peer.name, role: peer.role, fingerprint };
+    if (scope !== undefined) this.record('follower.scoped', { ...who, scope });
+    else
+      this.record('follower.refused', {
+        ...who,
+        reason: 'scope',
+        message: 'the scope of its certificate stays hidden',
+      });
+  }
+
   close(): void {
     this.record('node.stopped', {});
     this.#log?.close();

@@ -10,6 +10,7 @@ import type { Runtime, Timer } from '../../base/runtime.js';
 import { crlsOf, type RevocationList } from '../../pki/crl.js';
 
 import { readKeyOfAnyForm, readPublic } from '../../pki/files.js';
+import { openingPath } from '../../pki/hidden-scope.js';
 import { keyFor, loadNodeIdentity, type NodeIdentity } from '../../pki/identity.js';
 import { type Live, LiveFiles, LiveValue } from '../../pki/live.js';
 import type { Identity } from '../../pki/names.js';
@@ -84,7 +85,7 @@ export class NodeCertificates {
       first ??= loaded.identity;
       return loaded;
     };
-    const own = this.#watch([certificate, key, ca], load, 'certificate of this node');
+    const own = this.#watch([certificate, key, ca, openingPath(certificate)], load, 'certificate of this node');
     return joined(own, this.#lists, (identity, lists) => {
       return { ...identity, trust: identity.trust.with(lists) };
     });

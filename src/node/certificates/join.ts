@@ -6,9 +6,11 @@ import { TokaidoError } from '../../base/errors.js';
 import { keyPem, newKeys } from '../../pki/ca/ca.js';
 import { decodeAnswer, encodeRequest, provenAuthorities, publicKeyText } from '../../pki/enrollment.js';
 import { writeNew } from '../../pki/files.js';
+import { openScope } from '../../pki/hidden-scope.js';
 import { type JoinToken, matchesName } from '../../pki/join-token.js';
 import { checkName } from '../../pki/names.js';
 import { certificatesOf } from '../../pki/pem.js';
+import { scopeIn } from '../../pki/scope-names.js';
 import { Trust } from '../../pki/trust.js';
 import { askToJoin } from '../../transport/join-link.js';
 
@@ -41,7 +43,8 @@ export async function joinCluster({ host, port, token, name, folder: out, dns, i
   }
   const folder = resolve(out);
   const at = (file: string): string => join(folder, file);
-  const files = { certificate: at('node.crt'), key: at('node.key'), ca: at('ca.crt'), config: at('node.yaml') };
+  const own = { certificate: at('node.crt'), key: at('node.key'), scope: at('node.scope') };
+  const files = { ...own, ca: at('ca.crt'), config: at('node.yaml') };
   const there = Object.values(files).find((path) => existsSync(path));
   if (there !== undefined) {
     throw new TokaidoError('IDENTITY', `${there} exists already; nothing was overwritten`, {
@@ -54,14 +57,18 @@ export async function joinCluster({ host, port, token, name, folder: out, dns, i
   const request = encodeRequest(body, token.key, keys.privateKey);
   const nowMs = Date.now();
   const { answer, trust, node } = await askToJoin({ host, port, caFingerprint: token.caFingerprint, request, nowMs });
-  const { certificatePem, trustPem } = decodeAnswer(answer);
+  const { certificatePem, trustPem, scopeOpening = '' } = decodeAnswer(answer);
   const chain = certificatesOf(certificatePem, 'the certificate that came back');
   const authorities = provenAuthorities(trust, chain, certificatesOf(trustPem, 'the CAs to believe'), nowMs);
   const [leaf] = chain;
   const isOurs = leaf?.checkPrivateKey(keys.privateKey) === true;
   if (leaf === undefined || !isOurs || new Trust(authorities).fault(chain, nowMs) !== undefined)
     throw new TokaidoError('IDENTITY', 'what came back is not a certificate for this machine');
+  const scope = scopeIn(leaf.subjectAltName);
+  if (scope.kind === 'hidden' && openScope(scope.name, scopeOpening) === undefined)
+    throw new TokaidoError('IDENTITY', 'what came back does not open the scope of the certificate that came with it');
   writeNew(files.key, keyPem(keys), 'key');
+  if (scope.kind === 'hidden') writeNew(files.scope, scopeOpening, 'key');
   writeNew(files.certificate, certificatePem, 'public');
   writeNew(files.ca, authorities.map(String).join(''), 'public');
   const address = `${host.includes(':') ? `[${host}]` : host}:${port}`;

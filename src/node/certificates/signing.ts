@@ -9,7 +9,7 @@ import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime } from '../../base/runtime.js';
 import { certify, openCa } from '../../pki/ca/ca.js';
-import { readRecords } from '../../pki/ca/records.js';
+import { readRecords, recordedScope } from '../../pki/ca/records.js';
 import { hostNamesOf } from '../../pki/ca/renewal.js';
 import {
   type Certified,
@@ -20,6 +20,7 @@ import {
   type RenewBody,
   type Request,
 } from '../../pki/enrollment.js';
+import { hideScope } from '../../pki/hidden-scope.js';
 import type { NodeIdentity } from '../../pki/identity.js';
 import { matchesHost, matchesName, type TokenStatement } from '../../pki/join-token.js';
 import { checkName, type Identity, identityOf } from '../../pki/names.js';
@@ -67,7 +68,12 @@ export interface SigningOptions {
 /** Whom a certificate is for, and what it lets its holder follow. */
 interface Certifiable {
   readonly identity: Identity;
+  /** As it stands in the certificate. */
   readonly scope: readonly string[];
+  /** The names behind a commitment, where they are known. */
+  readonly hidden?: readonly string[] | undefined;
+  /** For the machine that gets its first certificate. */
+  readonly scopeOpening?: string;
 }
 
 const keyOf = (id: string): Buffer => Buffer.from(`${TOKENS}${id}`);
@@ -109,20 +115,20 @@ export class Signing {
     const ca = openCa(folder, secret === undefined ? {} : { passphrase: secret });
     const nowMs = runtime.nowMs();
     const { body, publicKey } = request;
-    const { identity, scope } =
-      body.kind === 'join' ? await this.#joining(request, body, nowMs) : this.#renewing(request, body, nowMs);
+    const { identity, scope, hidden, scopeOpening } =
+      body.kind === 'join' ? await this.#joining(request, body, nowMs) : this.#renewing(request, body, folder, nowMs);
     if (identity.clusterId !== ca.clusterId)
       throw new TokaidoError('IDENTITY', `the CA in ${folder} is not that of cluster ${identity.clusterId}`);
     this.#limit(identity.name, nowMs);
     const { dns, ip } = body.kind === 'join' ? body : hostNamesOf(leafOf(body));
-    const { pem, record } = await certify(ca, { publicKey, identity, days, dns, ip, scope, nowMs });
+    const { pem, record } = await certify(ca, { publicKey, identity, days, dns, ip, scope, hidden, nowMs });
     const { serial, notAfter } = record;
     if (body.kind === 'join') {
-      const facts = { from, identity: record.identity, serial, notAfter, token: body.token, scope };
+      const facts = { from, identity: record.identity, serial, notAfter, token: body.token, scope: hidden ?? scope };
       this.#options.audit.record('node.joined', facts);
     }
     log.info({ from, kind: body.kind, identity: record.identity, serial, notAfter }, 'a certificate is signed');
-    return { certificatePem: pem, trustPem: ca.trustPem };
+    return { certificatePem: pem, trustPem: ca.trustPem, scopeOpening };
   }
 
   #limit(name: string, nowMs: number): void {
@@ -134,7 +140,7 @@ export class Signing {
     this.#recent.set(name, [...times, nowMs]);
   }
 
-  #renewing(request: Request, body: RenewBody, nowMs: number): Certifiable {
+  #renewing(request: Request, body: RenewBody, folder: string, nowMs: number): Certifiable {
     const own = this.#options.identity();
     const chain = certificatesOf(body.certificate, 'the certificate that was sent');
     const [leaf] = chain as [X509Certificate];
@@ -145,7 +151,7 @@ export class Signing {
     const identity = identityOf(leaf.subjectAltName);
     if (identity === undefined || identity.role === 'ca' || identity.clusterId !== own?.identity.clusterId)
       throw new TokaidoError('IDENTITY', 'the certificate to renew is not that of a node of this cluster');
-    return { identity, scope: keptScope(leaf.subjectAltName) };
+    return { identity, scope: keptScope(leaf.subjectAltName), hidden: recordedScope(folder, leaf.serialNumber) };
   }
 
   /** Uses the token up. A machine that lost the answer may ask again, with the same key. */
@@ -166,7 +172,10 @@ export class Signing {
       const next = Buffer.from(JSON.stringify({ ...record, used } satisfies Partial<TokenRecord>));
       transaction.set(RESERVED_DATABASE, keyOf(statement.id), next, statement.expiresMs + KEEP_MS);
       const { clusterId, role, scope = [] } = statement;
-      return { identity: { clusterId, role, name: body.name }, scope };
+      const identity = { clusterId, role, name: body.name };
+      if (scope.length === 0) return { identity, scope };
+      const { name, opening } = hideScope(scope);
+      return { identity, scope: [name], hidden: scope, scopeOpening: opening };
     });
     // On the disk before anything is signed: a token that was used must not come back with a power cut.
     return await written.flushed;

@@ -9,6 +9,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import { readKey, readPublic, refuseExisting } from '../files.js';
+import { hideScope } from '../hidden-scope.js';
 import { checkName, formatIdentity, type Identity, identityOf, type Role } from '../names.js';
 import { certificatesOf, toPem } from '../pem.js';
 import { commandSigner, keySigner, openKey, type Signer } from '../signer.js';
@@ -53,6 +54,8 @@ export interface IssueOptions {
   readonly ip: readonly string[];
   /** Names of what it may follow at most (`scope-names.ts`); says nothing of it without any. */
   readonly scope?: readonly string[];
+  /** Whether the names stand in the certificate themselves, for everybody to read who sees it; else they are hidden. */
+  readonly hasReadableScope?: boolean;
   readonly nowMs: number;
   readonly keyKind?: KeyKind;
 }
@@ -238,13 +241,16 @@ export interface SigningRequest {
   readonly days: number;
   readonly dns: readonly string[];
   readonly ip: readonly string[];
+  /** As it stands in the certificate: scope names, or what commits to them. */
   readonly scope?: readonly string[];
+  /** The names behind a commitment, for the record, where they are known. */
+  readonly hidden?: readonly string[] | undefined;
   readonly nowMs: number;
 }
 
 /** Certifies a public key, and keeps a record of it. The one place where a CA signs for somebody else. */
 export async function certify(ca: OpenCa, request: SigningRequest): Promise<{ pem: string; record: IssuedRecord }> {
-  const { identity, publicKey, dns, ip, scope = [] } = request;
+  const { identity, publicKey, dns, ip, scope = [], hidden = scope } = request;
   const dates = validity(request.nowMs, request.days);
   checkWithin(ca.certificate, dates.notAfterMs);
   const fields: CertificateFields = {
@@ -263,7 +269,7 @@ export async function certify(ca: OpenCa, request: SigningRequest): Promise<{ pe
     notBefore: new Date(dates.notBeforeMs).toISOString(),
     notAfter: new Date(dates.notAfterMs).toISOString(),
     issuer: ca.certificate.fingerprint256,
-    ...(scope.length === 0 ? {} : { scope }),
+    ...(scope.length === 0 ? {} : { scope: hidden }),
   };
   writeRecord(ca.folder, record);
   return { pem: `${toPem('CERTIFICATE', certificate)}${ca.chainPem}`, record };
@@ -276,15 +282,20 @@ export async function issueCertificate(options: IssueOptions, ca = openCa(option
   const step = `issue ${formatIdentity(identity)}`;
   const finished = settle<Issued>(out, step);
   if (finished !== undefined) return finished;
-  for (const name of ['node.key', 'node.crt', 'ca.crt']) refuseExisting(join(out, name));
+  for (const name of ['node.key', 'node.crt', 'node.scope', 'ca.crt']) refuseExisting(join(out, name));
   const keys = newKeys(options.keyKind);
+  const { scope = [], hasReadableScope = false } = options;
+  const hidden = scope.length === 0 || hasReadableScope ? undefined : hideScope(scope);
+  const inCertificate = hidden === undefined ? {} : { scope: [hidden.name], hidden: scope };
   try {
-    const { pem, record } = await certify(ca, { ...options, identity, publicKey: keys.publicKey });
+    const request = { ...options, ...inCertificate, identity, publicKey: keys.publicKey };
+    const { pem, record } = await certify(ca, request);
     const changes: Change[] = [
       { path: 'node.key', text: keyPem(keys), kind: 'key' },
       { path: 'node.crt', text: pem, kind: 'public' },
       { path: 'ca.crt', text: ca.trustPem, kind: 'public' },
     ];
+    if (hidden !== undefined) changes.push({ path: 'node.scope', text: hidden.opening, kind: 'key' });
     const files = changes.map(({ path }) => join(out, path));
     const { serial, notAfter } = record;
     return takeNewStep(out, { name: step, changes, made: { serial, identity: record.identity, notAfter, files } });

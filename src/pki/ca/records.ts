@@ -18,7 +18,10 @@ export interface IssuedRecord {
   readonly notAfter: string;
   /** Fingerprint of the CA certificate that signed it. */
   readonly issuer?: string;
-  /** Names of what its holder may follow at most; everything when absent. */
+  /**
+   * Names of what its holder may follow at most, also where the certificate hides them; it says nothing of it when absent.
+   * What commits to them, where this CA was never told the names.
+   */
   readonly scope?: readonly string[];
   readonly revoked?: string;
 }
@@ -51,6 +54,11 @@ export function readRecords(folder: string): IssuedRecord[] {
       }
     });
   return records.sort((a, b) => (a.notBefore ?? a.notAfter).localeCompare(b.notBefore ?? b.notAfter));
+}
+
+/** The scope names of a certificate with this serial (hex), as far as this CA knows them. */
+export function recordedScope(folder: string, serial: string): readonly string[] | undefined {
+  return readRecords(folder).find((record) => record.serial.toUpperCase() === serial.toUpperCase())?.scope;
 }
 
 /** Which certificates: those of a name, one serial, or one file. */

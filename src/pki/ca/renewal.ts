@@ -8,7 +8,7 @@ import { identityOf } from '../names.js';
 import { certificatesOf } from '../pem.js';
 import { keptScope } from '../scope-names.js';
 import { certify, type KeyKind, keyPem, newKeys, type OpenCa } from './ca.js';
-import { type IssuedRecord, readRecords } from './records.js';
+import { type IssuedRecord, readRecords, recordedScope } from './records.js';
 
 /** DNS names and addresses of a certificate. */
 export function hostNamesOf({ subjectAltName = '' }: X509Certificate): { dns: string[]; ip: string[] } {
@@ -56,7 +56,8 @@ export async function renewCertificate(options: RenewOptions, ca: OpenCa): Promi
     throw new TokaidoError('IDENTITY', `${files.certificate} is not the certificate of a node or client`);
   const keys = newKeys(options.keyKind);
   const scope = keptScope(old.subjectAltName);
-  const request = { ...options, identity, ...hostNamesOf(old), scope, publicKey: keys.publicKey, nowMs };
+  const hidden = recordedScope(ca.folder, old.serialNumber);
+  const request = { ...options, identity, ...hostNamesOf(old), scope, hidden, publicKey: keys.publicKey, nowMs };
   const { pem, record } = await certify(ca, request);
   replaceIdentity(files, { keyPem: keyPem(keys), certificatePem: pem, trustPem: ca.trustPem });
   return record;

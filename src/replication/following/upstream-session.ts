@@ -60,6 +60,8 @@ export interface UpstreamHost {
   readonly log: Logger;
   readonly clusterId: string;
   readonly self: PathNode;
+  /** Opens the scope that the certificate of this node hides, if it hides one. */
+  scopeOpening?(): Buffer | undefined;
   /** The store to apply to, or `undefined` when this node never had data. */
   store(): LocalStore | undefined;
   /** How this node exchanges with other roots, when the upstream is one of them. */
@@ -564,8 +566,10 @@ export function helloOf({
   store,
   exchange,
   resumesSnapshots = false,
+  scopeOpening = () => undefined,
 }: Omit<UpstreamHost, 'onEnd'>): Omit<Hello, 'type' | 'isLook'> {
   const own = store();
+  const opening = scopeOpening();
   return {
     version: PROTOCOL_VERSION,
     clusterId,
@@ -576,6 +580,7 @@ export function helloOf({
     takesHorizon: true,
     resumes: resumesSnapshots,
     unpacks: PACKINGS,
+    ...(opening === undefined ? {} : { scopeOpening: opening }),
     ...(exchange === undefined
       ? {}
       : { origin: { sid: exchange.sid, timeMs: exchange.nowMs(), replaces: exchange.replaces } }),

@@ -65,6 +65,8 @@ export interface Hello {
   readonly resumes: boolean;
   /** Of a root that exchanges with this one. */
   readonly origin?: HelloOrigin | undefined;
+  /** Opens the scope that its certificate hides (`pki/hidden-scope.ts`). */
+  readonly scopeOpening?: Buffer | undefined;
   /** What it has of a snapshot that was broken off. */
   readonly unfinished?: SnapshotPlace | undefined;
 }

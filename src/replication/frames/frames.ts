@@ -43,6 +43,7 @@ const LOOK = 2;
 const ORIGIN = 4;
 const TAKES_HORIZON = 8;
 const RESUMES = 64;
+const OPENS = 128;
 /** Of a HELLO, for each way to pack rows; in `snapshotPacked`, the number of each. */
 const UNPACKS: Readonly<Record<Packing, number>> = { deflate: 16, zstd: 32 };
 const PACKED_AS: Readonly<Record<Packing, number>> = { deflate: 1, zstd: 2 };
@@ -117,11 +118,13 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
             (frame.origin === undefined ? 0 : ORIGIN) |
             (frame.takesHorizon ? TAKES_HORIZON : 0) |
             (frame.resumes ? RESUMES : 0) |
+            (frame.scopeOpening === undefined ? 0 : OPENS) |
             frame.unpacks.reduce((flags, packing) => flags | UNPACKS[packing], 0),
         );
       encodePosition(writer, frame.position);
       id(writer, frame.scopeId);
       if (frame.origin !== undefined) encodeHelloOrigin(writer, frame.origin);
+      if (frame.scopeOpening !== undefined) writer.sized(frame.scopeOpening);
       if (frame.unfinished !== undefined) encodePlace(writer, frame.unfinished);
       return;
     case 'welcome':
@@ -245,9 +248,15 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const position = decodePosition(reader);
       const scopeId = reader.bytes(SCOPE_ID_BYTES).toString('hex');
       const origin = (flags & ORIGIN) === 0 ? undefined : readHelloOrigin(reader);
+      // A copy: a session keeps its HELLO, and the frame's bytes go.
+      const scopeOpening = (flags & OPENS) === 0 ? undefined : Buffer.from(reader.sized());
       const unfinished = reader.remaining === 0 ? undefined : readPlace(reader);
       const hello = { version, clusterId, self, seeded, isLook, position, scopeId, takesHorizon, resumes, unpacks };
-      const rest = { ...(origin === undefined ? {} : { origin }), ...(unfinished === undefined ? {} : { unfinished }) };
+      const rest = {
+        ...(origin === undefined ? {} : { origin }),
+        ...(scopeOpening === undefined ? {} : { scopeOpening }),
+        ...(unfinished === undefined ? {} : { unfinished }),
+      };
       return ended(reader, { type: 'hello', ...hello, ...rest });
     }
     case TYPE.welcome: {

@@ -31,7 +31,7 @@ import type { SnapshotProgress } from '../snapshot-progress.js';
 import { FollowerAudit } from './follower-audit.js';
 import { FollowerQuestions } from './follower-questions.js';
 import { FollowerSnapshot } from './follower-snapshot.js';
-import { aheadOf, aheadOfOrigin, type FoundFor, findFor, whatComes, whyBehind, whyNot } from './greeting.js';
+import { aheadOf, aheadOfOrigin, type FoundFor, findFor, openedBy, whatComes, whyBehind, whyNot } from './greeting.js';
 import type { RecentBatch, SessionHost } from './session-host.js';
 
 /** About how much of the log is read in one turn of the event loop: some ms, also when its batches are tiny. */
@@ -40,9 +40,8 @@ const LOG_SLICE_BYTES = 256 * 1024;
 export type FollowerState = 'greeting' | 'recalling' | 'waiting' | 'copying' | 'following' | 'ended';
 
 export class FollowerSession {
-  readonly peer: Peer;
-  /** What this link may carry. */
-  readonly scope: Scope;
+  #peer: Peer;
+  #scope: Scope;
   readonly #link: PeerLink;
   readonly #host: SessionHost;
   readonly #log: Logger;
@@ -69,13 +68,13 @@ export class FollowerSession {
   #flushed: Position = START;
 
   constructor(peer: Peer, link: PeerLink, scope: Scope, host: SessionHost) {
-    this.peer = peer;
-    this.scope = scope;
+    this.#peer = peer;
+    this.#scope = scope;
     this.#link = link;
     this.#host = host;
     this.#log = host.log.child({ follower: peer.name, address: peer.address });
     this.#questions = new FollowerQuestions({
-      answer: async (request) => await host.ask(peer, request),
+      answer: async (request) => await host.ask(this.#peer, request),
       send: (answer) => {
         if (this.#state !== 'ended') this.#send(answer);
       },
@@ -97,6 +96,15 @@ export class FollowerSession {
 
   get state(): FollowerState {
     return this.#state;
+  }
+
+  get peer(): Peer {
+    return this.#peer;
+  }
+
+  /** What this link may carry. */
+  get scope(): Scope {
+    return this.#scope;
   }
 
   /** What the follower said it has applied. */
@@ -214,6 +222,16 @@ export class FollowerSession {
 
   #onHello(hello: Hello): void {
     if (this.#state !== 'greeting') throw new TokaidoError('REPLICATION', 'a second HELLO on one link');
+    const opened = openedBy(hello, this.#peer);
+    if ('code' in opened) {
+      this.endForPolicy(opened.message);
+      return;
+    }
+    if (opened.peer !== this.#peer) {
+      this.#peer = opened.peer;
+      this.#scope = this.#host.scopeFor(opened.peer);
+      if (this.endIfNothing()) return;
+    }
     const name = this.#host.path()[0]?.name ?? 'this node';
     const refusal = whyNot(hello, this.scope, this.#host) ?? whyNoExchange(hello, this.peer, this.#host.exchange, name);
     if (isReplacedBy(hello, this.peer, this.#host.store)) this.#host.onReplaced(this.peer.name);
@@ -525,6 +543,14 @@ export class FollowerSession {
     if (this.#state === 'greeting' || this.#state === 'ended') return;
     if (!this.#isFull()) this.#link.send([frame(this.scope)]);
     this.#audit.beat();
+  }
+
+  /** A follower that may see nothing is told so. */
+  endIfNothing(): boolean {
+    if (!this.scope.isNothing) return false;
+    const { name } = this.peer;
+    this.endForPolicy(`the policy of this node lets ${name} follow nothing that is here (replication.scopes)`);
+    return true;
   }
 
   /** The policy gives this follower nothing, or something else than when it connected. */

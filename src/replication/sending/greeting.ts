@@ -8,6 +8,7 @@ import type { Found } from '../../log/update-log.js';
 import type { LocalStore } from '../../store/store.js';
 import type { Exchange, Refusal } from '../frames/exchange.js';
 import { type Hello, type PathNode, PROTOCOL_VERSION } from '../frames/frames.js';
+import type { Peer } from '../link.js';
 import { MAX_SCOPE_BYTES, type Scope } from '../scope.js';
 import { type CopyInstead, isCopyCheaper } from './copy-cost.js';
 
@@ -28,6 +29,15 @@ export interface Behind {
 
 /** Where a follower goes on; or, beyond what the log says, that a copy of everything is cheaper. */
 export type FoundFor = Found | { readonly kind: 'dear' };
+
+/** Who greets, with the scope that its certificate hides and its HELLO opens; as it was when nothing is hidden. */
+export function openedBy({ scopeOpening }: Hello, peer: Peer): { readonly peer: Peer } | Refusal {
+  if (peer.openScope === undefined) return { peer };
+  const scope = peer.openScope(scopeOpening);
+  if (scope !== undefined) return { peer: { ...peer, scope } };
+  const what = scopeOpening === undefined ? 'nothing was sent that opens it' : 'what was sent does not open it';
+  return { code: 'SCOPE', message: `the certificate of ${peer.name} hides its scope, and ${what} (node.scope)` };
+}
 
 /** Why this node cannot have this follower, whatever either of them holds. */
 export function whyNot(hello: Hello, scope: Scope, { clusterId, path }: Greeted): Refusal | undefined {

@@ -202,6 +202,7 @@ export class ReplicationServer {
       path,
       rootAddress,
       isRecovering,
+      scopeFor: (peer) => this.scopeFor(peer),
       beats: (scope) => beatsFor(scope, this.#options.heartbeats.latest()),
       recentBatch: (first) => this.#recentBatch(first),
       tailLost: async (known) => await this.#beginEpoch(known),
@@ -266,10 +267,8 @@ export class ReplicationServer {
     const scope = this.scopeFor(peer);
     const session = new FollowerSession(peer, link, scope, this.#host);
     this.#sessions.set(session, this.#options.runtime.monotonicMs());
-    if (scope.isNothing)
-      session.endForPolicy(
-        `the policy of this node lets ${peer.name} follow nothing that is here (replication.scopes)`,
-      );
+    // What the peer's certificate hides is known with its HELLO.
+    if (peer.openScope === undefined) session.endIfNothing();
     return session;
   }
 

@@ -33,6 +33,8 @@ export interface SessionHost {
   /** From this node to the root. */
   path(): readonly PathNode[];
   rootAddress(): string;
+  /** What this node hands on to a follower. */
+  scopeFor(peer: Peer): Scope;
   /** What the origins said last, as a scope may know it. */
   beats(scope: Scope): readonly OriginBeat[];
   /** Bytes that may wait in one link's queue before the session stops feeding it. */
