@@ -58,6 +58,8 @@ class Rotation {
   retiredAtOnce = 0;
   /** The same before anything was rotated: what of it is the machine's. */
   calmMs = 0;
+  /** The longest that the root took for one write: so much of what a reader sees is the writer's, and its disk's. */
+  slowestWriteMs = 0;
   failed = 0;
 
   constructor(shape: Shape, dice: Dice, report: Report) {
@@ -100,6 +102,7 @@ class Rotation {
     await sleep(CALM_MS);
     this.calmMs = this.stalestMs;
     this.stalestMs = 0;
+    this.slowestWriteMs = 0;
   }
 
   #losses(node: ClusterNode): string[] {
@@ -109,7 +112,10 @@ class Rotation {
 
   async #put({ clientPort }: ClusterNode, key: string, value: string): Promise<boolean> {
     const url = `http://127.0.0.1:${clientPort}/${key}`;
-    return (await fetch(url, { method: 'PUT', body: value }).catch(() => undefined))?.status === 201;
+    const startMs = performance.now();
+    const reply = await fetch(url, { method: 'PUT', body: value }).catch(() => undefined);
+    this.slowestWriteMs = Math.max(this.slowestWriteMs, Math.round(performance.now() - startMs));
+    return reply?.status === 201;
   }
 
   async #write(root: ClusterNode): Promise<void> {
@@ -249,14 +255,14 @@ export async function rotateUnderLoad(
     do await rotation.rotate(++runs);
     while (goesOn());
     await rotation.verdict();
-    const { stalestMs, calmMs, lostLinks, links, retiredAtOnce, written } = rotation;
+    const { stalestMs, calmMs, slowestWriteMs, lostLinks, links, retiredAtOnce, written } = rotation;
     const isStale = staleMs !== undefined && stalestMs > staleMs;
     if (isStale) report.failure(`a reader saw data ${stalestMs} ms old, ${calmMs} ms before the rotation`);
     const isCut = staleMs !== undefined && lostLinks.length > 0;
     if (isCut) report.failure(`links were lost: ${lostLinks.join('; ')}`);
     const failed = rotation.failed + (isStale ? 1 : 0) + (isCut ? 1 : 0);
     const counts = { links, lostLinks: lostLinks.length, retiredAtOnce, acknowledged: written };
-    return { runs, failed, stalestMs, calmMs, ...counts };
+    return { runs, failed, stalestMs, calmMs, slowestWriteMs, ...counts };
   } finally {
     await rotation.cleanUp();
   }
