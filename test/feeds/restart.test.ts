@@ -163,10 +163,14 @@ describe('the Postgres feed over the years', () => {
     await bench.sql.query(`INSERT INTO kv VALUES ('before', '1')`);
     await bench.synced();
     const logged = bench.store.log.next;
+    const shown = new Set<string>();
+    const watch = setInterval(() => shown.add(bench.status.confirmedLsn), 5);
     await postgres.restart();
     const sql = await bench.reconnect();
     await sql.query(`INSERT INTO kv VALUES ('after', '2')`);
     await eventually('the change after the restart arrives', () => bench.value('after') !== undefined, 10_000);
+    clearInterval(watch);
+    assert.ok(shown.size > 0 && !shown.has('0/0'), `while it is away the status says how far it was: ${[...shown]}`);
     await bench.synced();
     assert.deepEqual(bench.records(), { after: '2', before: '1' });
     assert.equal(bench.store.log.next - logged, 1);

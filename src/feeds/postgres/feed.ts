@@ -23,7 +23,7 @@ import type { SetupConfig } from './setup.js';
 import type { Sights } from './sight.js';
 import { type SlotFigures, type SlotLimits, SlotWatch } from './slot-watch.js';
 import { Spill, SpillFull } from './spill.js';
-import { RowsMissing, type StreamLimits } from './stream.js';
+import { type FeedStream, RowsMissing, type StreamLimits } from './stream.js';
 import { CopiedTables, FEED_NAME, TablesChanged } from './tables.js';
 
 export interface PostgresFeedConfig extends ConnectionConfig, SetupConfig, StreamLimits, SlotLimits {
@@ -120,6 +120,8 @@ export class PostgresFeed implements Feed {
   #failures = 0;
   #lastError: string | undefined;
   #attempt: Attempt | undefined;
+  /** Of the attempt before. */
+  #positions: FeedStream['positions'] = { received: 0n, committed: 0n, confirmed: 0n };
   #stopped = false;
   #running: Promise<void> = Promise.resolve();
   #wake: (() => void) | undefined;
@@ -163,6 +165,7 @@ export class PostgresFeed implements Feed {
   async #try(store: Store, notes: OriginNotes, lesson: Lesson): Promise<void> {
     const { config, runtime, spillFolder } = this.#options;
     this.#watch.forgetBeats();
+    this.#positions = this.#shown();
     await Spill.clean(spillFolder);
     this.#attempt = new Attempt({
       config,
@@ -244,13 +247,16 @@ export class PostgresFeed implements Feed {
     return position === undefined ? undefined : { feed: FEED_NAME, position };
   }
 
+  /** Where this attempt is, or, while it has not begun to stream, where the one before was: nothing was lost with it. */
+  #shown(): FeedStream['positions'] {
+    const positions = this.#attempt?.positions;
+    return positions === undefined || positions.received === 0n ? this.#positions : positions;
+  }
+
   status(): PostgresFeedStatus {
     const { config } = this.#options;
-    const { received, committed, confirmed } = this.#attempt?.positions ?? {
-      received: 0n,
-      committed: 0n,
-      confirmed: 0n,
-    };
+    const now = this.#attempt?.positions;
+    const { received, committed, confirmed } = this.#shown();
     const { nullKeys, missingValues, transactions, changes, cutTransactions, droppedSlots } = this.#counters;
     const { spilledTransactions } = this.#counters;
     return {
@@ -261,7 +267,7 @@ export class PostgresFeed implements Feed {
       receivedLsn: formatLsn(received),
       committedLsn: formatLsn(committed),
       confirmedLsn: formatLsn(confirmed),
-      lagBytes: Number(received - confirmed),
+      lagBytes: now === undefined ? 0 : Number(now.received - now.confirmed),
       lagMs: this.#watch.lagMs(this.#state === 'streaming'),
       retained: this.#watch.figures,
       copy: this.#progress.tablesDone < this.#progress.tables ? { ...this.#progress } : undefined,
