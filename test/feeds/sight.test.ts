@@ -53,7 +53,7 @@ describe('a copy beside the stream', () => {
   ] as const);
 
   it('takes no snapshot that lacks what the stream left to it', () => {
-    const beside = new Beside(kinds);
+    const beside = new Beside(kinds, new Set());
     assert.equal(beside.has(anew, 103, 50n), true);
     assert.equal(beside.hasRows(on, 104, 51n), true);
     assert.equal(beside.judge(new Sight('103:105:103,104', 100n)), false);
@@ -64,7 +64,7 @@ describe('a copy beside the stream', () => {
   });
 
   it('leaves changes to the snapshot only where this shows them', () => {
-    const beside = new Beside(kinds);
+    const beside = new Beside(kinds, new Set());
     assert.equal(beside.judge(new Sight('100:105:103', 100n)), true);
     assert.deepEqual(
       [beside.has(anew, 102, 60n), beside.has(anew, 103, 60n), beside.has(anew, 102, 100n)],
@@ -74,7 +74,7 @@ describe('a copy beside the stream', () => {
   });
 
   it('has nothing of other tables, and all changes of one that goes on are applied', () => {
-    const beside = new Beside(kinds);
+    const beside = new Beside(kinds, new Set());
     assert.deepEqual([beside.has(other, 1, 1n), beside.hasRows(other, 1, 1n)], [false, false]);
     assert.equal(beside.has(on, 1, 1n), false);
     assert.equal(beside.hasRows(anew, 1, 1n), false);
@@ -82,7 +82,7 @@ describe('a copy beside the stream', () => {
   });
 
   it('remembers no more transactions than its limit', () => {
-    const beside = new Beside(kinds, 2);
+    const beside = new Beside(kinds, new Set(), 2);
     beside.has(anew, 1, 1n);
     beside.has(anew, 2, 1n);
     beside.has(anew, 2, 1n);

@@ -201,7 +201,8 @@ export class Attempt {
     const [tables, types] = [await describeTables(sql, config.publication, config.tables), await loadTypes(sql)];
     const source = { sql, replication, tables, types, binary: await this.#binary(sql, tables) };
     if (resumeAt !== undefined) {
-      const beside = await planBeside(source, this.#whole, this.#options.sights, resumeAt);
+      const { sights, store } = this.#options;
+      const beside = await planBeside(source, store, this.#whole, sights, resumeAt);
       return await this.#streamFrom(resumeAt, source, beside);
     }
     const moment = await this.#newSlot(sql, replication, origin);

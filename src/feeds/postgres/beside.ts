@@ -24,13 +24,16 @@ export type CopyKind = 'anew' | 'on';
 
 export class Beside {
   readonly kinds: ReadonlyMap<PublishedTable, CopyKind>;
+  /** Those that had records before: who knows of which shape. */
+  readonly over: ReadonlySet<PublishedTable>;
   readonly overtaken = new Overtaken();
   readonly #limit: number;
   readonly #promised = new Set<Xid>();
   #sight: Sight | undefined;
 
-  constructor(kinds: ReadonlyMap<PublishedTable, CopyKind>, limit = MAX_PROMISED) {
+  constructor(kinds: ReadonlyMap<PublishedTable, CopyKind>, over: ReadonlySet<PublishedTable>, limit = MAX_PROMISED) {
     this.kinds = kinds;
+    this.over = over;
     this.#limit = limit;
   }
 

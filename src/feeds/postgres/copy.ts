@@ -162,6 +162,11 @@ interface SizeRow {
   readonly next: string;
 }
 
+/** Whether there are records of a table, or of what was mapped so before. */
+export function hasRecords(store: Store, { mapping }: PublishedTable): boolean {
+  return store.keys(mapping.database, literalPrefix(mapping.key), undefined, 1).length > 0;
+}
+
 /** Decides for each table where its copy begins, or goes on, and notes it. */
 async function planWork(sql: pg.Client, options: CopyOptions): Promise<Work[]> {
   const { tables, goingOn, types, counters, store, progress, whole, lsn, log } = options;
@@ -174,7 +179,7 @@ async function planWork(sql: pg.Client, options: CopyOptions): Promise<Work[]> {
     const [pages, files] = [Number(size.pages), Number(size.files)];
     const known = goingOn.has(table) ? whole.begun(table, size.file) : undefined;
     const begun = known !== undefined && BigInt(size.next) - known.sinceXid < MAX_XIDS ? known : undefined;
-    const isOverRecords = begun?.isOverRecords ?? store.keys(bound.database, prefix, undefined, 1).length > 0;
+    const isOverRecords = begun?.isOverRecords ?? hasRecords(store, table);
     if (begun === undefined)
       await whole.begin(table, size.file, lsn, { pages: 0, sinceXid: BigInt(size.least), isOverRecords });
     const from = begun?.pages ?? 0;

@@ -12,7 +12,7 @@ import type { Runtime } from '../../base/runtime.js';
 import type { Store } from '../../store/types.js';
 import { Beside, type CopyKind } from './beside.js';
 import { applicationName, cut } from './connection.js';
-import { type CopyProgress, prepareCopy, startProgress, type TableCopy } from './copy.js';
+import { type CopyProgress, hasRecords, prepareCopy, startProgress, type TableCopy } from './copy.js';
 import type { PostgresFeedConfig } from './feed.js';
 import type { MappingCounters } from './mapping.js';
 import { formatLsn, type Lsn } from './pgoutput.js';
@@ -47,6 +47,7 @@ export interface CopyingOptions {
 /** Which tables have to be copied while the stream goes on from a position, noted as such; `undefined`: none. */
 export async function planBeside(
   { sql, tables }: { readonly sql: pg.Client; readonly tables: readonly PublishedTable[] },
+  store: Store,
   whole: CopiedTables,
   sights: Sights,
   position: Lsn,
@@ -58,11 +59,14 @@ export async function planBeside(
   await whole.forget(unknown.map(({ mapping }) => mapping));
   for (const lsn of sights.keys()) if (lsn <= position) sights.delete(lsn);
   const kinds = new Map<PublishedTable, CopyKind>();
+  const over = new Set<PublishedTable>();
   for (const table of tables) {
     if (whole.isWhole(table)) continue;
-    kinds.set(table, (await whole.mayGoOn(sql, table)) ? 'on' : 'anew');
+    const begun = await whole.begunNow(sql, table);
+    kinds.set(table, begun === undefined ? 'anew' : 'on');
+    if (begun?.isOverRecords ?? hasRecords(store, table)) over.add(table);
   }
-  const beside = new Beside(kinds);
+  const beside = new Beside(kinds, over);
   // Before the stream goes on: its changes of these are left out from here on.
   await whole.forget(beside.of('anew').map(({ mapping }) => mapping));
   const unsettled = tables.filter((table) => kinds.has(table) || isAhead(table));

@@ -27,10 +27,16 @@ export class Overtaken {
     this.#limit = limit;
   }
 
-  /** The transaction, with what is changed through it remembered. Its methods throw `CopyFirst` beyond the limit. */
-  watch(transaction: StoreTransaction): StoreTransaction {
+  /**
+   * The transaction, with what is changed through it remembered. Where records may be `stale`, of another shape than the
+   * table has now, only those that were changed so are there to be read. Its methods throw `CopyFirst` beyond the limit.
+   */
+  watch(transaction: StoreTransaction, stale = false): StoreTransaction {
     return {
-      get: (database, key) => transaction.get(database, key),
+      get: (database, key) => {
+        if (stale && !this.#isOver && !this.has(database, key)) return undefined;
+        return transaction.get(database, key);
+      },
       set: (database, key, value, xtMs) => {
         this.#note(database, key);
         transaction.set(database, key, value, xtMs);

@@ -319,8 +319,7 @@ export class FeedStream {
     this.#behind = [];
     for (const [at, chunk] of behind.entries()) {
       if (this.#failed) return;
-      if (this.#replaying) this.#behind.push(...behind.slice(at));
-      if (this.#replaying) return;
+      if (this.#replaying) return void this.#behind.push(...behind.slice(at));
       this.#take(chunk);
     }
     this.#balance();
@@ -372,8 +371,9 @@ export class FeedStream {
   #noted({ table }: Target, change: RowChange): RowChange {
     const { beside } = this.#options;
     if (beside?.kinds.has(table) !== true) return change;
-    const isEarly = beside.hasRows(table, this.#xid, this.#commitLsn);
-    return (transaction, missing, found) => change(beside.overtaken.watch(transaction), isEarly ? [] : missing, found);
+    const [stale, isEarly] = [beside.over.has(table), beside.hasRows(table, this.#xid, this.#commitLsn)];
+    return (transaction, missing, found) =>
+      change(beside.overtaken.watch(transaction, stale), isEarly ? [] : missing, found);
   }
 
   /** Whether one more change would be too much for one transaction of the store. */

@@ -217,12 +217,12 @@ export class CopiedTables {
     return undefined;
   }
 
-  /** Whether a copy of the table that was interrupted may go on, as Postgres has it now. */
-  async mayGoOn(sql: pg.Client, table: PublishedTable): Promise<boolean> {
+  /** How far an interrupted copy of the table came that may go on, as Postgres has it now. */
+  async begunNow(sql: pg.Client, table: PublishedTable): Promise<BegunCopy | undefined> {
     const { rows } = await sql.query<{ file: string | null }>('SELECT pg_relation_filenode($1::oid) AS file', [
       table.oid,
     ]);
-    return this.begun(table, rows[0]?.file ?? null) !== undefined;
+    return this.begun(table, rows[0]?.file ?? null);
   }
 
   /** A copy of the table begins, as of a moment. Resolves once nothing that it writes can be on the disk without that. */
