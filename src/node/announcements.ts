@@ -19,6 +19,7 @@ import {
   MAX_HOST_CHARACTERS,
   parseAnnounced,
 } from '../replication/following/discovery.js';
+import type { UpstreamFollower } from '../replication/following/upstream-follower.js';
 import { NODE_KEYS, RESERVED_DATABASE } from '../store/reserved.js';
 import type { LocalStore } from '../store/store.js';
 import type { NodeCertificates } from './certificates/certificates.js';
@@ -61,6 +62,8 @@ export interface AnnouncementsOptions {
   readonly store: () => LocalStore | undefined;
   /** Why this node takes no writes, if so. */
   readonly writeRefusal: () => TokaidoError | undefined;
+  /** Links to other roots: who takes no writes itself asks there. */
+  readonly peers?: () => readonly Pick<UpstreamFollower, 'status' | 'ask'>[];
   /** Asks whoever records: this node itself when it is a root. Errors: `NOT_READY` without a link to an upstream. */
   readonly ask: (statement: Buffer) => Promise<Buffer>;
   readonly runtime: Runtime;
@@ -154,6 +157,8 @@ export class Announcements {
 
   /** The root's answer to a statement that came from a follower, or is its own. Why it is refused is an answer, too. */
   async answer(statement: Buffer, from: string): Promise<Buffer> {
+    const elsewhere = await this.#elsewhere(statement, from);
+    if (elsewhere !== undefined) return elsewhere;
     try {
       await this.#take(statement);
       return Buffer.from('{}');
@@ -162,6 +167,23 @@ export class Announcements {
       const { code, message } = error instanceof TokaidoError ? error : new TokaidoError('STORAGE', messageOf(error));
       return Buffer.from(JSON.stringify({ error: { code, message } }));
     }
+  }
+
+  /** The answer of a root that records it, where this one stands by. A root that asks here itself is not asked back. */
+  async #elsewhere(statement: Buffer, from: string): Promise<Buffer | undefined> {
+    const { peers, writeRefusal, log } = this.#options;
+    if (peers === undefined || writeRefusal()?.code !== 'READ_ONLY') return undefined;
+    if (peers().some((peer) => peer.status().name === from)) return undefined;
+    for (const peer of peers()) {
+      try {
+        const answer = await peer.ask(statement);
+        refuseIfError(answer);
+        return answer;
+      } catch (error) {
+        log.debug({ peer: peer.status().name, reason: messageOf(error) }, 'another root records no announcement');
+      }
+    }
+    return undefined;
   }
 
   /** Errors: `IDENTITY`, `MALFORMED`, `OVERLOADED`, `READ_ONLY`, `NOT_READY`, `STORAGE`. */

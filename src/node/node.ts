@@ -161,6 +161,7 @@ export class Node {
       certificates: this.certificates,
       store: () => this.stores.current,
       writeRefusal: () => this.#replica.writeRefusal(),
+      peers: () => this.peers,
       ask: async (statement) => await this.#answer(statement, 'this node'),
       runtime,
       log: this.#log,
@@ -431,11 +432,8 @@ export class Node {
   #startFeed(): void {
     const store = this.stores.current;
     if (store === undefined || this.#stopping || this.config.standby) return;
-    this.#feed = feedOf(this.config, {
-      runtime: this.#options.runtime,
-      log: this.#log,
-      onReached: () => this.progress.ownMoved(),
-    });
+    const { runtime } = this.#options;
+    this.#feed = feedOf(this.config, { runtime, log: this.#log, onReached: () => this.progress.ownMoved() });
     this.#feed?.start(store);
   }
 

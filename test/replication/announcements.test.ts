@@ -20,9 +20,10 @@ import {
   announcedKey,
   encodeAnnounced,
 } from '../../src/replication/following/discovery.js';
+import type { UpstreamFollower } from '../../src/replication/following/upstream-follower.js';
 import { NODE_KEYS, RESERVED_DATABASE } from '../../src/store/reserved.js';
 import type { LocalStore } from '../../src/store/store.js';
-import { localRuntime } from '../support/local-runtime.js';
+import { eventually, localRuntime } from '../support/local-runtime.js';
 import { TestCluster } from '../support/replication-pair.js';
 
 /** Signatures that anybody can read: what is tested is what the root makes of them. */
@@ -157,6 +158,37 @@ describe('what a root records of nodes that announce themselves', () => {
     assert.deepEqual(recorded(), []);
   });
 
+  it('is for another root to record where this one stands by, and two that stand by ask each other once', async () => {
+    const standsBy = new TokaidoError('READ_ONLY', 'this root stands by');
+    const roots = new Map<string, Announcements>();
+    let asked = 0;
+    const linkTo = (name: string, from: string) => ({
+      status: () => ({ name }) as ReturnType<UpstreamFollower['status']>,
+      ask: async (statement: Buffer) => {
+        asked++;
+        const other = roots.get(name);
+        if (other === undefined) throw new TokaidoError('NOT_READY', 'no link');
+        return await other.answer(statement, from);
+      },
+    });
+    const standby = (name: string, others: readonly string[]) => {
+      return announcements({ writeRefusal: () => standsBy, peers: () => others.map((other) => linkTo(other, name)) });
+    };
+    roots.set('root-2', standby('root-2', ['root-3', 'root']));
+    roots.set('root-3', standby('root-3', ['root-2', 'root']));
+    const text = JSON.stringify({
+      name: 'relay-1',
+      announced: encodeAnnounced({ ...ADDRESS, atMs: nowMs }).toString(),
+    });
+    const tell = async () =>
+      (await roots.get('root-2')?.answer(await sealsOf(relay).seal(text), 'relay-1'))?.toString();
+    assert.match((await tell()) ?? '', /READ_ONLY/);
+    assert.deepEqual([asked, recorded()], [2, []]);
+    roots.set('root', root);
+    assert.equal(await tell(), '{}');
+    assert.equal(recorded()[0]?.name, 'relay-1');
+  });
+
   it('a node says it as soon as somebody answers, again after a refusal, and then seldom', async () => {
     let asked = 0;
     let isLinked = false;
@@ -170,27 +202,27 @@ describe('what a root records of nodes that announce themselves', () => {
         return await root.answer(statement, 'a test');
       },
     });
-    const look = async (): Promise<void> => {
+    const look = (): void => {
       for (const fn of looks) fn();
-      await new Promise((resolve) => setTimeout(resolve, 20));
     };
-    await look();
-    assert.deepEqual(own.facts(), { address: 'relay-1.example:1979', isKnown: false, lastError: undefined });
+    const address = 'relay-1.example:1979';
+    look();
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual(own.facts(), { address, isKnown: false, lastError: undefined });
     [isLinked, refusal] = [true, new TokaidoError('READ_ONLY', 'this root stands by')];
-    await look();
-    assert.deepEqual(own.facts(), {
-      address: 'relay-1.example:1979',
-      isKnown: false,
-      lastError: 'this root stands by',
-    });
-    await look();
+    look();
+    await eventually('it was refused', () => own.facts()?.lastError !== undefined);
+    assert.deepEqual(own.facts(), { address, isKnown: false, lastError: 'this root stands by' });
+    look();
     assert.equal(asked, 1);
     refusal = undefined;
     nowMs += 30_000;
-    await look();
-    await look();
+    look();
+    await eventually('it is recorded', () => own.facts()?.isKnown === true);
+    look();
+    await new Promise((resolve) => setImmediate(resolve));
     assert.equal(asked, 2);
-    assert.deepEqual(own.facts(), { address: 'relay-1.example:1979', isKnown: true, lastError: undefined });
+    assert.deepEqual(own.facts(), { address, isKnown: true, lastError: undefined });
     assert.deepEqual(recorded(), [{ ...ADDRESS, name: 'relay-1', atMs: nowMs }]);
     own.close();
     assert.equal(looks.length, 0);
