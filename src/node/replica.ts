@@ -6,7 +6,7 @@
 import { AssertionFailure, messageOf, TokaidoError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import type { Runtime, Timer } from '../base/runtime.js';
-import { sid } from '../base/types.js';
+import { type LocalNumber, sid } from '../base/types.js';
 import type { Identity } from '../pki/names.js';
 import { ClockWatch } from '../replication/following/clock-watch.js';
 import { type AnnouncedNode, announcedIn, discoveredFor } from '../replication/following/discovery.js';
@@ -25,6 +25,8 @@ import { ScopePolicy, type ScopeRules } from '../replication/scope-policy.js';
 import { ReplicationServer } from '../replication/sending/server.js';
 import type { Proof } from '../store/proof.js';
 import { NODE_KEYS } from '../store/reserved.js';
+import { Settling } from '../store/settling.js';
+import type { LocalStore } from '../store/store.js';
 import type { FeedPosition } from '../store/types.js';
 import { scopeRules } from './config/policy-schema.js';
 import type { NodeConfig } from './config/schema.js';
@@ -87,6 +89,8 @@ export class Replica {
   /** The root that says it has taken the place of this one. */
   #replacedBy: string | undefined;
   #sweep: Timer | undefined;
+  /** What the current store may forget, beside other roots. */
+  #settling: { readonly store: LocalStore; readonly with: Settling } | undefined;
   #stopping = false;
 
   /** Errors: `STORAGE`, `CORRUPT`. */
@@ -460,7 +464,21 @@ export class Replica {
     const { config, runtime } = this.#options;
     const nowMs = runtime.nowMs();
     const upToMs = config.role === 'root' ? nowMs : Math.min(nowMs, this.equality.collectUpToMs ?? 0);
-    return store.needsSweep(upToMs) ? await store.sweep(upToMs) : false;
+    const settled = this.#settled(store);
+    return store.needsSweep(upToMs, settled) ? await store.sweep(upToMs, settled) : false;
+  }
+
+  /** Local number before which removals are settled with all other roots; `undefined` where there are none. */
+  #settled(store: LocalStore): LocalNumber | undefined {
+    const { peers } = this.#options.config;
+    if (peers.length === 0) return undefined;
+    if (this.#settling?.store !== store) this.#settling = { store, with: new Settling(peers.length) };
+    const settling = this.#settling.with;
+    settling.note(store.position(), store.log.next);
+    for (const { name, flushed } of this.#replication?.rootsOnDisk() ?? []) {
+      if (this.#isPeer(name)) settling.hear(name, flushed);
+    }
+    return settling.before(store.position());
   }
 
   get replication(): ReplicationServer | undefined {

@@ -108,15 +108,18 @@ function cluster(dice: Dice): NodeConfig[] {
 }
 
 /**
- * The same cluster with more roots, which all take writes and exchange them. Relays and edges know some of them. The logs
- * last as long as the run: a removal that nobody remembers any more cannot be told to a root that was cut off meanwhile.
+ * The same cluster with more roots, which all take writes and exchange them. Relays and edges know some of them. Their
+ * logs last as long as the run, those of the roots only where they are to come `apart`: a root remembers what was removed
+ * for the others, beyond its log; a follower does not.
  */
-function withRoots([first, ...followers]: readonly NodeConfig[], dice: Dice): NodeConfig[] {
+function withRoots([first, ...followers]: readonly NodeConfig[], dice: Dice, apart: boolean): NodeConfig[] {
   const names = ['root', 'root-2', ...(dice.chance(0.3) ? ['root-3'] : [])];
-  const log = { retainBytes: 1024 * 1024, retainAgeMs: 3_600_000 };
+  const { removalBytes } = (first as NodeConfig).log;
+  const log = { removalBytes, retainBytes: 1024 * 1024, retainAgeMs: 3_600_000 };
+  const short = { removalBytes, retainBytes: dice.pick([300, 1000, 4000]), retainAgeMs: dice.pick([300, 3_600_000]) };
   const roots = names.map((name, index): NodeConfig => {
     const peers = names.filter((other) => other !== name).map(upstream);
-    return { ...(first as NodeConfig), name, sid: index + 1, peers, log };
+    return { ...(first as NodeConfig), name, sid: index + 1, peers, log: apart ? short : log };
   });
   const others = followers.map((config): NodeConfig => {
     const upstreams = config.upstreams.flatMap((known) => {
@@ -159,7 +162,17 @@ function withMoreRoots(plan: Plan, dice: Dice): Plan {
   if (!dice.chance(0.3)) return plan;
   // What roots lose that others kept brings them to each other's snapshots.
   const faults = dice.chance(0.5) ? [...new Set([...plan.faults, 'lose-tail' as const])] : plan.faults;
-  return { ...plan, faults, nodes: withRoots(plan.nodes, dice.fork()) };
+  const apart = dice.chance(0.4);
+  return { ...plan, faults: apart ? forApart(faults) : faults, nodes: withRoots(plan.nodes, dice.fork(), apart) };
+}
+
+/**
+ * Roots that neither log brings together are joined record by record, unless one of them began another epoch meanwhile:
+ * these lose no power. The network comes between them in any case.
+ */
+function forApart(faults: readonly Fault[]): Fault[] {
+  const others = faults.filter((fault) => !['power', 'power-all', 'lose-tail'].includes(fault));
+  return [...new Set([...others, 'cut', 'cut-one-way'] as const)];
 }
 
 function onePlan(dice: Dice, chosen: readonly Fault[]): Plan {

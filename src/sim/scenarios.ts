@@ -27,7 +27,7 @@ function cluster(
   replication: Partial<NodeConfig['replication']> = {},
 ): NodeConfig[] {
   const some = settings(dice);
-  const log = { retainBytes: 1024 * 1024, retainAgeMs: 3_600_000 };
+  const log = { ...some.log, retainBytes: 1024 * 1024, retainAgeMs: 3_600_000 };
   const databases = some.databases.filter(({ storage }) => storage === 'disk');
   const root = { ...some, name: 'root', databases, log, replication: { ...some.replication, ...replication } };
   const others = Object.entries(followers).map(([name, upstreams]): NodeConfig => {
@@ -192,6 +192,41 @@ function lostUpstream(dice: Dice): Plan {
   return { ...WRITERS, nodes, stormMs: 25_000, script };
 }
 
+/** Two roots are apart for longer than their logs, while both take writes; in one case of two one of them is killed over it. */
+function rootsApart(dice: Dice): Plan {
+  const [first, ...followers] = cluster(dice, { 'relay-1': ['root', 'root-2'], 'edge-1': ['relay-1', 'root-2'] });
+  const { log } = first as NodeConfig;
+  const roots = ['root', 'root-2'].map((name, index): NodeConfig => {
+    const peers = [upstream(index === 0 ? 'root-2' : 'root')];
+    const replication = { ...(first as NodeConfig).replication, snapshotResumeMs: 0 };
+    return { ...(first as NodeConfig), name, sid: index + 1, peers, replication, log: { ...log, retainBytes: 500 } };
+  });
+  const script = ({ network, node, at, trace }: Stage): void => {
+    at(1500, () => {
+      for (const [from, to] of [
+        ['root', 'root-2'],
+        ['root-2', 'root'],
+      ] as const)
+        network.cut(from, to);
+      network.breakAllOf('root-2');
+      trace('root-2', 'is cut off from the other root');
+    });
+    at(5000, () => network.heal());
+    if (dice.chance(0.5)) {
+      const victim = dice.pick(['root', 'root-2']);
+      const killMs = 5000 + dice.below(1200);
+      at(killMs, () => node(victim).machine.crash('kill'));
+      at(killMs + 200, () => node(victim).start());
+    }
+    at(14_000, () => {
+      const merged = roots.reduce((sum, { name = '' }) => sum + (node(name).replica?.stores.merged ?? 0), 0);
+      if (merged === 0) throw new Violation(10, 'no root merged what it has with what the other has');
+    });
+  };
+  const writers = { clients: 2, clientPauseMs: 60, valueBytes: 60 };
+  return { ...WRITERS, ...writers, nodes: [...roots, ...followers], stormMs: 14_500, script };
+}
+
 /** By name. */
 export const SCENARIOS: Readonly<Record<string, (dice: Dice) => Plan>> = {
   'broken-copies': brokenCopies,
@@ -199,4 +234,5 @@ export const SCENARIOS: Readonly<Record<string, (dice: Dice) => Plan>> = {
   'vanished-copy': vanishedCopy,
   'turn-to-each-other': turnToEachOther,
   'lost-upstream': lostUpstream,
+  'roots-apart': rootsApart,
 };

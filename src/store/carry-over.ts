@@ -7,10 +7,12 @@
  * transactions of the other that are over. One of them then yields, the one with the higher server id: it takes back what
  * it had lost, and numbers what it made since anew, in an epoch of its own behind it. Versions stay.
  */
-import { TokaidoError } from '../base/errors.js';
+import { assert, TokaidoError } from '../base/errors.js';
 import { epoch, type LocalNumber, localNumber, type OriginPosition, type Position, type Sid } from '../base/types.js';
 import { describePosition, originOf } from '../log/position.js';
 import { decodeTransaction, type TransactionHeader, transactionSpans } from '../log/transaction.js';
+import { type Forgotten, forgottenBeyond } from './forgotten.js';
+import type { SnapshotContents } from './snapshot.js';
 import type { LocalStore } from './store.js';
 
 /** What is to be done for a snapshot at some position. */
@@ -23,9 +25,11 @@ type Plan =
       /** How far the snapshot knows this origin, where its own numbers have to be given out anew behind that. */
       readonly behind: OriginPosition | undefined;
     }
+  /** The log here does not reach back to what the snapshot lacks: all is joined, record by record (`merge.ts`). */
+  | { readonly kind: 'merge' }
   | { readonly kind: 'refuse'; readonly why: string };
 
-function plan(store: LocalStore, there: Position): Plan {
+function plan(store: LocalStore, there: Position, forgotten: Forgotten | undefined): Plan {
   const position = store.position();
   const sids = position
     .filter(({ sid, epoch: here }) => (originOf(there, sid)?.epoch ?? here) > here)
@@ -37,8 +41,10 @@ function plan(store: LocalStore, there: Position): Plan {
   const current = position.filter((origin) => !over.has(origin.sid));
   const found = store.log.find(there, current);
   if (found.kind === 'from') return { kind: 'carry', first: found.first, over, behind: undefined };
-  if (found.kind === 'too-old')
-    return refusal(store, there, `the log here does not reach back to what it lacks (if there neither: ${BOTH_SHORT})`);
+  if (found.kind === 'too-old') {
+    const why = whyNotMerged(store, there, forgotten);
+    return why === undefined ? { kind: 'merge' } : refusal(store, there, why);
+  }
   const own = sid === undefined ? undefined : originOf(there, sid);
   const others = store.log.find(
     there,
@@ -48,6 +54,22 @@ function plan(store: LocalStore, there: Position): Plan {
   if (!yields || others.kind !== 'from' || !reachesBack(store, own))
     return refusal(store, there, 'it has transactions that this root has lost or never had');
   return { kind: 'carry', first: store.log.first, over, behind: own };
+}
+
+/** Why what lies here cannot be joined record by record with a snapshot at `there`; `undefined` when it can. */
+function whyNotMerged(store: LocalStore, there: Position, forgotten: Forgotten | undefined): string | undefined {
+  const position = store.position();
+  const tooShort = 'the log here does not reach back to what it lacks';
+  const other = position.find(({ sid, epoch: here }) => (originOf(there, sid)?.epoch ?? here) !== here);
+  if (other !== undefined)
+    return `${tooShort}, and origin ${other.sid} has begun another epoch since: whether its history is the same nobody can tell (${BOTH_SHORT})`;
+  if (forgotten === undefined)
+    return `${tooShort}, and the other root does not say which removals it has forgotten: it runs an older version`;
+  if (forgottenBeyond(forgotten, position) !== undefined)
+    return `${tooShort}, and the other root has forgotten removals that this one never saw (${BOTH_SHORT})`;
+  if (forgottenBeyond(store.known.forgotten, there) !== undefined)
+    return `${tooShort}, and this root has forgotten removals that the other one never saw (${BOTH_SHORT})`;
+  return undefined;
 }
 
 /** What an operator reads who has to decide. */
@@ -65,10 +87,18 @@ function reachesBack({ log }: LocalStore, own: OriginPosition): boolean {
   return before !== undefined && (originOf(before, own.sid)?.epoch ?? 0) <= own.epoch;
 }
 
-/** Why a snapshot at `there` would cost this store something; `undefined` when it would not. */
-export function whyNotCarried(store: LocalStore, there: Position): string | undefined {
-  const found = plan(store, there);
+/** Why a snapshot would cost this store something; `undefined` when it would not. */
+export function whyNotCarried(
+  store: LocalStore,
+  { position, forgotten }: Pick<SnapshotContents, 'position' | 'forgotten'>,
+): string | undefined {
+  const found = plan(store, position, forgotten);
   return found.kind === 'refuse' ? found.why : undefined;
+}
+
+/** Whether what `from` has can only be joined record by record to the snapshot that `to` was loaded from. */
+export function mustMerge(from: LocalStore, to: LocalStore): boolean {
+  return plan(from, to.position(), to.known.forgotten).kind === 'merge';
 }
 
 /** Brings to `to` everything that it lacks and `from` has. */
@@ -83,8 +113,9 @@ export class CarryOver {
   /** `to` is as it was loaded. Errors: `REPLICATION` when something would be lost. */
   constructor(from: LocalStore, to: LocalStore) {
     const there = to.position();
-    const found = plan(from, there);
+    const found = plan(from, there, to.known.forgotten);
     if (found.kind === 'refuse') throw new TokaidoError('REPLICATION', found.why);
+    assert(found.kind === 'carry', 'what has to be merged was merged before');
     this.#from = from;
     this.#to = to;
     this.#there = there;

@@ -19,6 +19,7 @@ import type { Change, FeedPosition, TransactionHeader } from '../log/transaction
 import type { Retention, UpdateLog } from '../log/update-log.js';
 import type { DatabaseMaps, IndexMaps } from './catalog.js';
 import type { Storage } from './database-spec.js';
+import { type Forgotten, joinForgotten, withForgotten } from './forgotten.js';
 import type { PartChanges, PartHashes } from './part-hashes.js';
 import { checkRecord, encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
 import { isCoveredBy, type Repair, type Repaired } from './repair.js';
@@ -37,6 +38,9 @@ export interface StoreMaps {
   /** By database id. */
   readonly databases: ReadonlyMap<number, DatabaseMaps>;
 }
+
+/** What a store takes over from another one, besides records and clears. */
+export type Adopted = Pick<StoreState, 'position' | 'lastVersionNs' | 'feeds' | 'forgotten'>;
 
 const INDEX_HEADER = 8;
 
@@ -99,6 +103,7 @@ export class Draft {
   readonly parts: PartChanges;
   readonly #feeds = new Map<string, FeedPosition>();
   #clears: readonly ClearMark[];
+  #forgotten: Forgotten;
   logBytes: number;
   /** Set when this commit trimmed the log: its oldest number then. */
   logFirst: LocalNumber | undefined;
@@ -115,6 +120,7 @@ export class Draft {
     this.logBytes = before.logBytes;
     for (const feed of before.feeds) this.#feeds.set(feed.feed, feed);
     this.#clears = before.clears;
+    this.#forgotten = before.forgotten;
     this.#horizons = { ...before.horizons };
   }
 
@@ -432,6 +438,55 @@ export class Draft {
     return wasLive ? 'replaced' : 'added';
   }
 
+  /** Makes a key of a database what another store has under it, or nothing, whatever is here and whoever would win. */
+  place(database: string, key: Buffer, raw: Buffer | undefined): void {
+    const draft = this.#named(database);
+    if (raw === undefined) {
+      this.#evict(draft, key);
+      return;
+    }
+    this.writes++;
+    this.changes++;
+    const record = new StoredRecord(raw);
+    const before = this.#stored(draft, key);
+    if (record.isTombstone) this.#bury(draft, key, before, record.stamp);
+    else this.#put(draft, key, before, raw);
+  }
+
+  /** Logs a transaction of another store whose records are placed by themselves. */
+  relog(header: TransactionHeader, bytes: Buffer): void {
+    this.writes++;
+    this.log.bytes(bytes);
+    const { sid, epoch, sequence, versionNs, feed } = header;
+    this.#origins.set(sid, { sid, epoch, sequence, versionNs });
+    if (feed !== undefined) this.#feeds.set(feed.feed, feed);
+    this.transactions++;
+  }
+
+  /** What this store knows of others besides its records, and another one, which it is merged with, does, too. */
+  adopt({ position, lastVersionNs, feeds, forgotten }: Adopted): void {
+    this.writes++;
+    for (const origin of position) this.#origins.set(origin.sid, origin);
+    if (lastVersionNs > this.lastVersionNs) this.lastVersionNs = lastVersionNs;
+    for (const feed of feeds) this.#feeds.set(feed.feed, feed);
+    this.#forgotten = joinForgotten(this.#forgotten, forgotten);
+  }
+
+  /** A clear that is known elsewhere keeps out here, too, as long as what is logged so far. */
+  adoptClear(clear: Omit<ClearMark, 'loggedAt'>): void {
+    this.writes++;
+    this.#clears = withClear(this.#clears, { ...clear, loggedAt: this.#number });
+  }
+
+  /** Expirations up to this moment have been worked off, and none is left. */
+  workedOff(upToMs: number): void {
+    const reached = indexKey(upToMs + 1, 0, EMPTY);
+    this.writes++;
+    for (const { storage } of this.#maps.indexes) {
+      if (reached.compare(this.#horizons[storage]) > 0) this.#horizons[storage] = reached;
+    }
+  }
+
   /** The running hash of a database was found to be wrong by `miscount`. */
   correctHash(database: string, miscount: SetHash): void {
     this.writes++;
@@ -456,6 +511,7 @@ export class Draft {
       handled += this.#forgetBuried(graveyard, firstLogged, limit - handled);
     }
     const clears = this.#clears.filter((clear) => clear.loggedAt >= firstLogged);
+    for (const clear of this.#clears) if (clear.loggedAt < firstLogged) this.#forget(clear);
     this.writes += handled + this.#clears.length - clears.length;
     this.#clears = clears;
     this.changes += handled;
@@ -475,10 +531,15 @@ export class Draft {
       // A younger tombstone of the same key has a row of its own.
       if (database !== undefined && record?.isTombstone === true && record.stamp.equals(stamp)) {
         this.#writer.remove(database.maps.records, key);
+        this.#forget(record);
       }
       this.#writer.remove(graveyard, row);
     }
     return rows.length;
+  }
+
+  #forget({ sid, versionNs }: { readonly sid: Sid; readonly versionNs: VersionNs }): void {
+    this.#forgotten = withForgotten(this.#forgotten, { sid, versionNs });
   }
 
   /** The state after this commit. */
@@ -496,6 +557,7 @@ export class Draft {
       horizons: this.#horizons,
       feeds: [...this.#feeds.values()],
       clears: this.#clears,
+      forgotten: this.#forgotten,
     };
   }
 }

@@ -19,6 +19,7 @@ import type { FeedPosition } from '../log/transaction.js';
 import { type DatabaseMaps, openDatabase, specFor } from './catalog.js';
 import type { DatabaseSpec } from './database-spec.js';
 import { indexKey, isCounted } from './draft.js';
+import { everythingAt, type Forgotten } from './forgotten.js';
 import { horizonOf } from './proof.js';
 import { checkRecord } from './record.js';
 import { NOTHING, RecordHasher, type SetHash } from './set-hash.js';
@@ -55,6 +56,8 @@ export interface SnapshotContents {
    * say.
    */
   readonly horizonMs?: number | undefined;
+  /** Absent when the source is too old to say. */
+  readonly forgotten?: Forgotten | undefined;
 }
 
 /**
@@ -107,7 +110,7 @@ export class SnapshotSource {
       return rangesOf(scope.keysOf(name)).map((range) => ({ database, map, range }));
     });
     this.nextNumber = state.next;
-    const { position, lastVersionNs } = state;
+    const { position, lastVersionNs, forgotten } = state;
     const feeds = state.feeds.filter(({ feed }) => scope.seesFeed(feed));
     // How many records of a part there are would take counting; how many there are outside is nobody's business.
     const databases = chosen.map(({ name, records }) => ({
@@ -123,7 +126,7 @@ export class SnapshotSource {
     });
     const horizons = chosen.map(({ id, storage }) => horizonOf(state.horizons[storage], id).xtMs);
     const horizonMs = Math.max(0, ...horizons);
-    this.contents = { position, lastVersionNs, feeds, databases, clears, horizonMs };
+    this.contents = { position, lastVersionNs, feeds, databases, clears, horizonMs, forgotten };
   }
 
   /** The next rows, about `bytes` of them, or `undefined` after the last. */
@@ -281,7 +284,7 @@ export class SnapshotLoader {
   /** Writes the state row, which makes the store complete, and flushes. Errors: `CORRUPT` when rows are missing. */
   async finish(rows: number): Promise<void> {
     if (rows !== this.#rows) throw new TokaidoError('CORRUPT', `the snapshot has ${this.#rows} of ${rows} rows`);
-    const { position, lastVersionNs, feeds, databases, clears } = this.#contents;
+    const { position, lastVersionNs, feeds, databases, clears, forgotten } = this.#contents;
     const state: StoreState = {
       ...EMPTY_STATE,
       next: LOGGED_AT,
@@ -294,6 +297,7 @@ export class SnapshotLoader {
         return { id, name, storage: spec.storage, records: this.#live[index] ?? 0, hash };
       }),
       horizons: { disk: this.#horizon, memory: this.#horizon },
+      forgotten: forgotten ?? everythingAt(position),
       clears: clears.map(({ database, ...clear }) => ({ ...clear, databaseId: database + 1, loggedAt: LOGGED_AT })),
     };
     const { flushed } = await this.#engine.write((writer) => {

@@ -17,9 +17,12 @@ import {
 import { decodePosition, encodePosition, START } from '../log/position.js';
 import { type FeedPosition, readSid } from '../log/transaction.js';
 import type { Storage } from './database-spec.js';
+import { encodeForgotten, everythingAt, type Forgotten, readForgottenOf } from './forgotten.js';
 import { decodeHash, SET_HASH_BYTES, type SetHash, writeHash } from './set-hash.js';
 
-const FORMAT = 2;
+const FORMAT = 3;
+/** Without what was forgotten. */
+const OLDER_FORMAT = 2;
 /** By the number that stands for it in the row. */
 const STORAGES: readonly Storage[] = ['disk', 'memory'];
 
@@ -89,6 +92,7 @@ export interface StoreState {
   readonly feeds: readonly FeedPosition[];
   readonly clears: readonly ClearMark[];
   readonly horizons: Horizons;
+  readonly forgotten: Forgotten;
 }
 
 export const EMPTY_STATE: StoreState = {
@@ -101,6 +105,7 @@ export const EMPTY_STATE: StoreState = {
   feeds: [],
   clears: [],
   horizons: { disk: EMPTY, memory: EMPTY },
+  forgotten: [],
 };
 
 export function encodeState(state: StoreState): Buffer {
@@ -120,6 +125,7 @@ export function encodeState(state: StoreState): Buffer {
     writer.varint(clear.databaseId).sized(clear.prefix).u64(clear.versionNs).varint(clear.sid).varint(clear.loggedAt);
   }
   writer.sized(state.horizons.disk).sized(state.horizons.memory);
+  encodeForgotten(writer, state.forgotten);
   return writer.take();
 }
 
@@ -127,13 +133,14 @@ export function encodeState(state: StoreState): Buffer {
 export function decodeState(row: Buffer): StoreState {
   const reader = new ByteReader(row);
   const format = reader.u8();
-  if (format !== FORMAT) {
+  if (format !== FORMAT && format !== OLDER_FORMAT) {
     throw new TokaidoError('CORRUPT', `the data directory has format ${format}; this version knows ${FORMAT}`, {
       hint: 'run the version of Tokaido that wrote it, or a newer one',
     });
   }
+  const position = decodePosition(reader);
   const state: StoreState = {
-    position: decodePosition(reader),
+    position,
     next: localNumber(reader.varint()),
     logBytes: reader.varint(),
     epoch: epoch(reader.varint()),
@@ -154,6 +161,7 @@ export function decodeState(row: Buffer): StoreState {
       loggedAt: localNumber(reader.varint()),
     })),
     horizons: { disk: Buffer.from(reader.sized()), memory: Buffer.from(reader.sized()) },
+    forgotten: format === FORMAT ? list(reader, () => readForgottenOf(reader)) : everythingAt(position),
   };
   reader.end('store state');
   return state;

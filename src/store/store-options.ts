@@ -18,6 +18,8 @@ export interface StoreOptions {
   readonly databases: readonly DatabaseSpec[];
   readonly retention: Retention;
   readonly transaction: TransactionLimits;
+  /** Removals that are kept beyond the log because they are not settled take so many bytes at most. Unbounded when absent. */
+  readonly removalBytes?: number;
   /** Beyond this much data on the disk, in bytes, local transactions may only remove. Unbounded when absent. */
   readonly maxSizeBytes?: number;
   readonly queue: QueueLimits;

@@ -16,6 +16,7 @@ import { assert, messageOf, TokaidoError } from '../base/errors.js';
 import {
   type Epoch,
   epoch,
+  type LocalNumber,
   localNumber,
   type OriginPosition,
   type Position,
@@ -32,6 +33,7 @@ import { Catalog, type DatabaseMaps } from './catalog.js';
 import { CommitQueue, type QueueHead } from './commit-queue.js';
 import { Draft, nextVersion, type StoreMaps } from './draft.js';
 import { cachesOf, evictFrom, overCapacity } from './eviction.js';
+import { EVERYTHING_SETTLED, forgettable, type Household, isSweepDue, SWEEP } from './housekeeping.js';
 import { type Job, outcomeOf } from './job.js';
 import { LocalTransaction } from './local-transaction.js';
 import { decodeEpoch, EPOCH_KEY, encodeEpoch, isNext, withOwnEpoch } from './numbering.js';
@@ -57,10 +59,6 @@ type Build<T> = (transaction: StoreTransaction, versionNs: VersionNs) => T;
 
 /** Called after each commit that logged something, in order. */
 export type CommitListener = (batch: LogBatch) => void;
-
-/** The sizes of one round of housekeeping: small, because a commit holds the event loop. */
-const SWEEP_ROWS = 1000;
-const SWEEP_BATCHES = 64;
 
 /** What a commit leaves. */
 interface Finished {
@@ -91,6 +89,8 @@ export class LocalStore implements Store {
   /** Databases with a capacity. */
   #caches: readonly DatabaseMaps[] = [];
   #evicting = false;
+  /** While it is set, nothing is cut from the log. */
+  isLogHeld = false;
   /** Whether the data has reached its limit, as far as this commit asked. */
   readonly #room: Room;
 
@@ -234,6 +234,15 @@ export class LocalStore implements Store {
   ownPosition(): OriginPosition | undefined {
     const { sid } = this.#options;
     return sid === undefined ? undefined : originOf(this.#state.position, sid);
+  }
+
+  /** Besides how far it is. */
+  get known(): Pick<StoreState, 'databases' | 'clears' | 'forgotten'> {
+    return this.#state;
+  }
+
+  mapsOf(database: string): DatabaseMaps {
+    return this.#catalog.maps(database);
   }
 
   /** This node's server id, if it takes writes. */
@@ -391,44 +400,40 @@ export class LocalStore implements Store {
   }
 
   /**
-   * One round of housekeeping: records that expired at `upToMs` or before, the log's retention, tombstones. Returns
-   * whether more is due.
+   * One round of housekeeping: records that expired at `upToMs` or before, the log's retention, tombstones, but none of a
+   * transaction from `settled` on. Returns whether more is due.
    */
-  async sweep(upToMs: number = this.#options.runtime.nowMs()): Promise<boolean> {
+  async sweep(
+    upToMs: number = this.#options.runtime.nowMs(),
+    settled: LocalNumber = EVERYTHING_SETTLED,
+  ): Promise<boolean> {
     const run = (draft: Draft): boolean => {
-      const expired = draft.collectExpired(SWEEP_ROWS, upToMs);
+      const expired = draft.collectExpired(SWEEP.rows, upToMs);
       const before = this.#log.first;
-      const trimmed = draft.trimLog(this.#log, this.#options.retention, SWEEP_BATCHES);
-      const forgotten = draft.forgetBuried(trimmed, SWEEP_ROWS);
-      return expired === SWEEP_ROWS || forgotten === SWEEP_ROWS || trimmed - before >= SWEEP_BATCHES;
+      const trimmed = this.isLogHeld ? before : draft.trimLog(this.#log, this.#options.retention, SWEEP.batches);
+      const forgotten = draft.forgetBuried(forgettable(this.#household, trimmed, settled), SWEEP.rows);
+      return expired === SWEEP.rows || forgotten === SWEEP.rows || trimmed - before >= SWEEP.batches;
     };
     return await this.#housekeep(run);
   }
 
   /** Cuts the log to less than what is configured, now; whoever lacks what goes will need a snapshot. */
   async trimLog(retention: Retention): Promise<void> {
-    for (;;) {
+    while (!this.isLogHeld) {
       const before = this.#log.first;
-      const trimmed = await this.#housekeep((draft) => draft.trimLog(this.#log, retention, SWEEP_BATCHES));
-      if (trimmed - before < SWEEP_BATCHES) return;
+      const trimmed = await this.#housekeep((draft) => draft.trimLog(this.#log, retention, SWEEP.batches));
+      if (trimmed - before < SWEEP.batches) return;
     }
   }
 
   /** Something is due for `sweep`, found without a write. */
-  needsSweep(upToMs: number = this.#options.runtime.nowMs()): boolean {
-    const nowMs = this.#options.runtime.nowMs();
-    for (const { expiry } of this.#catalog.indexes) {
-      for (const { key } of this.#engine.range(expiry, { limit: 1 })) if (key.readUIntBE(0, 6) <= upToMs) return true;
-    }
-    // Tombstones of what was trimmed go in rounds, too.
-    for (const { graveyard } of this.#catalog.indexes) {
-      for (const { key } of this.#engine.range(graveyard, { limit: 1 })) {
-        if (key.readUIntBE(0, 6) < this.#log.first) return true;
-      }
-    }
-    if (this.#log.first >= this.#log.next) return false;
-    if (this.#state.logBytes > this.#options.retention.bytes) return true;
-    return nowMs - this.#log.timeOf(this.#log.first) > this.#options.retention.ageMs;
+  needsSweep(upToMs: number = this.#options.runtime.nowMs(), settled: LocalNumber = EVERYTHING_SETTLED): boolean {
+    return isSweepDue(this.#household, upToMs, this.#options.runtime.nowMs(), settled);
+  }
+
+  get #household(): Household {
+    const { engine, retention, removalBytes } = this.#options;
+    return { engine, retention, removalBytes, indexes: this.#catalog.indexes, log: this.#log, state: this.#state };
   }
 
   // ---- Comparing -----------------------------------------------------------------------------------------------
@@ -551,6 +556,11 @@ export class LocalStore implements Store {
 
   resume(): void {
     this.#queue.resume();
+  }
+
+  /** A change of a store that nobody reads yet, in a commit; these databases are opened for it. */
+  async prepare<T>(databases: readonly string[], run: (draft: Draft) => T): Promise<T> {
+    return await this.#queue.add<T>({ databases, run }).committed;
   }
 
   /** Logs what this origin had numbered otherwise, in `epoch`; its version stays, unless the one before it is higher. */

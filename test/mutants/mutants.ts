@@ -120,6 +120,29 @@ export const MUTANTS: readonly Mutant[] = [
     'if (this.#isRoot)\n                    await this.#join(engine);',
     'if (false)\n                    await this.#join(engine);',
   ]),
+  played('roots-apart', 'absence-is-removal', 'a root that merges drops every record that the other one lacks', [
+    'store/merge.js',
+    "if (there === undefined)\n        return 'here';",
+    "if (there === undefined)\n        return 'there';",
+  ]),
+  played(
+    'roots-apart',
+    'unseen-removals-forgotten',
+    'a root forgets removals with its log, and merges all the same',
+    ['node/replica.js', 'await store.sweep(upToMs, settled)', 'await store.sweep(upToMs)'],
+    ['store/carry-over.js', 'if (forgottenBeyond(forgotten, position) !== undefined)', 'if (false)'],
+    ['store/carry-over.js', 'if (forgottenBeyond(store.known.forgotten, there) !== undefined)', 'if (false)'],
+  ),
+  played('roots-apart', 'merge-forgets-clears', 'a root that merges knows of clears no more than the other one does', [
+    'store/merge.js',
+    'await this.#to.prepare([], (draft) => this.#bringClears(draft));',
+    '',
+  ]),
+  played('roots-apart', 'merge-takes-older', 'a root that merges lets its own record stand, newer or not', [
+    'store/merge.js',
+    "return here.isNewerThan(there.stamp) ? 'here' : 'there';",
+    "return 'here';",
+  ]),
   mutant('peer-news-lost', 'a root leaves out what the first one makes', [
     'replication/frames/exchange.js',
     'if (header.sid === sid)',

@@ -71,6 +71,34 @@ const GOLDEN: readonly (readonly [Frame, string])[] = [
     },
     `01${'03'.repeat(16)}${'01'.repeat(16)}0165c800${'04'.repeat(32)}046f70656e`,
   ],
+  [
+    {
+      type: 'hello',
+      version: 1,
+      clusterId: '03'.repeat(16),
+      self: { instanceId: '01'.repeat(16), name: 'e' },
+      seeded: true,
+      isLook: false,
+      takesHorizon: true,
+      resumes: false,
+      unpacks: [],
+      position,
+      scopeId: '04'.repeat(32),
+      takesForgotten: true,
+      origin: { sid: sid(2), timeMs: 3, replaces: [] },
+    },
+    `01${'03'.repeat(16)}${'01'.repeat(16)}01658d010102ac020000000000000007${'04'.repeat(32)}0200000000000300`,
+  ],
+  [
+    {
+      type: 'forgotten',
+      forgotten: [
+        { sid: sid(1), versionNs: versionNs(5n) },
+        { sid: sid(300), versionNs: versionNs(6n) },
+      ],
+    },
+    '02010000000000000005ac020000000000000006',
+  ],
   [{ type: 'audit', database: 'a', horizonMs: 5 }, '0161000000000005'],
   [{ type: 'audited', position, cutoffMs: 6 }, '010102ac020000000000000007000000000006'],
   [

@@ -55,6 +55,7 @@ export function honestFrames(clusterId: string): Buffer[] {
       clears: [{ database: 0, prefix: Buffer.from('p'), versionNs: versionNs(1n), sid: sid(1) }],
       horizonMs: 7,
     },
+    { type: 'forgotten', forgotten: [{ sid: sid(1), versionNs: versionNs(1n) }] },
     { type: 'snapshotRecords', database: 0, rows: Buffer.from('rows') },
     { type: 'snapshotPacked', packing: 'deflate', database: 0, bytes: 4, packed: Buffer.from('rows') },
     { type: 'snapshotEnd', rows: 1 },

@@ -208,6 +208,9 @@ export const schema = z.strictObject({
     .strictObject({
       retainBytes: size('256MiB').describe('The update log is cut beyond this size.'),
       retainAgeMs: duration('24h', { most: Number.MAX_SAFE_INTEGER }).describe('And beyond this age.'),
+      removalBytes: size('256MiB').describe(
+        'With several roots: what was removed and has not been seen by all of them yet is remembered beyond the log, up to this size. A root that was away for longer cannot be merged.',
+      ),
     })
     .prefault({})
     .describe('The update log. A follower that was away longer is brought up by a snapshot.'),

@@ -11,7 +11,8 @@ import type { Engine } from '../../engine/engine.js';
 import { TieredEngine } from '../../engine/tiered.js';
 import type { SnapshotTarget } from '../../replication/following/upstream-session.js';
 import type { SnapshotPlace } from '../../replication/frames/frames.js';
-import { CarryOver, whyNotCarried } from '../../store/carry-over.js';
+import { CarryOver, mustMerge, whyNotCarried } from '../../store/carry-over.js';
+import { merge } from '../../store/merge.js';
 import type { MemoryImage } from '../../store/restore.js';
 import { type SnapshotContents, SnapshotLoader } from '../../store/snapshot.js';
 import { LocalStore } from '../../store/store.js';
@@ -43,6 +44,7 @@ export class StoreHolder {
   #isLoading = false;
   readonly #unfinished: UnfinishedSnapshot;
   #resumed = 0;
+  #merged = 0;
   /** Databases of a root whose contents did not survive the last run. */
   #lost: readonly string[] = [];
 
@@ -144,6 +146,7 @@ export class StoreHolder {
       databases: config.databases,
       retention: { bytes: config.log.retainBytes, ageMs: config.log.retainAgeMs },
       transaction: { bytes: config.limits.transactionBytes, keyBytes: config.limits.keyBytes },
+      removalBytes: config.log.removalBytes,
       maxSizeBytes: config.store.maxSizeBytes,
       queue: {
         jobs: config.limits.queuedWrites,
@@ -185,6 +188,11 @@ export class StoreHolder {
     return this.#resumed;
   }
 
+  /** Snapshots of other roots that the data here was merged with, since the start. */
+  get merged(): number {
+    return this.#merged;
+  }
+
   /**
    * Begins to load a snapshot beside the current store, or goes on with it behind the rows of `from`; `scope` names the
    * part of the whole that it is.
@@ -192,8 +200,7 @@ export class StoreHolder {
   async openSnapshot(contents: SnapshotContents, scope: Buffer, from?: SnapshotPlace): Promise<SnapshotTarget> {
     // Of two others at the same time, say: a root has one store in the making.
     if (this.#isLoading) throw new TokaidoError('REPLICATION', 'another snapshot is being loaded already');
-    const refusal =
-      this.#isRoot && this.#current !== undefined ? whyNotCarried(this.#current, contents.position) : undefined;
+    const refusal = this.#isRoot && this.#current !== undefined ? whyNotCarried(this.#current, contents) : undefined;
     this.#isLoading = true;
     let engine: Engine | undefined;
     try {
@@ -257,18 +264,36 @@ export class StoreHolder {
       this.#swap(to);
       return;
     }
-    const carry = new CarryOver(from, to);
-    let transactions = await carry.run();
+    // What is carried over is read from the log, which must not be cut meanwhile.
+    from.isLogHeld = true;
+    try {
+      const merged = mustMerge(from, to) ? await merge(from, to) : undefined;
+      const carry = new CarryOver(from, to);
+      const transactions = (await carry.run()) + (await this.#changeOver(from, to, carry));
+      const { log } = this.#options;
+      if (merged === undefined) {
+        log.warn({ transactions }, 'the data of another root was loaded, and what only this root had kept');
+        return;
+      }
+      this.#merged++;
+      log.warn({ ...merged, transactions }, 'the data of another root was merged with what this root has');
+    } finally {
+      from.isLogHeld = false;
+    }
+  }
+
+  /** The rest, while writes wait, and the swap. Returns how many transactions that were. */
+  async #changeOver(from: LocalStore, to: LocalStore, carry: CarryOver): Promise<number> {
     await from.pause();
     try {
-      transactions += await carry.run();
+      const transactions = await carry.run();
       await to.flush();
       this.#swap(to);
+      return transactions;
     } catch (error) {
       from.resume();
       throw error;
     }
-    this.#options.log.warn({ transactions }, 'the data of another root was loaded, and what only this root had kept');
   }
 
   #swap(store: LocalStore): void {

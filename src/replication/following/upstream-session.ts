@@ -13,6 +13,7 @@ import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../../ba
 import type { Logger } from '../../base/logger.js';
 import { describePosition } from '../../log/position.js';
 import { ApplyOrder } from '../../store/apply-order.js';
+import type { Forgotten } from '../../store/forgotten.js';
 import type { Comparison } from '../../store/proof.js';
 import type { SnapshotContents } from '../../store/snapshot.js';
 import type { LocalStore } from '../../store/store.js';
@@ -132,6 +133,8 @@ export class UpstreamSession {
   /** What is loaded so far cannot be gone on with. */
   #isSpoilt = false;
   #expectedRows = 0;
+  /** What the source of the snapshot says it has forgotten. */
+  #forgotten: Forgotten | undefined;
   /** The whole snapshot has arrived; what follows belongs behind it. */
   #snapshotSent = false;
   #audit: Audit | undefined;
@@ -212,6 +215,10 @@ export class UpstreamSession {
         return;
       case 'snapshotBegin':
         this.#onSnapshotBegin(frame);
+        return;
+      case 'forgotten':
+        this.#expect('loading', 'forgotten');
+        this.#forgotten = frame.forgotten;
         return;
       case 'snapshotRecords':
         this.#onSnapshotRecords(frame);
@@ -475,7 +482,8 @@ export class UpstreamSession {
     else this.#log.info(at, 'loading a snapshot');
     this.#inOrder(async () => {
       if (this.#target !== undefined) throw new TokaidoError('REPLICATION', 'a second snapshot on one link');
-      this.#target = await this.#host.openSnapshot(contents, this.#scope.encoded, from);
+      const { encoded } = this.#scope;
+      this.#target = await this.#host.openSnapshot({ ...contents, forgotten: this.#forgotten }, encoded, from);
     });
   }
 
@@ -583,6 +591,9 @@ export function helloOf({
     ...(opening === undefined ? {} : { scopeOpening: opening }),
     ...(exchange === undefined
       ? {}
-      : { origin: { sid: exchange.sid, timeMs: exchange.nowMs(), replaces: exchange.replaces } }),
+      : {
+          origin: { sid: exchange.sid, timeMs: exchange.nowMs(), replaces: exchange.replaces },
+          takesForgotten: true,
+        }),
   };
 }

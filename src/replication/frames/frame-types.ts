@@ -1,7 +1,9 @@
 /** What each frame of the replication protocol says; its bytes are in frames.ts. */
+
 import type { OriginPosition, Position, Sid, VersionNs } from '../../base/types.js';
 import type { FeedPosition } from '../../log/transaction.js';
 import type { RangeHash } from '../../store/audit.js';
+import type { Forgotten } from '../../store/forgotten.js';
 import type { Proof } from '../../store/proof.js';
 import type { KeyRange, RangeRows } from '../../store/repair.js';
 import type { Packing } from './packing.js';
@@ -63,6 +65,8 @@ export interface Hello {
   readonly unpacks: readonly Packing[];
   /** It can go on with a snapshot that has a name. One that is older cannot. */
   readonly resumes: boolean;
+  /** Of a root that exchanges: it understands what a source says it has forgotten. One that is older does not. */
+  readonly takesForgotten?: boolean;
   /** Of a root that exchanges with this one. */
   readonly origin?: HelloOrigin | undefined;
   /** Opens the scope that its certificate hides (`pki/hidden-scope.ts`). */
@@ -144,6 +148,12 @@ export interface SnapshotBegin {
   readonly horizonMs?: number | undefined;
   /** Where it begins: its name, and rows that the follower has already. For those only who said that they resume. */
   readonly from?: SnapshotPlace | undefined;
+}
+
+/** Before `snapshotBegin`, for those only who said that they take it: see `Forgotten`. */
+export interface ForgottenFrame {
+  readonly type: 'forgotten';
+  readonly forgotten: Forgotten;
 }
 
 /** Rows of one database in key order: stored keys and stored records, tombstones included. */
@@ -260,6 +270,7 @@ export type Frame =
   | Heartbeat
   | Ack
   | SnapshotBegin
+  | ForgottenFrame
   | SnapshotRecords
   | SnapshotPacked
   | SnapshotEnd

@@ -9,8 +9,9 @@ import { crc32 } from 'node:zlib';
 import { ByteReader, ByteWriter } from '../../base/bytes.js';
 import { TokaidoError, unreachable } from '../../base/errors.js';
 import { versionNs } from '../../base/types.js';
-import { decodePosition, encodePosition } from '../../log/position.js';
+import { decodePosition, encodePosition, MAX_ORIGINS } from '../../log/position.js';
 import { readSid } from '../../log/transaction.js';
+import { encodeForgotten, readForgottenOf } from '../../store/forgotten.js';
 import { encodeHash } from '../../store/set-hash.js';
 import { SCOPE_ID_BYTES } from '../scope.js';
 import {
@@ -43,7 +44,10 @@ const LOOK = 2;
 const ORIGIN = 4;
 const TAKES_HORIZON = 8;
 const RESUMES = 64;
+/** Of a follower that is no root. */
 const OPENS = 128;
+/** Of a root that exchanges: such a one has no scope to open. */
+const TAKES_FORGOTTEN = 128;
 /** Of a HELLO, for each way to pack rows; in `snapshotPacked`, the number of each. */
 const UNPACKS: Readonly<Record<Packing, number>> = { deflate: 16, zstd: 32 };
 const PACKED_AS: Readonly<Record<Packing, number>> = { deflate: 1, zstd: 2 };
@@ -81,6 +85,7 @@ const TYPE = {
   report: 21,
   relink: 22,
   snapshotPacked: 23,
+  forgotten: 24,
 } as const;
 
 export type * from './frame-types.js';
@@ -118,13 +123,14 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
             (frame.origin === undefined ? 0 : ORIGIN) |
             (frame.takesHorizon ? TAKES_HORIZON : 0) |
             (frame.resumes ? RESUMES : 0) |
-            (frame.scopeOpening === undefined ? 0 : OPENS) |
+            (frame.scopeOpening === undefined || frame.origin !== undefined ? 0 : OPENS) |
+            (frame.takesForgotten === true && frame.origin !== undefined ? TAKES_FORGOTTEN : 0) |
             frame.unpacks.reduce((flags, packing) => flags | UNPACKS[packing], 0),
         );
       encodePosition(writer, frame.position);
       id(writer, frame.scopeId);
       if (frame.origin !== undefined) encodeHelloOrigin(writer, frame.origin);
-      if (frame.scopeOpening !== undefined) writer.sized(frame.scopeOpening);
+      if (frame.scopeOpening !== undefined && frame.origin === undefined) writer.sized(frame.scopeOpening);
       if (frame.unfinished !== undefined) encodePlace(writer, frame.unfinished);
       return;
     case 'welcome':
@@ -162,6 +168,9 @@ function encodePayload(writer: ByteWriter, frame: Frame): void {
       }
       if (frame.horizonMs !== undefined) writer.u48(frame.horizonMs);
       if (frame.from !== undefined) encodePlace(writer, frame.from);
+      return;
+    case 'forgotten':
+      encodeForgotten(writer, frame.forgotten);
       return;
     case 'snapshotRecords':
       writer.varint(frame.database).bytes(frame.rows);
@@ -249,10 +258,12 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const scopeId = reader.bytes(SCOPE_ID_BYTES).toString('hex');
       const origin = (flags & ORIGIN) === 0 ? undefined : readHelloOrigin(reader);
       // A copy: a session keeps its HELLO, and the frame's bytes go.
-      const scopeOpening = (flags & OPENS) === 0 ? undefined : Buffer.from(reader.sized());
+      const opens = origin === undefined && (flags & OPENS) !== 0;
+      const scopeOpening = opens ? Buffer.from(reader.sized()) : undefined;
       const unfinished = reader.remaining === 0 ? undefined : readPlace(reader);
       const hello = { version, clusterId, self, seeded, isLook, position, scopeId, takesHorizon, resumes, unpacks };
       const rest = {
+        ...(origin === undefined || (flags & TAKES_FORGOTTEN) === 0 ? {} : { takesForgotten: true }),
         ...(origin === undefined ? {} : { origin }),
         ...(scopeOpening === undefined ? {} : { scopeOpening }),
         ...(unfinished === undefined ? {} : { unfinished }),
@@ -297,6 +308,8 @@ function decodePayload(type: number, payload: Buffer): Frame {
       const from = reader.remaining === 0 ? {} : { from: readPlace(reader) };
       return ended(reader, { type: 'snapshotBegin', ...contents, ...horizon, ...from });
     }
+    case TYPE.forgotten:
+      return ended(reader, { type: 'forgotten', forgotten: list(reader, MAX_ORIGINS, () => readForgottenOf(reader)) });
     case TYPE.snapshotRecords:
       return { type: 'snapshotRecords', database: reader.varint(), rows: reader.rest() };
     case TYPE.snapshotPacked: {

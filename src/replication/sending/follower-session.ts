@@ -204,6 +204,7 @@ export class FollowerSession {
       case 'welcome':
       case 'heartbeat':
       case 'snapshotBegin':
+      case 'forgotten':
       case 'snapshotRecords':
       case 'snapshotPacked':
       case 'snapshotEnd':

@@ -34,6 +34,8 @@ export class FollowerSnapshot {
   /** Returns the row behind which it goes on; 0 for one that begins. */
   begin(scope: Scope, hello: Hello): number {
     this.#sender = this.#host.snapshots.open(this.#follower, scope, hello);
+    const { forgotten } = this.#sender.contents;
+    if (hello.takesForgotten === true && forgotten !== undefined) this.#host.send({ type: 'forgotten', forgotten });
     this.#host.send(this.#sender.begin);
     return this.#sender.rows;
   }

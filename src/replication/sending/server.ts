@@ -460,6 +460,12 @@ export class ReplicationServer {
     }));
   }
 
+  /** Roots that follow this one and have said what they have on their disks. */
+  rootsOnDisk(): readonly { readonly name: string; readonly flushed: Position }[] {
+    const roots = [...this.#sessions.keys()].filter(({ peer, state }) => peer.role === 'root' && state === 'following');
+    return roots.map(({ peer, flushed }) => ({ name: peer.name, flushed })).filter(({ flushed }) => flushed.length > 0);
+  }
+
   /** Snapshots that followers went on with, and those that wait for it. */
   get resumption(): { readonly resumed: number; readonly kept: number } {
     const { resumed, kept } = this.#snapshots;
