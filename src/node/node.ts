@@ -449,6 +449,8 @@ export class Node {
     if (this.#stopping) return { ready: false, reason: 'stopping' };
     if (this.stores.current === undefined)
       return { ready: false, reason: 'no data yet: waiting for a snapshot from an upstream' };
+    const { emptied } = this.#replica;
+    if (emptied !== undefined) return { ready: false, reason: emptied.message };
     return { ready: true };
   }
 

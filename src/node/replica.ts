@@ -86,6 +86,9 @@ export class Replica {
   #replication: ReplicationServer | undefined;
   #upstream: UpstreamFollower | undefined;
   #peers: readonly UpstreamFollower[] = [];
+  #emptied: TokaidoError | undefined;
+  /** Somebody followed this root since its start, and had nothing from before it. */
+  #isFollowed = false;
   /** The root that says it has taken the place of this one. */
   #replacedBy: string | undefined;
   #sweep: Timer | undefined;
@@ -153,6 +156,7 @@ export class Replica {
   #serveFollowers(): void {
     const store = this.stores.current;
     const { config, self, runtime, log, answer } = this.#options;
+    const { begunEmptyNs } = this.#options.directory;
     if (store === undefined || config.listen.replication === false) return;
     this.#replication?.close();
     this.#replication = new ReplicationServer({
@@ -181,9 +185,14 @@ export class Replica {
       path: () => [this.#self(), ...this.#path],
       rootAddress: () => this.#rootAddress,
       isRecovering: () => this.recovery.active,
+      begunEmptyNs,
+      onEmptied: (reason) => this.#onEmptied(reason),
       ...(answer === undefined ? {} : { ask: async (peer, request) => await answer(request, peer.name) }),
       onAccountedFor: (instanceId) => {
-        if (config.role === 'root') this.recovery.accountedFor(instanceId);
+        if (config.role !== 'root') return;
+        this.#isFollowed = true;
+        this.#emptied = undefined;
+        this.recovery.accountedFor(instanceId);
       },
     });
   }
@@ -425,7 +434,21 @@ export class Replica {
     });
   }
 
+  /** Not where others follow it: one stale or malicious follower must not stop the writes of a root that all others know. */
+  #onEmptied(reason: string): void {
+    if (this.#isFollowed || this.#emptied !== undefined) return;
+    const hint = 'stop this root and mount its disk; where what is here is to replace everything: startsAnew: true';
+    this.#emptied = new TokaidoError('NOT_READY', reason, { hint });
+    this.#options.log.error({ reason, hint }, 'this root is empty where its followers are not: it takes no writes');
+  }
+
+  /** Why this root may not be what it seems: a follower knows it from before it began with nothing. */
+  get emptied(): TokaidoError | undefined {
+    return this.#emptied;
+  }
+
   #rootRefusal(): TokaidoError | undefined {
+    if (this.#emptied !== undefined) return this.#emptied;
     const by = this.#replacedBy;
     if (by !== undefined) {
       const hint = `write to ${by}; what only this root has is merged once they name each other under peers (docs/operate/recover.md)`;

@@ -1,6 +1,6 @@
 /** How transactions of one origin follow each other, and the epochs of this store's own numbering (invariant 2). */
 import { TokaidoError } from '../base/errors.js';
-import { type Epoch, epoch, type OriginPosition, type Sid } from '../base/types.js';
+import { type Epoch, epoch, type OriginPosition, type Sid, type VersionNs } from '../base/types.js';
 import { originOf } from '../log/position.js';
 import type { StoreState } from './state.js';
 
@@ -21,6 +21,11 @@ export function decodeEpoch(row: Buffer | undefined): Epoch {
 export function withOwnEpoch(state: StoreState, sid: Sid | undefined): StoreState {
   const own = sid === undefined ? undefined : originOf(state.position, sid);
   return own === undefined || own.epoch <= state.epoch ? state : { ...state, epoch: own.epoch };
+}
+
+/** A clock that is set back must not make what is written next look older than `after`. */
+export function withVersionsAfter(state: StoreState, after: VersionNs | undefined): StoreState {
+  return after === undefined || state.lastVersionNs >= after ? state : { ...state, lastVersionNs: after };
 }
 
 /**

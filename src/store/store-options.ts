@@ -1,7 +1,7 @@
 /** What a store is opened with. */
 import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
-import type { Sid } from '../base/types.js';
+import type { Sid, VersionNs } from '../base/types.js';
 import type { Engine } from '../engine/engine.js';
 import type { Retention } from '../log/update-log.js';
 import type { QueueLimits } from './commit-queue.js';
@@ -14,6 +14,8 @@ export interface StoreOptions {
   readonly log: Logger;
   /** This node's server id when it takes writes. */
   readonly sid: Sid | undefined;
+  /** Its own versions are higher than this one, whatever the clock says; any when absent. */
+  readonly versionsAfterNs?: VersionNs;
   /** Databases that exist from the start, in the order of Kyoto Tycoon's numbers. */
   readonly databases: readonly DatabaseSpec[];
   readonly retention: Retention;

@@ -36,7 +36,7 @@ import { cachesOf, evictFrom, overCapacity } from './eviction.js';
 import { EVERYTHING_SETTLED, forgettable, type Household, isSweepDue, SWEEP } from './housekeeping.js';
 import { type Job, outcomeOf } from './job.js';
 import { LocalTransaction } from './local-transaction.js';
-import { decodeEpoch, EPOCH_KEY, encodeEpoch, isNext, withOwnEpoch } from './numbering.js';
+import { decodeEpoch, EPOCH_KEY, encodeEpoch, isNext, withOwnEpoch, withVersionsAfter } from './numbering.js';
 import { type PartChanges, PartHashes } from './part-hashes.js';
 import { Proving } from './proving.js';
 import { StoredRecord } from './record.js';
@@ -119,7 +119,8 @@ export class LocalStore implements Store {
       databases: catalog.byId,
     };
     const row = engine.get(this.#maps.meta, STATE_KEY);
-    this.#state = withOwnEpoch(row === undefined ? EMPTY_STATE : decodeState(Buffer.from(row)), options.sid);
+    const stored = row === undefined ? EMPTY_STATE : decodeState(Buffer.from(row));
+    this.#state = withVersionsAfter(withOwnEpoch(stored, options.sid), options.versionsAfterNs);
     this.#lastEpoch = decodeEpoch(engine.get(this.#maps.meta, EPOCH_KEY));
     this.#flushedPosition = this.#state.position;
     this.scope = Buffer.from(engine.get(this.#maps.meta, SCOPE_KEY) ?? EMPTY);

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { sid } from '../../src/base/types.js';
+import { sid, versionNs } from '../../src/base/types.js';
 import { describePosition, originOf } from '../../src/log/position.js';
 import type { LocalStore } from '../../src/store/store.js';
 import { eventually } from '../support/local-runtime.js';
@@ -152,6 +152,21 @@ describe('a root that lost its tail', () => {
     cluster.follow(first, root);
     await equal([first, second]);
     assert.deepEqual([at(root), first.loaded.length, second.loaded.length], ['1:7', 0, 0]);
+  });
+
+  it('and began with nothing refuses who knows it from before, and nobody who does not', async () => {
+    await rootStore().apply(encode([transaction(1, 1, 50, [set('k', 'v')])])).committed;
+    const reasons: string[] = [];
+    cluster.serve(root, { begunEmptyNs: versionNs(40n), onEmptied: (reason) => reasons.push(reason) });
+    const [old, fresh] = [await follower('old', history(3)), cluster.node('fresh', undefined)];
+    cluster.follow(old, root);
+    cluster.follow(fresh, root);
+    await eventually('the old one is refused', () => old.ends.length === 1);
+    assert.match(old.ends[0] ?? '', /EMPTIED.*old has 1:3 of it/);
+    assert.equal(reasons.length, 1);
+    assert.equal(at(old), '1:3');
+    await eventually('the fresh one was seeded', () => fresh.loaded.length === 1);
+    assert.deepEqual(contents(fresh.store), { k: 'v' });
   });
 
   it('that cannot begin an epoch refuses the follower and goes on', async () => {

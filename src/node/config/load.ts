@@ -345,8 +345,18 @@ function* checkPolicy(
     };
 }
 
-function* checkPeers({ role, peers, identity, listen, standby, replaces, sid }: NodeConfig): Generator<Problem> {
+function* checkPeers({
+  role,
+  peers,
+  identity,
+  listen,
+  standby,
+  replaces,
+  startsAnew,
+  sid,
+}: NodeConfig): Generator<Problem> {
   if (standby && peers.length === 0) yield { keys: ['standby'], message: 'a root that stands by needs peers' };
+  if (startsAnew && role !== 'root') yield { keys: ['startsAnew'], message: 'only a root starts anew' };
   if (replaces.length > 0 && role !== 'root') yield { keys: ['replaces'], message: 'only a root replaces roots' };
   if (replaces.some((replaced) => replaced === sid))
     yield { keys: ['replaces'], message: 'a root that replaces others has a sid of its own' };

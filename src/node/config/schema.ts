@@ -154,6 +154,12 @@ export const schema = z.strictObject({
     .boolean()
     .default(false)
     .describe('A root that exchanges with its peers and takes no writes itself, until `tokaido promote`.'),
+  startsAnew: z
+    .boolean()
+    .default(false)
+    .describe(
+      'A root whose data directory was emptied on purpose: what followers have of it from before is replaced by what is here. Without this it refuses them. One start with it is enough.',
+    ),
   durability: z
     .enum(['flushed', 'committed'])
     .optional()

@@ -12,6 +12,7 @@
 import { basename, join } from 'node:path';
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Runtime } from '../../base/runtime.js';
+import { type VersionNs, versionNs } from '../../base/types.js';
 import { DAMAGED_HINT } from '../../engine/damaged-file.js';
 import type { Disk } from './disk.js';
 
@@ -30,6 +31,11 @@ interface NodeFile {
   readonly flushesCommits: boolean;
   /** An origin may have lost its tail and has not settled that yet: a restart in the middle must not forget it. */
   readonly tailMayBeLost: boolean;
+  /**
+   * When the current store began with nothing here, ms since 1970; absent when it was loaded or brought along. An origin is
+   * not to take data of an earlier time from its followers by mistake.
+   */
+  readonly begunEmptyMs?: number;
   /** Instance ids of followers seen: an origin that lost its tail asks these before it goes on. */
   readonly followers: readonly string[];
 }
@@ -100,6 +106,7 @@ export class DataDirectory {
     const unflushed = this.wasUnclean && before?.flushesCommits === false;
     this.#flushesCommits = flushesCommits;
     const followers = before?.followers ?? [];
+    const begunEmpty = before?.begunEmptyMs === undefined ? {} : { begunEmptyMs: before.begunEmptyMs };
     this.#file = {
       format: 1,
       clusterId,
@@ -109,6 +116,7 @@ export class DataDirectory {
       clean: false,
       flushesCommits: flushesCommits && !unflushed,
       tailMayBeLost: this.tailMayBeLost,
+      ...begunEmpty,
       followers,
     };
     this.#write(this.#file);
@@ -211,7 +219,25 @@ export class DataDirectory {
   /** The store in the making is whole and flushed: it is the current one from now on. */
   adoptNextStore(): void {
     this.#disk.flushFolder(this.#generationFolder(this.#file.generation + 1));
-    this.#write({ ...this.#file, generation: this.#file.generation + 1 });
+    const { begunEmptyMs: _, ...file } = this.#file;
+    this.#write({ ...file, generation: file.generation + 1 });
+  }
+
+  /** The store in the making is an empty one, and is the current one from now on. */
+  beginEmptyStore(nowMs: number): void {
+    this.#write({ ...this.#file, generation: this.#file.generation + 1, begunEmptyMs: nowMs });
+  }
+
+  /** That the current store began with nothing is meant: from now on it counts as any other. */
+  standByEmpty(): void {
+    const { begunEmptyMs: _, ...file } = this.#file;
+    this.#write(file);
+  }
+
+  /** When the current store began with nothing here; `undefined` when it was loaded or brought along. */
+  get begunEmptyNs(): VersionNs | undefined {
+    const { begunEmptyMs } = this.#file;
+    return begunEmptyMs === undefined ? undefined : versionNs(BigInt(Math.trunc(begunEmptyMs)) * 1_000_000n);
   }
 
   /** Removes stores that were replaced; they must be closed. */

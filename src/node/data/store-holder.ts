@@ -62,8 +62,9 @@ export class StoreHolder {
     // Only a root begins with an empty store: a follower without data has nothing to serve until it was seeded.
     if (folder === undefined && config.role === 'root') {
       folder = directory.nextStore();
-      directory.adoptNextStore();
+      directory.beginEmptyStore(runtime.nowMs());
     }
+    if (config.startsAnew) directory.standByEmpty();
     if (folder !== undefined) this.#current = this.#openStore(this.#openEngine(folder));
   }
 
@@ -138,11 +139,13 @@ export class StoreHolder {
   #openStore(engine: Engine): LocalStore {
     const { config, runtime, log, onFatal } = this.#options;
     const ownSid: Sid | undefined = config.role === 'root' ? sid(config.sid as number) : undefined;
+    const { begunEmptyNs } = this.#options.directory;
     return new LocalStore({
       engine,
       runtime,
       log,
       sid: ownSid,
+      ...(begunEmptyNs === undefined ? {} : { versionsAfterNs: begunEmptyNs }),
       databases: config.databases,
       retention: { bytes: config.log.retainBytes, ageMs: config.log.retainAgeMs },
       transaction: { bytes: config.limits.transactionBytes, keyBytes: config.limits.keyBytes },

@@ -238,6 +238,7 @@ export class FollowerSession {
     if (isReplacedBy(hello, this.peer, this.#host.store)) this.#host.onReplaced(this.peer.name);
     if (refusal !== undefined) {
       this.#log.warn({ code: refusal.code, reason: refusal.message }, 'follower refused');
+      if (refusal.code === 'EMPTIED') this.#host.onEmptied(refusal.message);
       this.#refuse(refusal.code, refusal.message);
       return;
     }

@@ -2,7 +2,7 @@
  * What an upstream makes of a HELLO: whether it may have this follower at all, whether the follower knows more than it
  * does, and where the follower goes on. Pure: `follower-session.ts` acts on it.
  */
-import type { OriginPosition, Position, Sid } from '../../base/types.js';
+import type { OriginPosition, Position, Sid, VersionNs } from '../../base/types.js';
 import { describePosition, isBeyond, originOf } from '../../log/position.js';
 import type { Found } from '../../log/update-log.js';
 import type { LocalStore } from '../../store/store.js';
@@ -15,6 +15,9 @@ import { type CopyInstead, isCopyCheaper } from './copy-cost.js';
 /** Who greets: the upstream. */
 export interface Greeted {
   readonly clusterId: string;
+  readonly store: LocalStore;
+  /** When its store began with nothing here, where that matters. */
+  readonly begunEmptyNs: VersionNs | undefined;
   /** From this node to the root. */
   path(): readonly PathNode[];
 }
@@ -40,7 +43,11 @@ export function openedBy({ scopeOpening }: Hello, peer: Peer): { readonly peer: 
 }
 
 /** Why this node cannot have this follower, whatever either of them holds. */
-export function whyNot(hello: Hello, scope: Scope, { clusterId, path }: Greeted): Refusal | undefined {
+export function whyNot(
+  hello: Hello,
+  scope: Scope,
+  { clusterId, path, store, begunEmptyNs }: Greeted,
+): Refusal | undefined {
   if (hello.version !== PROTOCOL_VERSION) {
     return {
       code: 'VERSION',
@@ -51,12 +58,34 @@ export function whyNot(hello: Hello, scope: Scope, { clusterId, path }: Greeted)
     return { code: 'CLUSTER', message: `the data of cluster ${hello.clusterId} does not belong to ${clusterId}` };
   }
   if (scope.encoded.length > MAX_SCOPE_BYTES) return { code: 'SCOPE', message: 'the scope has too many parts' };
+  const emptied = whyEmptied(hello, store, begunEmptyNs);
+  if (emptied !== undefined) return emptied;
   const way = path();
   const loop = way.findIndex((node) => node.instanceId === hello.self.instanceId);
   if (loop === 0) return { code: 'SELF', message: `${hello.self.name} would follow itself` };
   if (loop < 0) return undefined;
   const drawn = way.slice(0, loop + 1).map(({ name }) => name);
   return { code: 'LOOP', message: `a loop: ${[hello.self.name, ...drawn].join(' -> ')}` };
+}
+
+/**
+ * An origin whose store began with nothing is shown what its own number was before: it has lost its disk, or that is not
+ * mounted. It would be the origin all the same, and every node would take over that there is nothing: so it refuses, until
+ * somebody says that this is meant.
+ */
+function whyEmptied(
+  { self, position }: Hello,
+  { sid }: LocalStore,
+  begunEmptyNs: VersionNs | undefined,
+): Refusal | undefined {
+  const has = sid === undefined ? undefined : originOf(position, sid);
+  if (has === undefined || begunEmptyNs === undefined || has.versionNs > begunEmptyNs) return undefined;
+  const [begun, known] = [begunEmptyNs, has.versionNs].map((ns) => new Date(Number(ns / 1_000_000n)).toISOString());
+  const what = `this root began with an empty data directory at ${begun}, and ${self.name} has ${describePosition([has])} of it from ${known}`;
+  return {
+    code: 'EMPTIED',
+    message: `${what}: ${self.name} keeps that (docs/operate/recover.md, "Root lost its disk")`,
+  };
 }
 
 /** What a follower at `position` knows of this very origin beyond what the origin itself knows. */

@@ -6,7 +6,14 @@ import { messageOf } from '../../base/errors.js';
 import { isNone, type Keys } from '../../base/keys.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
-import { type Epoch, type LocalNumber, localNumber, type Position, type Sid } from '../../base/types.js';
+import {
+  type Epoch,
+  type LocalNumber,
+  localNumber,
+  type Position,
+  type Sid,
+  type VersionNs,
+} from '../../base/types.js';
 import type { LogBatch } from '../../log/update-log.js';
 import type { PartName } from '../../store/part-hashes.js';
 import type { DatabaseProof, Proof } from '../../store/proof.js';
@@ -56,6 +63,10 @@ export interface ReplicationServerOptions {
   readonly scopeFor: (peer: Peer) => Scope | undefined;
   /** How this node exchanges with other roots; it does not when absent. */
   readonly exchange?: Exchange | undefined;
+  /** When the store began with nothing here: followers that know this origin from before are refused. */
+  readonly begunEmptyNs?: VersionNs | undefined;
+  /** There is such a follower. */
+  readonly onEmptied?: (reason: string) => void;
   path(): readonly PathNode[];
   rootAddress(): string;
   isRecovering(): boolean;
@@ -199,6 +210,8 @@ export class ReplicationServer {
       copyInstead: this.#options.copyInstead,
       exchange,
       onReplaced: this.#options.onReplaced ?? (() => undefined),
+      begunEmptyNs: this.#options.begunEmptyNs,
+      onEmptied: this.#options.onEmptied ?? (() => undefined),
       path,
       rootAddress,
       isRecovering,

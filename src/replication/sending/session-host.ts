@@ -1,6 +1,6 @@
 /** What the server of followers lends to the session of each. */
 import type { Logger } from '../../base/logger.js';
-import type { Epoch, LocalNumber, Sid } from '../../base/types.js';
+import type { Epoch, LocalNumber, Sid, VersionNs } from '../../base/types.js';
 import type { LocalStore } from '../../store/store.js';
 import type { Exchange } from '../frames/exchange.js';
 import type { OriginBeat, PathNode } from '../frames/frames.js';
@@ -25,7 +25,11 @@ export interface RecentBatch {
 export interface SessionHost {
   readonly store: LocalStore;
   readonly clusterId: string;
+  /** When the store of this origin began with nothing here, where that matters. */
+  readonly begunEmptyNs: VersionNs | undefined;
   readonly log: Logger;
+  /** A follower knows this origin from before that. */
+  onEmptied(reason: string): void;
   /** How this node exchanges with other roots, if it is one that does. */
   readonly exchange: Exchange | undefined;
   /** A root says that it has replaced this one. */
