@@ -12,6 +12,17 @@ export type ChainFault = 'untrusted-ca' | 'expired' | 'not-yet-valid' | 'revoked
 
 /** Most CAs from a leaf up to its root. */
 const MAX_CAS = 5;
+/** Of what comes with a leaf, so many certificates are looked at. */
+const MAX_OTHERS = 16;
+
+/** One verdict under way. */
+interface Search {
+  /** What came with the leaf. */
+  readonly others: readonly X509Certificate[];
+  readonly nowMs: number;
+  /** Verdicts so far, by certificate and CAs below it: there may be very many ways through what a stranger brings. */
+  readonly known: Map<string, ChainFault | undefined>;
+}
 
 function dateFault(certificate: X509Certificate, nowMs: number): ChainFault | undefined {
   if (Date.parse(certificate.validTo) <= nowMs) return 'expired';
@@ -68,29 +79,36 @@ export class Trust {
   /**
    * What is wrong with `chain` (a leaf, and whatever else its holder presented), or `undefined` when a path leads from
    * it to one of the authorities, every certificate on it is in date, none is revoked by its issuer, and no CA on it has
-   * more CAs below it than it may. A leaf that is a CA itself is taken as one that signs.
+   * more CAs below it than it may. A leaf that is a CA itself is taken as one that signs. Its cost is bounded whatever is
+   * presented: it is asked about strangers.
    */
   fault(chain: readonly X509Certificate[], nowMs: number): ChainFault | undefined {
-    const [leaf, ...others] = chain;
-    return leaf === undefined ? 'untrusted-ca' : this.#fault(leaf, others, nowMs, leaf.ca ? 1 : 0);
+    const [leaf, ...rest] = chain;
+    if (leaf === undefined) return 'untrusted-ca';
+    return this.#fault(leaf, leaf.ca ? 1 : 0, { others: rest.slice(0, MAX_OTHERS), nowMs, known: new Map() });
   }
 
-  #fault(
-    certificate: X509Certificate,
-    others: readonly X509Certificate[],
-    nowMs: number,
-    casBelow: number,
-  ): ChainFault | undefined {
+  #fault(certificate: X509Certificate, casBelow: number, search: Search): ChainFault | undefined {
+    const key = `${casBelow} ${certificate.fingerprint256}`;
+    if (search.known.has(key)) return search.known.get(key);
+    const fault = this.#newFault(certificate, casBelow, search);
+    search.known.set(key, fault);
+    return fault;
+  }
+
+  #newFault(certificate: X509Certificate, casBelow: number, search: Search): ChainFault | undefined {
+    const { others, nowMs } = search;
     // One that we trust by itself needs no issuer, but it must be in date.
     const isAnchor = this.authorities.some(({ fingerprint256 }) => fingerprint256 === certificate.fingerprint256);
     if (isAnchor) return dateFault(certificate, nowMs);
     if (casBelow >= MAX_CAS) return 'untrusted-ca';
     let fault: ChainFault = 'untrusted-ca';
     for (const issuer of [...this.authorities, ...others]) {
-      if (issuer === certificate || !isIssuedBy(certificate, issuer)) continue;
+      if (issuer === certificate || !issuer.ca || !certificate.checkIssued(issuer)) continue;
       if (casBelow > (pathLengthOf(issuer) ?? MAX_CAS)) continue;
-      const above = this.#fault(issuer, others, nowMs, casBelow + 1);
-      if (above === 'untrusted-ca') continue;
+      const above = this.#fault(issuer, casBelow + 1, search);
+      // Signatures are dear: only those of CAs that lead to an authority are verified, not what strangers signed.
+      if (above === 'untrusted-ca' || !certificate.verify(issuer.publicKey)) continue;
       const found = this.#isRevoked(certificate, issuer) ? 'revoked' : (above ?? dateFault(certificate, nowMs));
       if (found === undefined) return undefined;
       fault = found;
