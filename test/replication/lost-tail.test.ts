@@ -200,3 +200,29 @@ describe('a root that lost its tail', () => {
     assert.deepEqual(contents(edge.store), contents(rootStore()));
   });
 });
+
+describe('a follower that went on while an upstream judged by what it was told', () => {
+  let cluster: TestCluster;
+  beforeEach(() => {
+    cluster = new TestCluster();
+  });
+  afterEach(async () => await cluster.close());
+
+  it('is not taken back by an older snapshot (invariant 8)', async () => {
+    // Seed 126441 of the simulation: a commit of the link before was under way when the next one was greeted.
+    const short = cluster.openStore(undefined, { retention: { bytes: 0, ageMs: 3_600_000 } });
+    for (const one of history(5)) await short.apply(encode([one])).committed;
+    while (await short.sweep());
+    const relay = cluster.node('relay', short);
+    cluster.serve(relay);
+    const store = cluster.openStore(undefined);
+    for (const one of history(2)) await store.apply(encode([one])).committed;
+    const edge = cluster.node('edge', store);
+    cluster.follow(edge, relay);
+    const late = history(7).slice(2);
+    await Promise.all(late.map((one) => store.apply(encode([one])).committed));
+    await eventually('the link ended', () => edge.ends.length === 1);
+    assert.match(edge.ends[0] ?? '', /went on to 1:7 while an older snapshot came/);
+    assert.equal(describePosition(edge.store?.position() ?? []), '1:7');
+  });
+});

@@ -19,9 +19,10 @@ import type { Runtime, Timer } from '../../base/runtime.js';
 import type { Welcome } from '../frames/frames.js';
 import type { Peer, PeerLink } from '../link.js';
 import type { SnapshotProgress } from '../snapshot-progress.js';
+import { helloOf } from './hello.js';
 import { addressText, type BackOff, type Tiers, type UpstreamAddress, UpstreamChoice } from './upstream-choice.js';
 import { type Sight, UpstreamLook } from './upstream-look.js';
-import { helloOf, type UpstreamHost, UpstreamSession, type UpstreamState } from './upstream-session.js';
+import { type UpstreamHost, UpstreamSession, type UpstreamState } from './upstream-session.js';
 
 /** What the transport reports of an open link. */
 export interface LinkEvents {

@@ -11,13 +11,14 @@
  */
 import { AssertionFailure, messageOf, TokaidoError, unreachable } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
+import type { Position } from '../../base/types.js';
 import { describePosition } from '../../log/position.js';
 import { ApplyOrder } from '../../store/apply-order.js';
 import type { Forgotten } from '../../store/forgotten.js';
 import type { Comparison } from '../../store/proof.js';
 import type { SnapshotContents } from '../../store/snapshot.js';
 import type { LocalStore } from '../../store/store.js';
-import { type Exchange, newsOf } from '../frames/exchange.js';
+import { newsOf } from '../frames/exchange.js';
 import { MAX_PATH } from '../frames/frame-parts.js';
 import {
   type Answer,
@@ -26,7 +27,6 @@ import {
   type Frame,
   FrameDecoder,
   type Heartbeat,
-  type Hello,
   type PathNode,
   PROTOCOL_VERSION,
   type ProofFrame,
@@ -37,12 +37,13 @@ import {
   type SnapshotPlace,
   type Welcome,
 } from '../frames/frames.js';
-import { PACKINGS, unpacked } from '../frames/packing.js';
+import { unpacked } from '../frames/packing.js';
 import type { TreeNode } from '../frames/tree.js';
 import type { Peer, PeerLink } from '../link.js';
 import { Scope } from '../scope.js';
 import { progressOf, type SnapshotProgress } from '../snapshot-progress.js';
 import { Audit, type AuditReport } from './audit.js';
+import { goneOn, helloOf, type Introduced } from './hello.js';
 
 /** Where a snapshot goes: a store in the making. */
 export interface SnapshotTarget {
@@ -57,16 +58,8 @@ export interface SnapshotTarget {
 }
 
 /** What the node lends to the session. */
-export interface UpstreamHost {
+export interface UpstreamHost extends Introduced {
   readonly log: Logger;
-  readonly clusterId: string;
-  readonly self: PathNode;
-  /** Opens the scope that the certificate of this node hides, if it hides one. */
-  scopeOpening?(): Buffer | undefined;
-  /** The store to apply to, or `undefined` when this node never had data. */
-  store(): LocalStore | undefined;
-  /** How this node exchanges with other roots, when the upstream is one of them. */
-  readonly exchange?: Exchange | undefined;
   /** The upstream may not bring another scope than that of the data here: it is one that no configuration names. */
   readonly keepsScope?: boolean;
   /** Whether a node follows this one right now. */
@@ -76,8 +69,6 @@ export interface UpstreamHost {
    * here already.
    */
   openSnapshot(contents: SnapshotContents, scope: Buffer, from: SnapshotPlace | undefined): Promise<SnapshotTarget>;
-  /** What is broken off can be gone on with here; not when absent. */
-  readonly resumesSnapshots?: boolean;
   /** Where a snapshot was broken off, while that can be gone on with. */
   unfinished?(): SnapshotPlace | undefined;
   /** Bytes received and not applied yet, at most. */
@@ -117,6 +108,8 @@ export class UpstreamSession {
   readonly #log: Logger;
   readonly #decoder = new FrameDecoder();
   #state: UpstreamState = 'greeting';
+  /** The position that the upstream judged by. */
+  readonly #told: Position;
   /** What this link carries. */
   #scope = Scope.WHOLE;
   #wasWelcome = false;
@@ -133,6 +126,8 @@ export class UpstreamSession {
   /** What is loaded so far cannot be gone on with. */
   #isSpoilt = false;
   #expectedRows = 0;
+  /** Position of the snapshot that comes. */
+  #loadsTo: Position = [];
   /** What the source of the snapshot says it has forgotten. */
   #forgotten: Forgotten | undefined;
   /** The whole snapshot has arrived; what follows belongs behind it. */
@@ -152,7 +147,9 @@ export class UpstreamSession {
     this.#host = host;
     this.#log = host.log.child({ upstream: peer.name, address: peer.address });
     const unfinished = host.unfinished?.();
-    this.#send({ ...helloOf(host), type: 'hello', isLook: false, ...(unfinished === undefined ? {} : { unfinished }) });
+    const hello = helloOf(host);
+    this.#told = hello.position;
+    this.#send({ ...hello, type: 'hello', isLook: false, ...(unfinished === undefined ? {} : { unfinished }) });
   }
 
   get state(): UpstreamState {
@@ -480,8 +477,10 @@ export class UpstreamSession {
     if (this.#resumedAt > 0)
       this.#log.info({ ...at, row: this.#resumedAt }, 'going on with a snapshot where it stopped');
     else this.#log.info(at, 'loading a snapshot');
+    this.#loadsTo = contents.position;
     this.#inOrder(async () => {
       if (this.#target !== undefined) throw new TokaidoError('REPLICATION', 'a second snapshot on one link');
+      if (this.#endsIfBehind()) return;
       const { encoded } = this.#scope;
       this.#target = await this.#host.openSnapshot({ ...contents, forgotten: this.#forgotten }, encoded, from);
     });
@@ -500,6 +499,7 @@ export class UpstreamSession {
     this.#expect('loading', 'snapshotEnd');
     this.#snapshotSent = true;
     this.#inOrder(async () => {
+      if (this.#endsIfBehind()) return;
       await this.#opened().finish(rows);
       this.#target = undefined;
       this.#host.onLoaded(rows);
@@ -508,6 +508,19 @@ export class UpstreamSession {
       this.#state = 'following';
       this.#ackDue = true;
     });
+  }
+
+  /**
+   * Whether the data here went on while the upstream judged by what it was told (a commit of the link before was under
+   * way, say), beyond its snapshot: that would take it back (invariant 8). A root keeps what only it has anyway.
+   */
+  #endsIfBehind(): boolean {
+    const position = this.#host.store()?.position() ?? [];
+    const ahead = this.#host.exchange === undefined ? goneOn(position, this.#told, this.#loadsTo) : undefined;
+    if (ahead === undefined) return false;
+    this.#isSpoilt = true;
+    this.end(`the data here went on to ${describePosition([ahead])} while an older snapshot came`);
+    return true;
   }
 
   #opened(): SnapshotTarget {
@@ -556,6 +569,8 @@ export class UpstreamSession {
   onClosed(reason: string): void {
     if (this.#state === 'ended') return;
     this.#state = 'ended';
+    // What still waits to be applied comes again over the next link, which is told how far this node is.
+    this.#order.break();
     this.#endAudit();
     for (const { reject } of this.#asked.values())
       reject(new TokaidoError('REPLICATION', `the link ended before the answer came: ${reason}`));
@@ -565,35 +580,4 @@ export class UpstreamSession {
       .catch((error: unknown) => this.#log.warn({ reason: messageOf(error) }, 'cannot put a partial snapshot aside'))
       .then(() => this.#host.onEnd(reason));
   }
-}
-
-/** How this node introduces itself: who it is, and what of which data it has. */
-export function helloOf({
-  clusterId,
-  self,
-  store,
-  exchange,
-  resumesSnapshots = false,
-  scopeOpening = () => undefined,
-}: Omit<UpstreamHost, 'onEnd'>): Omit<Hello, 'type' | 'isLook'> {
-  const own = store();
-  const opening = scopeOpening();
-  return {
-    version: PROTOCOL_VERSION,
-    clusterId,
-    self,
-    seeded: own !== undefined,
-    position: own?.position() ?? [],
-    scopeId: own === undefined ? Scope.WHOLE.id : Scope.decode(own.scope).id,
-    takesHorizon: true,
-    resumes: resumesSnapshots,
-    unpacks: PACKINGS,
-    ...(opening === undefined ? {} : { scopeOpening: opening }),
-    ...(exchange === undefined
-      ? {}
-      : {
-          origin: { sid: exchange.sid, timeMs: exchange.nowMs(), replaces: exchange.replaces },
-          takesForgotten: true,
-        }),
-  };
 }
