@@ -167,7 +167,11 @@ class TlsLink implements Link {
         return;
       }
       // Whoever was revoked or has expired goes at once; the peer of a retired CA most likely has a new certificate.
-      distrusted ??= this.#runtime.after(DISTRUSTED_MS, endIfRefused);
+      distrusted ??= this.#runtime.after(DISTRUSTED_MS, () => {
+        // A CA that counts again may be retired again.
+        distrusted = undefined;
+        endIfRefused();
+      });
       handlers.onOutdated();
     });
     socket.on('data', (chunk: Buffer) => handlers.onData(chunk));

@@ -311,6 +311,33 @@ describe('a link between nodes', () => {
     }
   });
 
+  it('a link whose CA is retired once more, after it counted again, ends as well', async () => {
+    const own = new LiveValue(relay);
+    const closed: string[] = [];
+    let links = 0;
+    const moving = (): LinkHandlers => {
+      links++;
+      return { ...handlers, onOutdated: () => undefined, onClose: (reason) => closed.push(reason) };
+    };
+    const at = { host: '127.0.0.1', port: 0, log, runtime, maxConnections: 16 };
+    const open = await listenForFollowers({ ...at, identity: own, onLink: moving });
+    try {
+      const to = { ...at, port: open.port, expectedName: undefined };
+      await connectToUpstream({ ...to, identity: new LiveValue(edge), onLink: moving });
+      await eventually('both ends have it', () => links === 2);
+      const theirs = join(folder, 'theirs', 'ca.crt');
+      const retired = { ...relay, trust: new Trust(certificatesOf(readFileSync(theirs, 'utf8'), theirs)) };
+      own.set(retired);
+      own.set(relay);
+      await new Promise<void>((resolve) => runtime.after(900, resolve));
+      assert.deepEqual(closed, [], 'its CA counts');
+      own.set(retired);
+      await eventually('both ends end', () => closed.length === 2, 3000);
+    } finally {
+      await open.close();
+    }
+  });
+
   it('a certificate that is replaced during a handshake does not stay on that link unnoticed, at either end', async () => {
     const own = { relay: new LiveValue(relay), edge: new LiveValue(edge) };
     const renewed = {
