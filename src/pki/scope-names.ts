@@ -90,7 +90,8 @@ export type ScopeInCertificate =
 
 /** Reads the alternative names of a certificate, as Node prints them. */
 export function scopeIn(subjectAltName: string | undefined): ScopeInCertificate {
-  const found = (subjectAltName ?? '').split(', ').filter((name) => name.includes(SCHEME));
+  // A scheme has no case: one in capitals is the same, in a form that is not understood.
+  const found = (subjectAltName ?? '').split(', ').filter((name) => name.toLowerCase().includes(SCHEME));
   const [first] = found;
   if (first === undefined) return { kind: 'unsaid' };
   const names = found.map((name) => (name.startsWith('URI:') ? name.slice('URI:'.length) : ''));

@@ -47,6 +47,8 @@ describe('scope names', () => {
       'DNS:tokaido-scope:*',
       'URI:"tokaido-scope:dns\\u002c"',
       'URI:x-tokaido-scope:dns',
+      'URI:Tokaido-Scope:dns',
+      'URI:TOKAIDO-SCOPE:?sha256=00',
     ]) {
       assert.equal(seen(wrong), 'nothing', wrong);
       assert.throws(() => keptScope(wrong), { code: 'IDENTITY' }, wrong);
