@@ -136,6 +136,8 @@ describe('a configuration', () => {
     assert.throws(() => parseConfig(closed, FILE), /nobody can follow this node/);
     const unknown = `${relay}replication: { announce: { address: "h:1", regoin: eu } }\n`;
     assert.throws(() => parseConfig(unknown, FILE), /unknown key replication\.announce\.regoin/);
+    const service = `${relay}replication: { announce: { address: "_tokaido._tcp.example:1979" } }\n`;
+    assert.throws(() => parseConfig(service, FILE), /must be an address or a host, not a name of SRV records/);
     const long = `${relay}region: ${'x'.repeat(65)}\n${announce}`;
     assert.throws(() => parseConfig(long, FILE), /a region that is announced has at most 64 characters/);
   });

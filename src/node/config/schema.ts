@@ -252,7 +252,9 @@ export const schema = z.strictObject({
         .union([
           z.literal(false),
           z.strictObject({
-            address: address.describe('HOST:PORT at which followers reach the replication listener of this node.'),
+            address: address
+              .refine(({ host }) => !host.startsWith('_'), 'must be an address or a host, not a name of SRV records')
+              .describe('HOST:PORT at which followers reach the replication listener of this node.'),
             priority: z
               .number()
               .int()

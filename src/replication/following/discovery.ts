@@ -50,6 +50,10 @@ const isWhole = (value: unknown, least: number, most: number): value is number =
   return Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most;
 };
 
+/** An address or a host name, not one of SRV records: that stands for many. People read it on terminals. */
+const HOST = /^(?!_)[^\s\p{C}/[\]]+$/u;
+const REGION = /^\P{C}+$/u;
+
 /** `undefined` when the text is not what a node may announce. */
 export function parseAnnounced(text: string): Announced | undefined {
   let values: Partial<Record<keyof Announced, unknown>> | null;
@@ -59,8 +63,9 @@ export function parseAnnounced(text: string): Announced | undefined {
     return undefined;
   }
   const { host, port, region, priority, atMs } = values ?? {};
-  const isAddress = isText(host, MAX_HOST_CHARACTERS) && !/[\s/[\]]/.test(host) && isWhole(port, 1, 65_535);
-  if (!isAddress || !(region === undefined || isText(region, MAX_REGION_CHARACTERS))) return undefined;
+  if (!isText(host, MAX_HOST_CHARACTERS) || !HOST.test(host) || !isWhole(port, 1, 65_535)) return undefined;
+  const isRegion = isText(region, MAX_REGION_CHARACTERS) && REGION.test(region);
+  if (!(region === undefined || isRegion)) return undefined;
   if (!isWhole(priority, 0, MAX_PRIORITY) || !isWhole(atMs, 0, Number.MAX_SAFE_INTEGER)) return undefined;
   return { host, port, ...(region === undefined ? {} : { region }), priority, atMs };
 }
