@@ -28,8 +28,13 @@ function progressText(snapshot: StatusUpstream['loading']): string {
   return `, ${rows} of ${of} records${resumedAt === undefined ? '' : ` (resumed at row ${resumedAt})`}`;
 }
 
-function linkText({ name, address, isDiscovered, state, sinceMs, lastError, loading }: StatusUpstream): string {
-  const copied = progressText(loading);
+/** Of a link that carries everything there is nothing to say; nor does a node of an older version say it. */
+const seesText = (scope: string | undefined): string => {
+  return scope === undefined || scope === 'all' ? '' : `, sees ${scope}`;
+};
+
+function linkText({ name, address, isDiscovered, state, sinceMs, lastError, loading, scope }: StatusUpstream): string {
+  const copied = `${progressText(loading)}${seesText(scope)}`;
   const error = lastError === undefined ? '' : `; last error: ${lastError}`;
   return `${name ?? '?'} at ${address}${isDiscovered ? ' (DISCOVERED)' : ''}: ${state} for ${duration(sinceMs)}${copied}${error}`;
 }
@@ -58,6 +63,7 @@ function equalityText({ agoMs, equal, differences, putOff }: NonNullable<NodeSta
     );
     return `DIFFERS from the root in ${databases.join(', ')}, ${ago}`;
   }
+  if (equal === 0 && putOff.length === 0) return `no database was compared yet, ${ago}`;
   return `${equal} databases equal the root's${putOff.length === 0 ? '' : `, ${putOff.length} not compared`}, ${ago}`;
 }
 
@@ -94,8 +100,10 @@ export function renderStatus(status: NodeStatus): string {
   for (const follower of status.followers) {
     const { name, role, address, state, lagChanges, scope, copying } = follower;
     const copied = progressText(copying);
-    const part = scope === 'all' ? '' : `, sees ${scope}`;
-    rows.push(['follower', `${name} (${role}) at ${address}: ${state}${copied}, ${lagChanges} behind${part}`]);
+    rows.push([
+      'follower',
+      `${name} (${role}) at ${address}: ${state}${copied}, ${lagChanges} behind${seesText(scope)}`,
+    ]);
   }
   rows.push(['certificate', certificateText(status.certificate)]);
   if (status.reseal !== undefined) rows.push(['encryption', resealText(status.reseal)]);

@@ -191,6 +191,8 @@ describe('a cluster whose nodes join with tokens', () => {
     await eventually('the edge has the log', async () => (await get(edge, 'dns/jp%2Flast')) === 'two', SOON_MS);
     assert.deepEqual(await followers(root.adminPort), { 'relay-1': 'dns, flags' });
     assert.deepEqual(await followers(relay.admin), { 'edge-1': 'dns ("jp/")' });
+    const shown = await tokaido(['status', '--admin', `127.0.0.1:${edge.admin}`]);
+    assert.match(shown.out.toString(), /\nupstream +relay-1 at \S+: following for .*, sees dns \("jp\/"\)\n/);
     assert.equal(await get(relay, 'dns/fr%2Flater'), `${SECRET} after`);
     assert.equal(await get(edge, 'dns/fr%2Fhidden'), 404);
     for (const text of [SECRET, 'hidden', 'master', 'later', 'keys'])

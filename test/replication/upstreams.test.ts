@@ -235,6 +235,33 @@ describe('a follower among several upstreams', () => {
     assert.ok(linksTo('one') > 10, `${linksTo('one')} links`);
   });
 
+  it('takes the snapshot of another scope over a new link: that is what the new certificate is for', async () => {
+    const narrow = Scope.of([{ databases: ['default'], prefixes: [Buffer.from('x')] }]);
+    let scope = narrow;
+    const relay = cluster.node('relay', cluster.openStore(undefined));
+    cluster.serve(relay, { scopeFor: () => scope });
+    cluster.follow(relay, root);
+    await put(storeOf(root), { x1: '1', y1: '1' });
+    await eventually('the relay has it', () => contents(relay.store).y1 === '1');
+    const { node, keeper } = edge(CALM, [relay]);
+    await eventually('it has the narrow part', () => contents(node.store).x1 === '1');
+    assert.deepEqual(Object.keys(contents(node.store)), ['x1']);
+    for (const [next, keys] of [
+      [Scope.WHOLE, ['x1', 'y1']],
+      [narrow, ['x1']],
+    ] as const) {
+      scope = next;
+      keeper.relink();
+      await eventually('it has the other part', () => Object.keys(contents(node.store)).join() === keys.join());
+      await eventually('it follows over one link', () => {
+        return keeper.status().state === 'following' && relay.server?.followers().length === 1;
+      });
+    }
+    assert.equal(node.loaded.length, 3);
+    await put(storeOf(root), { x2: '2' });
+    await eventually('x2 arrived', () => contents(node.store).x2 === '2');
+  });
+
   it('opens a new link when the upstream asks for it, and keeps the old one while none can be had', async () => {
     cluster.follow(relays[ONE] as TestNode, root);
     const { node, keeper, isWith } = edge({ staleMs: 60_000, returnMs: 60_000 });

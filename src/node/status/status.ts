@@ -50,6 +50,8 @@ export interface StatusUpstream {
   readonly sinceMs: number;
   readonly lastError: string | undefined;
   readonly loading: SnapshotProgress | undefined;
+  /** What comes over the link: `all`, or databases and key prefixes; `undefined` while there is none. */
+  readonly scope: string | undefined;
 }
 
 export interface NodeStatus {

@@ -11,13 +11,15 @@
  * other.
  *
  * When certificates change, the link is opened anew beside the one that works, and takes its place at the moment when the
- * upstream welcomes it: nothing is missed, and what arrived over both is applied once, by its number.
+ * upstream welcomes it: nothing is missed, and what arrived over both is applied once, by its number. It goes on from the
+ * log, or, where the new certificate is for another scope, begins with a snapshot of that.
  */
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
 import type { Runtime, Timer } from '../../base/runtime.js';
 import type { Welcome } from '../frames/frames.js';
 import type { Peer, PeerLink } from '../link.js';
+import { Scope } from '../scope.js';
 import type { SnapshotProgress } from '../snapshot-progress.js';
 import { helloOf } from './hello.js';
 import { addressText, type BackOff, type Tiers, type UpstreamAddress, UpstreamChoice } from './upstream-choice.js';
@@ -69,6 +71,8 @@ export interface UpstreamStatus {
   readonly sinceMs: number;
   readonly lastError: string | undefined;
   readonly loading: SnapshotProgress | undefined;
+  /** What comes over the link: `all`, or databases and key prefixes; `undefined` before the upstream has said so. */
+  readonly scope: string | undefined;
 }
 
 /**
@@ -97,6 +101,8 @@ export class UpstreamFollower {
   readonly #choice: UpstreamChoice;
   #session: UpstreamSession | undefined;
   #link: PeerLink | undefined;
+  /** What comes over it, once the upstream has said so. */
+  #scope: Scope | undefined;
   #upstream: UpstreamAddress;
   #phase: 'connecting' | 'waiting' | 'linked' = 'waiting';
   #sinceMs: number;
@@ -168,8 +174,9 @@ export class UpstreamFollower {
   #attach(peer: Peer, link: PeerLink): LinkEvents {
     this.#enter('linked');
     const { session, events } = this.#speak(peer, link, {
-      onWelcome: () => {
+      onWelcome: ({ scope }) => {
         this.#choice.succeeded();
+        this.#scope = Scope.decode(scope);
         this.#followedMs = this.#options.runtime.monotonicMs();
         this.#lastError = undefined;
         this.#sayIfDiscovered();
@@ -189,6 +196,11 @@ export class UpstreamFollower {
     if (isDiscovered !== true) return;
     const facts = { upstream: name, address: addressText(this.#upstream) };
     this.#options.log.warn(facts, 'no configured upstream serves this node: following one that the cluster told of');
+  }
+
+  /** Otherwise a snapshot of the other part begins: that is what a new certificate may be for. */
+  #isScopeOfData(encoded: Buffer): boolean {
+    return Scope.decode(encoded).id === helloOf(this.#options.host).scopeId;
   }
 
   #adopt(session: UpstreamSession, link: PeerLink): void {
@@ -277,10 +289,12 @@ export class UpstreamFollower {
       await new Promise<void>((resolve, reject) => {
         const attach = (peer: Peer, link: PeerLink): LinkEvents => {
           const { session, events } = this.#speak(peer, link, {
-            onWelcome: ({ next }) => {
-              const isWanted = next === 'log' && this.#session === old && old.state === 'following' && !this.#stopped;
+            onWelcome: ({ next, scope }) => {
+              const isFollowed = this.#session === old && old.state === 'following' && !this.#stopped;
+              const isWanted = isFollowed && (next === 'log' || !this.#isScopeOfData(scope));
               if (isWanted) {
                 this.#adopt(session, link);
+                this.#scope = Scope.decode(scope);
                 if (asked === this.#relinksAsked) this.#relinks = 0;
                 old.end('a new link has taken its place');
               } else {
@@ -319,6 +333,7 @@ export class UpstreamFollower {
     if (isBrokenOff && nowMs - this.#lostMs < AGAIN_MS) this.#choice.again();
     this.#session = undefined;
     this.#link = undefined;
+    this.#scope = undefined;
     if (this.#stopped) return;
     this.#lastError = reason;
     this.#options.log.warn({ upstream: addressText(this.#upstream), reason }, 'no link to the upstream: trying again');
@@ -408,6 +423,7 @@ export class UpstreamFollower {
       sinceMs: this.#sinceMs,
       lastError: this.#lastError,
       loading: this.#session?.progress,
+      scope: this.#scope?.toString(),
     };
   }
 

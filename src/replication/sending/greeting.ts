@@ -30,8 +30,11 @@ export interface Behind {
   readonly copyInstead?: CopyInstead | undefined;
 }
 
-/** Where a follower goes on; or, beyond what the log says, that a copy of everything is cheaper. */
-export type FoundFor = Found | { readonly kind: 'dear' };
+/**
+ * Where a follower goes on; or, beyond what the log says, that a copy of everything is cheaper, or that what it has is of
+ * another scope.
+ */
+export type FoundFor = Found | { readonly kind: 'dear' } | { readonly kind: 'other-scope' };
 
 /** Who greets, with the scope that its certificate hides and its HELLO opens; as it was when nothing is hidden. */
 export function openedBy({ scopeOpening }: Hello, peer: Peer): { readonly peer: Peer } | Refusal {
@@ -108,7 +111,8 @@ export function aheadOf(position: Position, other: Position, origins: readonly S
 export function findFor(hello: Hello, scope: Scope, behind: Behind): FoundFor {
   const { seeded, position, scopeId, origin } = hello;
   const { store, exchange, copyInstead } = behind;
-  if (!seeded || scopeId !== scope.id) return { kind: 'too-old' };
+  if (!seeded) return { kind: 'too-old' };
+  if (scopeId !== scope.id) return { kind: 'other-scope' };
   const isAlone = origin === undefined && aheadOf(position, store.position(), exchange?.replaces ?? []).length > 0;
   const found: FoundFor = isAlone ? { kind: 'too-old' } : store.log.find(position, store.position());
   if (found.kind !== 'from' || copyInstead === undefined || origin !== undefined) return found;
@@ -126,6 +130,7 @@ export function whatComes(
   if (kind === 'from') return expected('sending from the log');
   if (position.length === 0) return expected('it has nothing yet, sending a snapshot');
   if (kind === 'dear') return expected('the log it lacks is longer than the data, sending a snapshot');
+  if (kind === 'other-scope') return expected('it has another scope than it may now, sending a snapshot of that');
   if (kind === 'too-old') return expected('too far behind for the log, sending a snapshot');
   return { level: 'warn', text: 'its history differs from ours, sending a snapshot' };
 }
