@@ -83,8 +83,13 @@ async function create(flags: CreateFlags): Promise<void> {
   writeNew(pathOf(flags.ca, id), JSON.stringify(statement), 'public');
   await publish(flags, statement);
   const expires = new Date(expiresMs).toISOString();
-  if (flags.json) printJson({ id, role, name, expires, token: token.text });
-  else print(`${token.text}\nonce, until ${expires}, for ${role} ${name} (id ${id})`);
+  if (flags.json) {
+    printJson({ id, role, name, expires, token: token.text });
+    return;
+  }
+  print(token.text);
+  // Beside the output: `TOKEN=$(tokaido token create ...)` is to hold the token alone.
+  process.stderr.write(`once, until ${expires}, for ${role} ${name} (id ${id})\n`);
 }
 
 export function registerToken(program: Command): void {
@@ -111,7 +116,7 @@ export function registerToken(program: Command): void {
     .option('--expires <time>', 'how long it may be used, at most 30d', '24h')
     .addHelpText(
       'after',
-      "\nExamples:\n  tokaido token create --ca ./online --role edge --name 'edge-*' --scope dns flags/jp/\n  tokaido token create --ca ./online --role relay --name relay-fra --scope '*'",
+      "\nExamples:\n  tokaido token create --ca ./online --role edge --name 'edge-*' --scope dns flags/jp/\n  TOKEN=$(tokaido token create --ca ./online --role relay --name relay-fra --scope '*')",
     )
     .action(action(async (flags: CreateFlags) => await create(flags)));
   token

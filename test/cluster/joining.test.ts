@@ -219,6 +219,14 @@ describe('a cluster whose root signs', () => {
     assert.match(made.err, /not signed by a CA that this node believes/);
   });
 
+  it('prints the token alone, so that a shell can keep it, and says beside it what it is good for', async () => {
+    const where = ['--ca', at('online'), '--admin', `127.0.0.1:${root.adminPort}`];
+    const made = await tokaido(['token', 'create', ...where, '--name', 'kept', '--scope', '*']);
+    assert.equal(made.code, 0, made.err);
+    assert.match(made.out.toString(), /^tokaido-join-1\.[\w-]+\n$/);
+    assert.match(made.err, /^once, until .*, for edge kept \(id [0-9a-f]{16}\)\n$/);
+  });
+
   it('tells a machine that it speaks to another cluster before anything is sent', async () => {
     const other = await Cluster.create();
     try {
