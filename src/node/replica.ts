@@ -351,7 +351,7 @@ export class Replica {
       ...this.#upstreamHost(),
       exchange,
       openSnapshot: async (contents, scope, from) => {
-        const refusal = this.recovery.refusal() ?? this.stores.refusal();
+        const refusal = this.#emptied ?? this.recovery.refusal() ?? this.stores.refusal();
         if (refusal !== undefined) throw refusal;
         return await this.stores.openSnapshot(contents, scope, from);
       },

@@ -12,6 +12,7 @@ import { epoch, type LocalNumber, localNumber, type OriginPosition, type Positio
 import { describePosition, originOf } from '../log/position.js';
 import { decodeTransaction, type TransactionHeader, transactionSpans } from '../log/transaction.js';
 import { type Forgotten, forgottenBeyond } from './forgotten.js';
+import { aheadOfOrigin } from './numbering.js';
 import type { SnapshotContents } from './snapshot.js';
 import type { LocalStore } from './store.js';
 
@@ -36,8 +37,9 @@ function plan(store: LocalStore, there: Position, forgotten: Forgotten | undefin
     .map(({ sid }) => sid);
   const over = new Set(sids);
   const { sid } = store;
-  if (sid !== undefined && over.has(sid))
-    return refusal(store, there, 'it knows of an epoch of this root that this root does not');
+  // Loaded, it would look as if this root had them, and others may have more: two changes would get one number.
+  if (aheadOfOrigin(store, there) !== undefined)
+    return refusal(store, there, 'it has transactions of this root that this root lost or never made');
   const current = position.filter((origin) => !over.has(origin.sid));
   const found = store.log.find(there, current);
   if (found.kind === 'from') return { kind: 'carry', first: found.first, over, behind: undefined };

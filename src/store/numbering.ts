@@ -1,6 +1,6 @@
 /** How transactions of one origin follow each other, and the epochs of this store's own numbering (invariant 2). */
 import { TokaidoError } from '../base/errors.js';
-import { type Epoch, epoch, type OriginPosition, type Sid, type VersionNs } from '../base/types.js';
+import { type Epoch, epoch, type OriginPosition, type Position, type Sid, type VersionNs } from '../base/types.js';
 import { originOf } from '../log/position.js';
 import type { StoreState } from './state.js';
 
@@ -50,4 +50,22 @@ export function isNext(last: OriginPosition | undefined, header: OriginPosition)
     );
   }
   return true;
+}
+
+/** A store, as far as it numbers. */
+interface Numbered {
+  readonly sid: Sid | undefined;
+  readonly epoch: Epoch;
+  ownPosition(): OriginPosition | undefined;
+}
+
+/** What another node at `position` knows of this very origin beyond what the origin itself knows. */
+export function aheadOfOrigin(store: Numbered, position: Position): OriginPosition | undefined {
+  const { sid } = store;
+  if (sid === undefined) return undefined;
+  const has = originOf(position, sid);
+  if (has === undefined || has.epoch < store.epoch) return undefined;
+  // An epoch this node never heard of is news, whatever the number: its next epoch must not be that one.
+  if (has.epoch > store.epoch) return has;
+  return has.sequence > (store.ownPosition()?.sequence ?? 0) ? has : undefined;
 }

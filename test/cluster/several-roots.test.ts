@@ -188,7 +188,22 @@ describe('two roots that exchange', () => {
   });
 
   it('give a root that lost its disk everything, once it has a server id that no root ever had', async () => {
-    const two = roots[1] as ClusterNode;
+    const [one, two] = roots as [ClusterNode, ClusterNode];
+    await cluster.stop(two);
+    cluster.wipe(two);
+    // From a log it would get nothing that it made itself; a snapshot has that, too.
+    const trim = ['log', 'trim', '--keep-bytes', '0', '--admin', `127.0.0.1:${one.adminPort}`];
+    const { code, err } = await tokaido(trim);
+    assert.equal(code, 0, err);
+    cluster.start(two);
+    const startMs = performance.now();
+    const isRefused = () =>
+      /cannot load the snapshot/.test(cluster.log(two)) && /is empty where/.test(cluster.log(two));
+    while (!isRefused()) {
+      assert.ok(performance.now() - startMs < LIMIT_MS, 'it refuses what it made itself before');
+      await sleep(50);
+    }
+    await assert.rejects(write(two, 'PUT', 'as-two', 'again'), /503/);
     await cluster.stop(two);
     cluster.wipe(two);
     const path = join(two.folder, 'node.yaml');

@@ -87,6 +87,16 @@ describe('what a root keeps beside a snapshot of another root', () => {
     await assert.rejects(carryOver(ours, lost), { code: 'REPLICATION' });
   });
 
+  it('makes a root that lost its data refuse a snapshot with its own numbers: others may have more of them (invariant 2)', async () => {
+    const emptied = await storeOf(1, transaction(2, 1, 11, [set('b', '2')]));
+    const theirs = await storeOf(2, transaction(1, 1, 10, [set('a', '1')]), transaction(2, 1, 11, [set('b', '2')]));
+    assert.match(whyNotCarried(emptied, shown(theirs)) ?? '', /transactions of this root that this root lost/);
+    // What it made since has a number that meant something else.
+    const since = await storeOf(1, transaction(1, 1, 30, [set('a', 'since')]));
+    const more = await storeOf(2, transaction(1, 1, 10, [set('a', '1')]), transaction(1, 2, 12, [set('b', '2')]));
+    assert.match(whyNotCarried(since, shown(more)) ?? '', /transactions of this root that this root lost/);
+  });
+
   it('is numbered anew when both lost what the other kept, by the one with the higher server id (invariant 2)', async () => {
     const early = [transaction(1, 1, 10, [set('a', '1')]), transaction(2, 1, 11, [set('b', '2')])];
     const [lostOfOne, lostOfTwo] = [

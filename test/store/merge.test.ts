@@ -44,6 +44,10 @@ const aScene: fc.Arbitrary<Scene> = fc
     shares: fc.tuple(aShare, aShare, aShare),
     trims: fc.tuple(fc.boolean(), fc.boolean()),
   })
+  // What a root made itself it has.
+  .map(({ shares: [one, two, three], ...scene }) => {
+    return { ...scene, shares: [{ ...one, second: 0 }, { ...two, first: 0 }, three] as const };
+  })
   .map((scene) => ({ ...scene, histories: scene.histories.map((each, i) => later(each, scene.shares[i]?.both ?? 0)) }));
 
 /** What is made once others have seen a removal has a higher version: before that, nothing is settled. */

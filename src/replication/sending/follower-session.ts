@@ -15,6 +15,7 @@ import type { Logger } from '../../base/logger.js';
 import { type LocalNumber, localNumber, type Position, type Sid } from '../../base/types.js';
 import { changesBetween, describePosition, originOf, START } from '../../log/position.js';
 import { ApplyOrder } from '../../store/apply-order.js';
+import { aheadOfOrigin } from '../../store/numbering.js';
 import { isOnlyOf, isReplacedBy, whyNoExchange } from '../frames/exchange.js';
 import {
   type AuditFrame,
@@ -31,7 +32,7 @@ import type { SnapshotProgress } from '../snapshot-progress.js';
 import { FollowerAudit } from './follower-audit.js';
 import { FollowerQuestions } from './follower-questions.js';
 import { FollowerSnapshot } from './follower-snapshot.js';
-import { aheadOf, aheadOfOrigin, type FoundFor, findFor, openedBy, whatComes, whyBehind, whyNot } from './greeting.js';
+import { aheadOf, type FoundFor, findFor, openedBy, whatComes, whyBehind, whyNot } from './greeting.js';
 import type { RecentBatch, SessionHost } from './session-host.js';
 
 /** About how much of the log is read in one turn of the event loop: some ms, also when its batches are tiny. */

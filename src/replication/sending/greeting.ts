@@ -91,17 +91,6 @@ function whyEmptied(
   };
 }
 
-/** What a follower at `position` knows of this very origin beyond what the origin itself knows. */
-export function aheadOfOrigin(store: LocalStore, position: Position): OriginPosition | undefined {
-  const { sid } = store;
-  if (sid === undefined) return undefined;
-  const has = originOf(position, sid);
-  if (has === undefined || has.epoch < store.epoch) return undefined;
-  // An epoch this node never heard of is news, whatever the number: its next epoch must not be that one.
-  if (has.epoch > store.epoch) return has;
-  return has.sequence > (store.ownPosition()?.sequence ?? 0) ? has : undefined;
-}
-
 /** What of these origins `position` has and `other` has not. */
 export function aheadOf(position: Position, other: Position, origins: readonly Sid[]): OriginPosition[] {
   return position.filter((origin) => origins.includes(origin.sid) && isBeyond(origin, originOf(other, origin.sid)));
