@@ -9,7 +9,13 @@ import type { Logger } from '../base/logger.js';
 import type { Runtime } from '../base/runtime.js';
 import type { Live } from '../pki/live.js';
 import type { ClientKeeper } from './clients/keeper.js';
-import { type ClientTls, listenForStreams, type StreamServer, type TlsProfile } from './stream-server.js';
+import {
+  type Admission,
+  type ClientTls,
+  listenForStreams,
+  type StreamServer,
+  type TlsProfile,
+} from './stream-server.js';
 
 /** Longest wait for the last bytes of a link that is being closed. */
 const CLOSE_TIMEOUT_MS = 1_000;
@@ -93,6 +99,17 @@ const PROFILE: TlsProfile = {
   ecdhCurve: 'P-256',
 };
 
+/**
+ * No node of the cluster follows here, unless it is named in `tls.names`: what its certificate lets it follow at most is
+ * for links between nodes to hold, and would be passed over.
+ */
+const NO_NODES: Admission = {
+  isPoliced: () => false,
+  isCertificateOptional: () => false,
+  refusal: () => undefined,
+  onChange: () => () => undefined,
+};
+
 function commonName(socket: Socket): string | undefined {
   if (!(socket instanceof TLSSocket)) return undefined;
   const name: unknown = socket.getPeerCertificate()?.subject?.CN;
@@ -105,6 +122,7 @@ export async function listenForKtFollowers(options: KtListenerOptions): Promise<
   return await listenForStreams({
     ...options,
     applicationProtocols: [],
+    admission: NO_NODES,
     profile: PROFILE,
     onConnection: (socket) => {
       const address = plainAddress(socket.remoteAddress ?? '');

@@ -48,11 +48,15 @@ function makeCa(name: string): void {
   );
 }
 
-function issue(name: string, ca: string, subject: string): void {
-  openssl('req', ...P256, '-keyout', `${name}.key`, '-out', `${name}.csr`, '-subj', subject);
+/** `names`: alternative names, as openssl takes them. */
+function issue(name: string, ca: string, subject: string, names?: string): void {
+  const alternatives = names === undefined ? [] : ['-addext', `subjectAltName=${names}`];
+  openssl('req', ...P256, '-keyout', `${name}.key`, '-out', `${name}.csr`, '-subj', subject, ...alternatives);
   openssl(
     'x509',
     '-req',
+    '-copy_extensions',
+    'copy',
     '-in',
     `${name}.csr`,
     '-CA',
@@ -84,6 +88,8 @@ before(async () => {
   issue('admin', 'ca', '/O=old/CN=kt-all');
   issue('other', 'ca', '/O=old/CN=kt-other');
   issue('two', 'ca', '/CN=kt-all/CN=kt-tokyo');
+  const edge = `URI:tokaido://${'0123456789abcdef'.repeat(2)}/edge/kt-all`;
+  issue('edge', 'ca', '/CN=kt-all', `${edge},URI:tokaido-scope:dns/jp%2F`);
   issue('stranger', 'stranger-ca', '/CN=kt-all');
   openssl('ec', '-in', 'server.key', '-outform', 'DER', '-out', 'server.der');
   chmodSync(file('server.der'), 0o600);
@@ -219,6 +225,10 @@ describe('the listener for Kyoto Tycoon servers over TLS', () => {
     await refused(follow('two'));
     await refused(follow(undefined));
     await refused(follow('stranger'));
+  });
+
+  it('refuses the certificate of a node, whose own scope would be passed over here', async () => {
+    await refused(follow('edge'));
   });
 
   it('refuses other ciphers, older TLS, other curves, and no TLS', async () => {
