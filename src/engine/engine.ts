@@ -109,8 +109,8 @@ export interface Engine extends Reader {
   /** Bytes the engine occupies, on the disk and in memory. */
   sizeBytes(): number;
   /**
-   * Bytes of the disk that hold something now, in one map or in all; the rest of the file is free for what comes. Costs a
-   * call per map.
+   * Bytes that hold something now: of the disk, in all its maps, the rest of the file being free for what comes; or of one
+   * map, which may be one in memory. Costs a call per map.
    */
   usedBytes(map?: MapId): number;
   /** Flushes and closes. Nothing may be called after. */

@@ -250,8 +250,8 @@ export class TieredEngine implements Engine {
 
   usedBytes(map?: MapId): number {
     if (map === undefined) return this.#disk.usedBytes();
-    const slot = this.#slots[map] as Slot;
-    return 'disk' in slot ? this.#disk.usedBytes(slot.disk) : 0;
+    const slot = this.#slot(map);
+    return 'disk' in slot ? this.#disk.usedBytes(slot.disk) : slot.memory.version.bytes;
   }
 
   async close(): Promise<void> {

@@ -5,9 +5,11 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { localNumber, versionNs } from '../../src/base/types.js';
+import { TieredEngine } from '../../src/engine/tiered.js';
 import { describePosition } from '../../src/log/position.js';
-import type { Transaction } from '../../src/log/transaction.js';
+import type { Change, Transaction } from '../../src/log/transaction.js';
 import { CarryOver, mustMerge, whyNotCarried } from '../../src/store/carry-over.js';
+import { parseDatabase } from '../../src/store/database-spec.js';
 import { everythingAt } from '../../src/store/forgotten.js';
 import { merge } from '../../src/store/merge.js';
 import { Settling } from '../../src/store/settling.js';
@@ -219,6 +221,28 @@ describe('what a root may forget beside others', () => {
     assert.equal(settling.before(at(6, 3)), 6);
     settling.hear('b', at(6, 3));
     assert.equal(settling.before(at(6, 3)), 10);
+  });
+
+  it('is every removal that its log has lost, once they take more than they may: in memory as on the disk', async () => {
+    await withBench(async (bench) => {
+      for (const [name, engine] of [
+        ['default', bench.engine()],
+        ['%', new TieredEngine(bench.engine())],
+      ] as const) {
+        const store = bench.store(1, { engine, databases: [parseDatabase(name)], removalBytes: 8000 });
+        const keys = Array.from({ length: 1000 }, (_, i) => `key-${i}`);
+        const change = async (of: (key: string) => Change): Promise<unknown> =>
+          await store.apply(encode([transaction(2, sequence++, sequence, keys.map(of))])).committed;
+        let sequence = 1;
+        await change((key) => set(key, 'v', undefined, name));
+        await change((key) => remove(key, name));
+        await forget(store, 0);
+        const { records } = store.mapsOf(name);
+        const left = [...store.engine.range(records, {})].length;
+        assert.ok(left < keys.length, `${name}: ${left} tombstones are left`);
+        assert.deepEqual(store.known.forgotten, [{ sid: 2, versionNs: 3n }]);
+      }
+    });
   });
 
   it('remembers a few places only, and then less finely', () => {
