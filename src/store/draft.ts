@@ -20,6 +20,7 @@ import type { Retention, UpdateLog } from '../log/update-log.js';
 import type { DatabaseMaps, IndexMaps } from './catalog.js';
 import type { Storage } from './database-spec.js';
 import { type Forgotten, joinForgotten, withForgotten } from './forgotten.js';
+import { indexKey, isCounted, parseIndexKey } from './index-rows.js';
 import type { PartChanges, PartHashes } from './part-hashes.js';
 import { checkRecord, encodeRecord, encodeStamp, encodeTombstone, StoredRecord } from './record.js';
 import { isCoveredBy, type Repair, type Repaired } from './repair.js';
@@ -41,34 +42,6 @@ export interface StoreMaps {
 
 /** What a store takes over from another one, besides records and clears. */
 export type Adopted = Pick<StoreState, 'position' | 'lastVersionNs' | 'feeds' | 'forgotten'>;
-
-const INDEX_HEADER = 8;
-
-/** Key of both indexes: a 48-bit number, the database, the record's key. */
-export function indexKey(number: number, databaseId: number, key: Buffer): Buffer {
-  const row = Buffer.allocUnsafe(INDEX_HEADER + key.length);
-  row.writeUIntBE(number, 0, 6);
-  row.writeUInt16BE(databaseId, 6);
-  row.set(key, INDEX_HEADER);
-  return row;
-}
-
-export function parseIndexKey(row: Buffer): { number: number; databaseId: number; key: Buffer } {
-  return { number: row.readUIntBE(0, 6), databaseId: row.readUInt16BE(6), key: row.subarray(INDEX_HEADER) };
-}
-
-/** Whether the expiration index has this record's row behind the row `horizon`. */
-export function isBehind(horizon: Buffer, xtMs: number, databaseId: number, key: Buffer): boolean {
-  if (horizon.length === 0) return true;
-  const { number, databaseId: atDatabase, key: atKey } = parseIndexKey(horizon);
-  if (xtMs !== number) return xtMs > number;
-  return databaseId === atDatabase ? key.compare(atKey) > 0 : databaseId > atDatabase;
-}
-
-/** Whether a record that expires at `xtMs` is part of its database's hash, where `horizon` is worked off. */
-export function isCounted(horizon: Buffer, xtMs: number, databaseId: number, key: Buffer): boolean {
-  return xtMs === NEVER_EXPIRES || isBehind(horizon, xtMs, databaseId, key);
-}
 
 /** One database as this commit leaves it. */
 interface DatabaseDraft {

@@ -9,7 +9,7 @@ import { assert } from '../base/errors.js';
 import { holds, isSame, type Keys, rangesOf } from '../base/keys.js';
 import type { Engine, Range } from '../engine/engine.js';
 import type { DatabaseMaps } from './catalog.js';
-import { isCounted } from './draft.js';
+import { isCounted } from './index-rows.js';
 import { StoredRecord } from './record.js';
 import { addHash, NOTHING, type RecordHasher, type SetHash } from './set-hash.js';
 
