@@ -13,6 +13,7 @@ interface RotateFlags extends MadeFlags {
   readonly newSigner?: string;
   readonly retire?: boolean;
   readonly force?: boolean;
+  readonly intermediate?: readonly string[];
   readonly publish?: string;
 }
 
@@ -27,7 +28,8 @@ async function tell({ ca, publish: admin }: RotateFlags): Promise<{ published?: 
 
 async function retire(flags: RotateFlags): Promise<void> {
   const access = keyAccess(flags);
-  const trust = await retireOld(flags.ca, { nowMs: Date.now(), force: flags.force === true, ...access });
+  const { intermediate: intermediates, force = false } = flags;
+  const trust = await retireOld(flags.ca, { nowMs: Date.now(), force, intermediates, ...access });
   const told = await tell(flags);
   if (flags.json) {
     printJson({ trust, statements: statementsPath(flags.ca), ...told });
@@ -68,17 +70,23 @@ export function registerRotation(ca: Command): void {
     .addOption(publicKeyOption())
     .option('--retire', 'end a rotation: nodes shall believe the new CA alone')
     .option('--force', 'retire although certificates of the old CA are in use: their holders are cut off')
+    .option(
+      '--intermediate <folders...>',
+      'with --retire: folders of the intermediates, old and new, to look at what they have issued',
+    )
     .option('--publish <host:port>', 'admin listener of the root, which tells every node whom to believe')
     .option('--json', 'print one JSON object')
     .addHelpText(
       'after',
       `
 Renew every node (tokaido ca renew) between the two: nodes may be renewed in any order and at any time, and believe one
-another meanwhile. ca list shows who has which certificate.
+another meanwhile. ca list shows who has which certificate. With an intermediate make a new one of the new CA first (tokaido
+ca intermediate), let signing.ca of the root name it, and have the nodes' certificates from there.
 
-Example:
+Examples:
   tokaido ca rotate --ca ./pki --publish 127.0.0.1:1980
-  tokaido ca rotate --ca ./pki --retire --publish 127.0.0.1:1980`,
+  tokaido ca rotate --ca ./pki --retire --publish 127.0.0.1:1980
+  tokaido ca rotate --ca ./pki --retire --intermediate ./online ./online-2 --publish 127.0.0.1:1980`,
     )
     .action(action(async (flags: RotateFlags) => await (flags.retire === true ? retire(flags) : rotate(flags))));
 }

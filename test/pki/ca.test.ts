@@ -242,6 +242,24 @@ describe('a rotation', () => {
     await retireOld(at('pki'), { nowMs, force: false });
   });
 
+  it('is not retired while an intermediate of it has issued what is in use: a new one of its name is no proof', async () => {
+    await ok('ca', 'init', '--dir', 'pki', '--days', '30');
+    await ok('ca', 'intermediate', '--ca', 'pki', '--dir', 'online', '--days', '20');
+    await issueCertificate(edge('online', 'e'));
+    await ok('ca', 'rotate', '--ca', 'pki', '--days', '30');
+    await ok('ca', 'intermediate', '--ca', 'pki', '--dir', 'online-2', '--days', '20');
+    const retired = async (...intermediates: string[]): Promise<string> => {
+      const told = intermediates.length === 0 ? [] : ['--intermediate', ...intermediates.map((name) => at(name))];
+      const { code, err } = await tokaido(['ca', 'rotate', '--ca', at('pki'), '--retire', ...told]);
+      return code === 0 ? 'retired' : err;
+    };
+    assert.match(await retired(), /may have issued what is in use: intermediate\n.*--intermediate/);
+    assert.match(await retired('online', 'online-2'), /of the old CA are still in use: e\n/);
+    await issueCertificate({ ...edge('online-2', 'e'), out: at('e-2') });
+    assert.match(await retired('online-2'), /may have issued what is in use: intermediate\n/);
+    assert.equal(await retired('online', 'online-2'), 'retired');
+  });
+
   it('keeps the list of an old CA beside that of a new one whose key a command keeps', async () => {
     await ok('ca', 'init', '--dir', 'pki');
     for (const name of ['before', 'during']) await issueCertificate(edge('pki', name));

@@ -8,11 +8,12 @@ import { existsSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { TokaidoError } from '../../base/errors.js';
 import { readKey, readPublic } from '../files.js';
+import { parseIdentity } from '../names.js';
 import { certificatesOf, toPem } from '../pem.js';
 import { MAX_STATEMENTS, type SignedStatement, signStatement } from '../trust-statement.js';
 import { buildCertificate } from '../x509.js';
 import { type CaOptions, type Issued, type KeyAccess, type OpenCa, openCa, prepareCa } from './ca.js';
-import { readRecords } from './records.js';
+import { type IssuedRecord, readRecords } from './records.js';
 import { type Change, settle, takeStep } from './step.js';
 
 /** Folders of the CAs that this one took the place of. */
@@ -105,35 +106,27 @@ async function statement(folder: string, authorities: string, { signer, clusterI
   return { path: basename(path), text, kind: 'public' };
 }
 
+export interface RetireOptions extends KeyAccess {
+  readonly nowMs: number;
+  readonly force: boolean;
+  /** Folders of intermediates, old and new: the CA itself does not know what they have issued. */
+  readonly intermediates?: readonly string[] | undefined;
+}
+
 /**
  * Ends a rotation: from now on nodes are told to believe the new CA alone. Errors: `IDENTITY` when certificates of an
- * old CA are still valid, unless `force`; their holders are cut off.
+ * old CA, or of an intermediate of it, are still valid, or nobody can tell, unless `force`; their holders are cut off.
  */
-export async function retireOld(
-  folder: string,
-  { nowMs, force, ...access }: KeyAccess & { readonly nowMs: number; readonly force: boolean },
-): Promise<string> {
+export async function retireOld(folder: string, options: RetireOptions): Promise<string> {
+  const { nowMs, force, intermediates = [], ...access } = options;
   const finished = settle<string>(folder, 'retire');
   if (finished !== undefined) return finished;
-  const old = oldFolders(folder).map((path) => openCertificate(path).fingerprint256);
   if (!isRotating(folder)) {
-    const hint = old.length === 0 ? 'begin with: tokaido ca rotate' : `it was ended already; ${tellAgain(folder)}`;
+    const hint =
+      oldFolders(folder).length === 0 ? 'begin with: tokaido ca rotate' : `it was ended already; ${tellAgain(folder)}`;
     throw new TokaidoError('IDENTITY', `${folder} is not being rotated`, { hint });
   }
-  const records = readRecords(folder);
-  const current = openCertificate(folder).fingerprint256;
-  // Renewed by the new CA since: what is left of an old certificate is not in use.
-  const renewed = new Set(records.filter(({ issuer }) => issuer === current).map(({ identity }) => identity));
-  const waiting = records.filter(({ identity, issuer, notAfter, revoked }) => {
-    const isOld = issuer !== undefined && old.includes(issuer);
-    return isOld && revoked === undefined && Date.parse(notAfter) > nowMs && !renewed.has(identity);
-  });
-  if (waiting.length > 0 && !force) {
-    const names = [...new Set(waiting.map(({ identity }) => identity.split('/').at(-1)))].join(', ');
-    throw new TokaidoError('IDENTITY', `certificates of the old CA are still in use: ${names}`, {
-      hint: 'renew them first (tokaido ca renew; an intermediate: make a new one of the same name), revoke them, or retire the old CA all the same with --force',
-    });
-  }
+  if (!force) checkUnused(folder, intermediates, nowMs);
   const trust = String(openCertificate(folder));
   const changes: Change[] = [
     { path: 'ca.crt', text: trust, kind: 'public' },
@@ -141,6 +134,49 @@ export async function retireOld(
     await statement(folder, trust, openCa(folder, access)),
   ];
   return takeStep(folder, { name: 'retire', changes, made: join(folder, 'trust.crt') });
+}
+
+/** Errors: `IDENTITY` when somebody still needs an old CA, or an intermediate of one may have issued to somebody. */
+function checkUnused(folder: string, intermediates: readonly string[], nowMs: number): void {
+  const own = readRecords(folder);
+  const told = intermediates.map((path) => ({ certificate: openCertificate(path), records: readRecords(path) }));
+  const olds = new Set(oldFolders(folder).map((path) => openCertificate(path).fingerprint256));
+  const isOld = ({ issuer }: IssuedRecord): boolean => issuer !== undefined && olds.has(issuer);
+  const isValid = ({ notAfter, revoked }: IssuedRecord): boolean => {
+    return revoked === undefined && Date.parse(notAfter) > nowMs;
+  };
+  const isTold = ({ serial }: IssuedRecord): boolean => {
+    return told.some(({ certificate }) => certificate.serialNumber === serial.toUpperCase());
+  };
+  const isCa = ({ identity }: IssuedRecord): boolean => parseIdentity(identity)?.role === 'ca';
+  // A new intermediate of the same name says nothing of what the old one has issued.
+  const untold = own.filter((record) => isCa(record) && isOld(record) && isValid(record) && !isTold(record));
+  if (untold.length > 0) {
+    throw new TokaidoError(
+      'IDENTITY',
+      `intermediates of the old CA may have issued what is in use: ${namesOf(untold)}`,
+      {
+        hint: 'give their folders, and those of the new ones, with --intermediate: what they issued is looked at; or revoke them, or retire the old CA all the same with --force',
+      },
+    );
+  }
+  const oldBelow = told.filter(({ certificate: { serialNumber } }) => {
+    return own.some((record) => record.serial.toUpperCase() === serialNumber && isOld(record));
+  });
+  for (const { certificate } of oldBelow) olds.add(certificate.fingerprint256);
+  const nodes = [...own, ...told.flatMap(({ records }) => records)].filter((record) => !isCa(record));
+  // Renewed by a new CA since: what is left of an old certificate is not in use.
+  const isNew = ({ issuer }: IssuedRecord): boolean => issuer !== undefined && !olds.has(issuer);
+  const renewed = new Set(nodes.filter(isNew).map(({ identity }) => identity));
+  const waiting = nodes.filter((record) => isOld(record) && isValid(record) && !renewed.has(record.identity));
+  if (waiting.length === 0) return;
+  throw new TokaidoError('IDENTITY', `certificates of the old CA are still in use: ${namesOf(waiting)}`, {
+    hint: 'renew them first (tokaido ca renew; what an old intermediate issued: tokaido ca issue with a new one), revoke them, or retire the old CA all the same with --force',
+  });
+}
+
+function namesOf(records: readonly IssuedRecord[]): string {
+  return [...new Set(records.map(({ identity }) => identity.split('/').at(-1)))].join(', ');
 }
 
 /** Whether nodes are told to believe more than the CA in this folder. */
