@@ -275,7 +275,7 @@ export class StoreHolder {
       const transactions = (await carry.run()) + (await this.#changeOver(from, to, carry));
       const { log } = this.#options;
       if (merged === undefined) {
-        log.warn({ transactions }, 'the data of another root was loaded, and what only this root had kept');
+        log.warn({ transactions }, 'the data of another root was loaded, what only this root had was kept');
         return;
       }
       this.#merged++;
