@@ -55,7 +55,12 @@ function certificateText(certificate: NodeStatus['certificate']): string {
   return `until ${notAfter} (${state})${renews}${ca}`;
 }
 
-function equalityText({ agoMs, equal, differences, putOff }: NonNullable<NodeStatus['equality']>): string {
+function equalityText(
+  { agoMs, equal, differences, putOff }: NonNullable<NodeStatus['equality']>,
+  role: string,
+): string {
+  // A root compares itself with a root that it exchanges with. What the cluster keeps for itself counts as a database.
+  const whose = role === 'root' ? "the other root's" : "the root's";
   const ago = `${duration(agoMs)} ago`;
   if (differences.length > 0) {
     const databases = differences.map(
@@ -64,7 +69,7 @@ function equalityText({ agoMs, equal, differences, putOff }: NonNullable<NodeSta
     return `DIFFERS from the root in ${databases.join(', ')}, ${ago}`;
   }
   if (equal === 0 && putOff.length === 0) return `no database was compared yet, ${ago}`;
-  return `${equal} databases equal the root's${putOff.length === 0 ? '' : `, ${putOff.length} not compared`}, ${ago}`;
+  return `${equal} databases equal ${whose}${putOff.length === 0 ? '' : `, ${putOff.length} not compared`}, ${ago}`;
 }
 
 /** Status for people. */
@@ -85,11 +90,11 @@ export function renderStatus(status: NodeStatus): string {
       'clock',
       `${duration(Math.abs(clockAheadMs))} ${clockAheadMs < 0 ? 'BEHIND' : 'AHEAD OF'} the origin's`,
     ]);
-  if (status.equality !== undefined) rows.push(['equality', equalityText(status.equality)]);
+  if (status.equality !== undefined) rows.push(['equality', equalityText(status.equality, status.role)]);
   if (status.recovering) rows.push(['recovery', 'asking followers for transactions lost when the machine went down']);
   if (status.writesRefused !== undefined) rows.push(['writes', `REFUSED: ${status.writesRefused}`]);
   for (const { name, index, records } of status.databases)
-    rows.push([`database ${index}`, `${name}: ${records} records`]);
+    rows.push([`database ${index}`, `${name}: ${records} record${records === 1 ? '' : 's'}`]);
   if (status.log !== undefined)
     rows.push(['log', `${status.log.first} to ${status.log.next - 1}, ${status.log.bytes} bytes`]);
   if (status.upstream !== undefined) rows.push(['upstream', linkText(status.upstream)]);
