@@ -1,7 +1,9 @@
 /** `tokaido ca rotate`: a new CA under a running cluster, and the end of the old one. */
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
+import { readRecords } from '../pki/ca/records.js';
 import { retireOld, rotateCa, statementsPath } from '../pki/ca/rotation.js';
+import { parseIdentity } from '../pki/names.js';
 import { keyAccess, keyOption, type MadeFlags, publicKeyOption, readPublicKey, withKeyOptions } from './ca-key.js';
 import { action, print, printJson } from './output.js';
 import { type PublishedCounts, publish } from './publish.js';
@@ -57,7 +59,13 @@ async function rotate(flags: RotateFlags): Promise<void> {
   }
   print(`new CA valid until ${made.notAfter}`);
   if (told.published !== undefined) print(`published at ${flags.publish}: every node that is linked believes both`);
-  print(`renew every node, then: tokaido ca rotate --ca ${flags.ca} --retire`);
+  const last = `tokaido ca rotate --ca ${flags.ca} --retire`;
+  if (!readRecords(flags.ca).some(({ identity }) => parseIdentity(identity)?.role === 'ca'))
+    print(`renew every node, then: ${last}`);
+  else
+    print(
+      `make a new intermediate (tokaido ca intermediate) and let every node have a certificate of it, then: ${last} --intermediate OLD NEW`,
+    );
 }
 
 export function registerRotation(ca: Command): void {

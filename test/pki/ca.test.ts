@@ -246,7 +246,8 @@ describe('a rotation', () => {
     await ok('ca', 'init', '--dir', 'pki', '--days', '30');
     await ok('ca', 'intermediate', '--ca', 'pki', '--dir', 'online', '--days', '20');
     await issueCertificate(edge('online', 'e'));
-    await ok('ca', 'rotate', '--ca', 'pki', '--days', '30');
+    const rotated = await tokaido(['ca', 'rotate', '--ca', at('pki'), '--days', '30']);
+    assert.match(rotated.out.toString(), /\nmake a new intermediate .* --retire --intermediate OLD NEW\n$/);
     await ok('ca', 'intermediate', '--ca', 'pki', '--dir', 'online-2', '--days', '20');
     const retired = async (...intermediates: string[]): Promise<string> => {
       const told = intermediates.length === 0 ? [] : ['--intermediate', ...intermediates.map((name) => at(name))];
