@@ -21,7 +21,6 @@ import type { LocalStore } from '../../store/store.js';
 import { newsOf } from '../frames/exchange.js';
 import { MAX_PATH } from '../frames/frame-parts.js';
 import {
-  type Answer,
   type Audited,
   encodeFrame,
   type Frame,
@@ -44,6 +43,7 @@ import { Scope } from '../scope.js';
 import { progressOf, type SnapshotProgress } from '../snapshot-progress.js';
 import { Audit, type AuditReport } from './audit.js';
 import { goneOn, helloOf, type Introduced } from './hello.js';
+import { UpstreamQuestions } from './upstream-questions.js';
 
 /** Where a snapshot goes: a store in the making. */
 export interface SnapshotTarget {
@@ -91,14 +91,6 @@ export interface UpstreamHost extends Introduced {
   onLoaded(rows: number): void;
 }
 
-/** Questions that may be open on one link: those of this node, and of all that follow it. */
-const MAX_ASKED = 64;
-
-interface Asked {
-  readonly resolve: (answer: Buffer) => void;
-  readonly reject: (error: TokaidoError) => void;
-}
-
 export type UpstreamState = 'greeting' | 'following' | 'loading' | 'ended';
 
 export class UpstreamSession {
@@ -137,9 +129,7 @@ export class UpstreamSession {
   #auditing: Promise<void> = Promise.resolve();
   /** Snapshot frames are written one after the other; this is the tail of that chain. */
   #loading: Promise<void> = Promise.resolve();
-  /** Questions that are not answered yet, by their number. */
-  readonly #asked = new Map<number, Asked>();
-  #lastAsked = 0;
+  readonly #questions = new UpstreamQuestions((question) => this.#send(question));
 
   constructor(peer: Peer, link: PeerLink, host: UpstreamHost) {
     this.peer = peer;
@@ -173,7 +163,7 @@ export class UpstreamSession {
 
   /** Somebody waits for an answer over this link. */
   get isAsked(): boolean {
-    return this.#asked.size > 0;
+    return this.#questions.areOpen;
   }
 
   /** Rows loaded so far and rows announced, while a snapshot is under way. */
@@ -244,7 +234,7 @@ export class UpstreamSession {
         this.#onRecall(frame);
         return;
       case 'answer':
-        this.#onAnswer(frame);
+        this.#questions.onAnswer(frame);
         return;
       case 'relink':
         this.#host.onRelink?.();
@@ -269,20 +259,7 @@ export class UpstreamSession {
   async ask(request: Buffer): Promise<Buffer> {
     if (this.#state !== 'following' && this.#state !== 'loading')
       throw new TokaidoError('NOT_READY', 'there is no link to an upstream to ask over');
-    if (this.#asked.size >= MAX_ASKED) throw new TokaidoError('OVERLOADED', 'too many questions to the upstream');
-    const id = ++this.#lastAsked;
-    return await new Promise<Buffer>((resolve, reject) => {
-      this.#asked.set(id, { resolve, reject });
-      this.#send({ type: 'ask', id, request });
-    });
-  }
-
-  #onAnswer({ id, answer }: Answer): void {
-    const asked = this.#asked.get(id);
-    if (asked === undefined) throw new TokaidoError('REPLICATION', `an answer to question ${id}, which is not open`);
-    this.#asked.delete(id);
-    // A copy: the frame's bytes are gone with the next one.
-    asked.resolve(Buffer.from(answer));
+    return await this.#questions.ask(request);
   }
 
   #onWelcome(welcome: Welcome): void {
@@ -572,9 +549,7 @@ export class UpstreamSession {
     // What still waits to be applied comes again over the next link, which is told how far this node is.
     this.#order.break();
     this.#endAudit();
-    for (const { reject } of this.#asked.values())
-      reject(new TokaidoError('REPLICATION', `the link ended before the answer came: ${reason}`));
-    this.#asked.clear();
+    this.#questions.end(reason);
     void this.#loading
       .then(() => (this.#isSpoilt ? this.#target?.discard() : this.#target?.suspend()))
       .catch((error: unknown) => this.#log.warn({ reason: messageOf(error) }, 'cannot put a partial snapshot aside'))

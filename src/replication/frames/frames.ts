@@ -60,6 +60,8 @@ const MAX_DATABASES = 65_535;
 export const MAX_REPLACED = 64;
 /** Most ranges of keys that one frame names. */
 export const MAX_RANGES = 256;
+/** Most questions of a follower that may be open on its link; with one more the link ends. */
+export const MAX_OPEN_QUESTIONS = 4;
 
 const TYPE = {
   hello: 1,

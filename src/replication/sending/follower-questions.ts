@@ -1,10 +1,7 @@
 /** What a follower asks over its link: answered by whoever knows, which may take its time; replication goes on meanwhile. */
 import { messageOf, TokaidoError } from '../../base/errors.js';
 import type { Logger } from '../../base/logger.js';
-import type { Answer, Ask } from '../frames/frames.js';
-
-/** Questions of one follower that may be open. */
-const MAX_ASKED = 4;
+import { type Answer, type Ask, MAX_OPEN_QUESTIONS } from '../frames/frames.js';
 
 export interface QuestionsHost {
   answer(request: Buffer): Promise<Buffer>;
@@ -22,7 +19,8 @@ export class FollowerQuestions {
 
   /** Errors: `REPLICATION` when too many are open. */
   ask({ id, request }: Ask): void {
-    if (this.#open >= MAX_ASKED) throw new TokaidoError('REPLICATION', `more than ${MAX_ASKED} questions at a time`);
+    if (this.#open >= MAX_OPEN_QUESTIONS)
+      throw new TokaidoError('REPLICATION', `more than ${MAX_OPEN_QUESTIONS} questions at a time`);
     this.#open++;
     // A copy: the frame's bytes are gone with the next one.
     this.#host.answer(Buffer.from(request)).then(
