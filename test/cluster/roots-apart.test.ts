@@ -2,11 +2,10 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { BadNetwork, FAIR } from '../support/bad-network.js';
-import { tokaido } from '../support/cli.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
+import { becomeEqual } from '../support/equal.js';
 import { freePort } from '../support/postgres.js';
 
-const LIMIT_MS = 60_000;
 /** Each root makes more of them than its log keeps. */
 const WRITES = 60;
 const sleep = async (ms: number): Promise<void> => await new Promise((resolve) => setTimeout(resolve, ms));
@@ -71,33 +70,11 @@ describe('two roots that were apart for longer than their logs', () => {
     return response.ok ? text : undefined;
   }
 
-  async function becomeEqual(): Promise<void> {
-    const startMs = performance.now();
-    const all = [...roots, edge];
-    for (;;) {
-      const at = await Promise.all(
-        all
-          .map(async (node) => JSON.stringify((await cluster.status(node)).position))
-          .map(async (each) => {
-            return await each.catch((error: unknown) => String(error));
-          }),
-      );
-      if (at.every((position) => position === at[0])) break;
-      assert.ok(performance.now() - startMs < LIMIT_MS, `not at one position: ${at.join('\n')}`);
-      await sleep(100);
-    }
-    const [first, ...others] = all.map((node) => `127.0.0.1:${node.adminPort}`);
-    for (const other of others) {
-      const { code, out, err } = await tokaido(['verify', first as string, other]);
-      assert.equal(code, 0, `${out.toString()}${err}`);
-    }
-  }
-
   it('merge: what one alone wrote stays, what either removed or cleared does not come back (invariant 4)', async () => {
     const [one, two] = roots as [ClusterNode, ClusterNode];
     for (const key of ['both', 'gone-at-one', 'gone-at-two', 'twice']) await write(one, 'PUT', key, 'common');
     await write(two, 'POST', 'rpc/set?DB=other&key=cleared&value=common');
-    await becomeEqual();
+    await becomeEqual(cluster, [...roots, edge]);
     for (const network of networks) network.weather = { delayMs: 0, isCut: true };
     await write(one, 'DELETE', 'gone-at-one');
     // Older than its removal by the other one.
@@ -120,7 +97,7 @@ describe('two roots that were apart for longer than their logs', () => {
     await cluster.kill(two);
     cluster.start(two);
     await cluster.ready(two);
-    await becomeEqual();
+    await becomeEqual(cluster, [...roots, edge]);
     const log = `${cluster.log(one)}${cluster.log(two)}`;
     assert.match(log, /the data of another root was merged with what this root has/);
     for (const node of [one, two, edge]) {
@@ -137,7 +114,7 @@ describe('two roots that were apart for longer than their logs', () => {
     }
     // And they go on as before.
     await write(two, 'PUT', 'since', 'then');
-    await becomeEqual();
+    await becomeEqual(cluster, [...roots, edge]);
     assert.equal(await read(edge, 'since'), 'then');
   });
 });

@@ -6,6 +6,7 @@ import { after, before, describe, it } from 'node:test';
 import { BadNetwork, FAIR } from '../support/bad-network.js';
 import { tokaido } from '../support/cli.js';
 import { Cluster, type ClusterNode } from '../support/cluster.js';
+import { becomeEqual } from '../support/equal.js';
 import { freePort } from '../support/postgres.js';
 
 const KEYS = 40;
@@ -94,28 +95,9 @@ describe('two roots that exchange', () => {
     );
   }
 
-  const positions = async (): Promise<string[]> => {
-    return await Promise.all(all.map(async (node) => JSON.stringify((await cluster.status(node)).position)));
-  };
-
-  async function becomeEqual(): Promise<void> {
-    const startMs = performance.now();
-    for (;;) {
-      const at = await positions();
-      if (at.every((position) => position === at[0])) break;
-      assert.ok(performance.now() - startMs < LIMIT_MS, `not at one position: ${at.join('\n')}`);
-      await sleep(100);
-    }
-    const [first, ...others] = all.map((node) => `127.0.0.1:${node.adminPort}`);
-    for (const other of others) {
-      const { code, out, err } = await tokaido(['verify', first as string, other]);
-      assert.equal(code, 0, `${out.toString()}${err}`);
-    }
-  }
-
   it('both take writes of the same keys, and all nodes end byte for byte equal (invariant 4)', async () => {
     await writeEverywhere('one');
-    await becomeEqual();
+    await becomeEqual(cluster, all);
     const values = await Promise.all(all.map(async (node) => await read(node, 'k2')));
     assert.equal(new Set(values).size, 1);
     assert.equal(await read(all[3] as ClusterNode, 'only-0-one'), 'one');
@@ -133,7 +115,7 @@ describe('two roots that exchange', () => {
     assert.equal(await read(roots[1] as ClusterNode, 'only-0-apart'), undefined);
     await write(roots[0] as ClusterNode, 'DELETE', 'only-1-one');
     for (const network of networks) network.weather = FAIR;
-    await becomeEqual();
+    await becomeEqual(cluster, all);
     assert.equal(await read(all[2] as ClusterNode, 'only-1-apart'), 'apart');
   });
 
@@ -145,7 +127,7 @@ describe('two roots that exchange', () => {
     assert.ok(cleared.ok);
     await write(two, 'PUT', 'after-the-clear', 'kept');
     for (const network of networks) network.weather = FAIR;
-    await becomeEqual();
+    await becomeEqual(cluster, all);
     const kept = await Promise.all(all.map(async (node) => await read(node, 'after-the-clear')));
     assert.deepEqual(
       kept,
@@ -182,7 +164,7 @@ describe('two roots that exchange', () => {
       isOver = true;
       await Promise.all(writers);
     }
-    await becomeEqual();
+    await becomeEqual(cluster, all);
     assert.ok(acknowledged.size > 20);
     for (const key of acknowledged) assert.equal(await read(all[3] as ClusterNode, key), key);
   });
@@ -211,7 +193,7 @@ describe('two roots that exchange', () => {
     cluster.start(two);
     await cluster.ready(two);
     await write(two, 'PUT', 'as-three', 'new');
-    await becomeEqual();
+    await becomeEqual(cluster, all);
     assert.equal(await read(two, 'only-0-one'), await read(roots[0] as ClusterNode, 'only-0-one'));
     assert.equal(await read(all[2] as ClusterNode, 'as-three'), 'new');
   });
