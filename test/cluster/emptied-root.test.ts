@@ -85,6 +85,7 @@ describe('a root that starts with an empty data directory', () => {
     writeFileSync(path, stringify({ ...(parse(readFileSync(path, 'utf8')) as object), startsAnew: true }));
     cluster.start(root);
     await until('it takes writes', async () => (await put('anew', '4')).ok);
+    assert.match(cluster.log(root), /startsAnew\): remove that from the configuration/);
     await until('the edge has it', async () => (await read(edge, 'anew')) === '4');
     assert.equal(await read(edge, 'before'), undefined);
   });

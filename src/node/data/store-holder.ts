@@ -64,7 +64,13 @@ export class StoreHolder {
       folder = directory.nextStore();
       directory.beginEmptyStore(runtime.nowMs());
     }
-    if (config.startsAnew) directory.standByEmpty();
+    if (config.startsAnew) {
+      directory.standByEmpty();
+      log.warn(
+        {},
+        'followers take over what is here, whatever they have (startsAnew): remove that from the configuration',
+      );
+    }
     if (folder !== undefined) this.#current = this.#openStore(this.#openEngine(folder));
   }
 
