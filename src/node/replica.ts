@@ -24,7 +24,7 @@ import { Scope } from '../replication/scope.js';
 import { ScopePolicy, type ScopeRules } from '../replication/scope-policy.js';
 import { ReplicationServer } from '../replication/sending/server.js';
 import type { Proof } from '../store/proof.js';
-import { NODE_KEYS } from '../store/reserved.js';
+import { NODE_KEYS, RESERVED_DATABASE } from '../store/reserved.js';
 import { Settling } from '../store/settling.js';
 import type { LocalStore } from '../store/store.js';
 import type { FeedPosition } from '../store/types.js';
@@ -87,6 +87,7 @@ export class Replica {
   #upstream: UpstreamFollower | undefined;
   #peers: readonly UpstreamFollower[] = [];
   #emptied: TokaidoError | undefined;
+  #isSaidEmptied = false;
   /** Somebody followed this root since its start, and had nothing from before it. */
   #isFollowed = false;
   /** The root that says it has taken the place of this one. */
@@ -434,12 +435,20 @@ export class Replica {
     });
   }
 
-  /** Not where others follow it: one stale or malicious follower must not stop the writes of a root that all others know. */
+  /**
+   * Writes would be lost when the disk is mounted. But no follower that is stale, or lies, may stop those of a root that
+   * others follow, or that has records.
+   */
   #onEmptied(reason: string): void {
-    if (this.#isFollowed || this.#emptied !== undefined) return;
+    if (this.#isFollowed || this.#isSaidEmptied) return;
+    this.#isSaidEmptied = true;
     const hint = 'stop this root and mount its disk; where what is here is to replace everything: startsAnew: true';
-    this.#emptied = new TokaidoError('NOT_READY', reason, { hint });
-    this.#options.log.error({ reason, hint }, 'this root is empty where its followers are not: it takes no writes');
+    const isEmpty = this.stores.current?.databases().every(({ name }) => {
+      return name === RESERVED_DATABASE || this.stores.current?.count(name) === 0;
+    });
+    if (isEmpty === true) this.#emptied = new TokaidoError('NOT_READY', reason, { hint });
+    const effect = isEmpty === true ? 'it takes no writes' : 'it refuses them';
+    this.#options.log.error({ reason, hint }, `this root is empty where its followers are not: ${effect}`);
   }
 
   /** Why this root may not be what it seems: a follower knows it from before it began with nothing. */

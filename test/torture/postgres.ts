@@ -5,6 +5,7 @@
  * comes back. A reader on an edge watches all the time: accounts that always have one sum, and counters that never fall.
  * In the end the edge equals Postgres exactly.
  */
+import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import pg from 'pg';
@@ -243,6 +244,7 @@ class Feeding {
   readonly #cluster: Cluster;
   readonly #postgres: TestPostgres;
   readonly #root: ClusterNode;
+  readonly #edge: ClusterNode;
   readonly #client: TokaidoClient;
   readonly #watcher: Watcher;
   readonly #sessions: readonly Session[];
@@ -262,6 +264,7 @@ class Feeding {
     this.#postgres = postgres;
     this.#cluster = cluster;
     this.#root = root;
+    this.#edge = edge;
     this.#dice = dice;
     this.#report = report;
     this.#client = new TokaidoClient({ server: `127.0.0.1:${edge.clientPort}`, timeoutMs: 5000 });
@@ -369,16 +372,33 @@ class Feeding {
     return this.kills.root + this.kills.postgres + this.kills.connection;
   }
 
+  /**
+   * Has the late table fed in the end. The edge learns that it is copied, and that no position says what is there, from the
+   * root that starts with it: until then it knows of positions of before.
+   */
+  async #mapLate(): Promise<void> {
+    const copied = /"table":"public\.late".*"table copied"/g;
+    const copies = (): number => this.#cluster.log(this.#root).match(copied)?.length ?? 0;
+    const before = copies();
+    this.#map(true);
+    await this.#cluster.kill(this.#root);
+    const sequence = async (node: ClusterNode): Promise<number> => {
+      return (await this.#cluster.status(node).catch(() => undefined))?.position[0]?.sequence ?? -1;
+    };
+    const deadline = performance.now() + SETTLE_MS;
+    while (copies() === before && performance.now() < deadline) await sleep(READ_EVERY_MS);
+    const reached = await sequence(this.#root);
+    while ((await sequence(this.#edge)) < reached && performance.now() < deadline) await sleep(READ_EVERY_MS);
+    assert.ok(performance.now() < deadline, `${LATE} is not copied in ${SETTLE_MS} ms`);
+  }
+
   /** Ends the writing and compares. Returns what came out. */
   async finish(): Promise<Omit<TortureResult, 'runs'> & { readonly failed: number }> {
     await Promise.all(this.#sessions.map(async (session) => await session.end()));
     let failed = 0;
-    if (!this.#isLateMapped) {
-      this.#map(true);
-      await this.#cluster.kill(this.#root);
-    }
     const sql = await connectSql({ connection: this.#postgres.url }, 'compare');
     try {
+      if (!this.#isLateMapped) await this.#mapLate();
       await this.#settled();
       for (const mapping of TABLES) {
         const { missing, different, orphans } = await verifyTable({
