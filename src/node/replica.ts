@@ -24,7 +24,7 @@ import { Scope } from '../replication/scope.js';
 import { ScopePolicy, type ScopeRules } from '../replication/scope-policy.js';
 import { ReplicationServer } from '../replication/sending/server.js';
 import type { Proof } from '../store/proof.js';
-import { NODE_KEYS, RESERVED_DATABASE } from '../store/reserved.js';
+import { isReserved, NODE_KEYS } from '../store/reserved.js';
 import { Settling } from '../store/settling.js';
 import type { LocalStore } from '../store/store.js';
 import type { FeedPosition } from '../store/types.js';
@@ -443,11 +443,10 @@ export class Replica {
     if (this.#isFollowed || this.#isSaidEmptied) return;
     this.#isSaidEmptied = true;
     const hint = 'stop this root and mount its disk; where what is here is to replace everything: startsAnew: true';
-    const isEmpty = this.stores.current?.databases().every(({ name }) => {
-      return name === RESERVED_DATABASE || this.stores.current?.count(name) === 0;
-    });
-    if (isEmpty === true) this.#emptied = new TokaidoError('NOT_READY', reason, { hint });
-    const effect = isEmpty === true ? 'it takes no writes' : 'it refuses them';
+    const store = this.stores.current;
+    const hasRecords = store?.databases().some(({ name }) => !isReserved(name) && store.count(name) > 0) ?? false;
+    if (!hasRecords) this.#emptied = new TokaidoError('NOT_READY', reason, { hint });
+    const effect = hasRecords ? 'it refuses them' : 'it takes no writes';
     this.#options.log.error({ reason, hint }, `this root is empty where its followers are not: ${effect}`);
   }
 
